@@ -1,0 +1,7 @@
+"""`python -m trapgate` is the `trapgate` command."""
+
+from __future__ import annotations
+
+from trapgate.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""What the manuals state, as data."""

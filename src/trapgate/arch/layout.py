@@ -1,0 +1,171 @@
+"""The processor's state as native code sees it: one block of host memory, every field at a fixed offset in bytes.
+
+Python reads and writes the same block through `memoryview`s. Fields that only Python needs are attributes of the
+processor instead. Offsets of fields that operand slots of micro-ops name (registers, segments) stay below 65536.
+"""
+
+from __future__ import annotations
+
+from trapgate.arch.registers import GPR_NAMES, SEGMENT_NAMES
+
+_fields: dict[str, int] = {}
+_next = 0
+
+
+def _field(name: str, size: int = 8, align: int = 8) -> int:
+    global _next
+    _next = (_next + align - 1) // align * align
+    _fields[name] = _next
+    _next += size
+    return _fields[name]
+
+
+GPR = _field("gpr", 16 * 8)
+#: Always 0: the base register of addresses that have none.
+ZERO = _field("zero")
+#: Instruction pointer, valid when native code says so on leaving (exit LOOKUP), and while Python runs.
+RIP = _field("rip")
+
+# Lazy arithmetic flags: ZF = (flag_zero == 0); SF = bit 63 of flag_sign, PF = even parity of its low byte; CF = bit 63
+# of flag_carry, OF = bit 63 xor bit 62, AF = bit 3.
+FLAG_ZERO = _field("flag_zero")
+FLAG_SIGN = _field("flag_sign")
+FLAG_CARRY = _field("flag_carry")
+#: RFLAGS without the arithmetic flags.
+SYSTEM_FLAGS = _field("system_flags")
+
+EXIT_UOP = _field("exit_uop")
+EXIT_BUDGET = _field("exit_budget")
+FAULT_VECTOR = _field("fault_vector")
+FAULT_ERROR = _field("fault_error")
+FAULT_ADDRESS = _field("fault_address")
+#: Not 0 when the processor must look for an interrupt as soon as IF allows one.
+INTERRUPT_PENDING = _field("interrupt_pending")
+#: Modelled cycle at which the cycle part of the budget is 0, plus the TSC's offset: TSC = this - (budget >> 32).
+TSC_AT_ZERO = _field("tsc_at_zero")
+#: Host addresses of the fast tables in use.
+DTLB = _field("dtlb")
+ITLB = _field("itlb")
+#: Base of CS as linear addresses of code need it (0 in 64-bit mode).
+CODE_BASE = _field("code_base")
+#: 16, 32 or 64: the code segment's default size.
+CODE_BITS = _field("code_bits")
+KERNEL_GS_BASE = _field("kernel_gs_base")
+
+# Segments as native code checks them: base; lowest valid offset; highest valid offset for reads and for writes (signed,
+# -1: none). In 64-bit mode only the base of FS and GS counts.
+SEGMENT_SIZE = 32
+SEGMENT_BASE, SEGMENT_LOW, SEGMENT_HIGH_READ, SEGMENT_HIGH_WRITE = 0, 8, 16, 24
+SEGMENTS = _field("segments", 6 * SEGMENT_SIZE)
+
+# Control registers as the page walker needs them.
+CR0 = _field("cr0")
+CR3 = _field("cr3")
+CR4 = _field("cr4")
+EFER = _field("efer")
+PDPTE = _field("pdpte", 4 * 8)
+ASID = _field("asid")
+#: Guest-physical bits that are reserved in page-table entries (1 = reserved), without NX.
+RESERVED_BITS = _field("reserved_bits")
+A20_MASK = _field("a20_mask")
+#: 4 while the processor runs at CPL 3, else 0: the user bit of accesses.
+USER = _field("user")
+#: Not 0 while every data access must take the slow path (alignment checks, data breakpoints).
+WATCH_DATA = _field("watch_data")
+
+# Guest RAM (see machine/memory.py)
+RAM_BASE = _field("ram_base")
+PAGE_KIND = _field("page_kind")
+CODE_MAP = _field("code_map")
+PAGE_COUNT = _field("page_count")
+
+# Addresses of functions that handlers call.
+SLOW_ACCESS = _field("slow_access")
+COMMIT = _field("commit")
+FETCH_PAGE = _field("fetch_page")
+ON_DEVICE_READ = _field("on_device_read")
+ON_DEVICE_WRITE = _field("on_device_write")
+ON_CODE_WRITE = _field("on_code_write")
+#: Host address of the jump cache of the current mode.
+JUMP_CACHE = _field("jump_cache")
+
+# A slow access that is not plain RAM goes through this buffer.
+BOUNCE = _field("bounce", 576, 64)
+BOUNCE_KIND = _field("bounce_kind")  # 0 nothing to commit, 1 Python commits it, 2 two pages of RAM
+BOUNCE_SIZE = _field("bounce_size")
+BOUNCE_FIRST = _field("bounce_first")  # guest-physical address of the first part
+BOUNCE_SECOND = _field("bounce_second")  # guest-physical address of the second part
+BOUNCE_SPLIT = _field("bounce_split")  # bytes in the first part
+TRANSLATED = _field("translated")  # guest-physical address of the last translation
+# Result of the last walk.
+WALK_PAGE = _field("walk_page")
+WALK_MASK = _field("walk_mask")
+WALK_RIGHTS = _field("walk_rights")
+#: Modelled cycles that the current slow access has cost so far.
+STALL = _field("stall")
+COST_L2_HIT = _field("cost_l2_hit")
+COST_WALK_REFERENCE = _field("cost_walk_reference")
+
+# Floating point
+FPR = _field("fpr", 8 * 16, 16)
+FPU_CONTROL = _field("fpu_control", 2, 2)
+FPU_STATUS = _field("fpu_status", 2, 2)  # without TOP
+FPU_TOP = _field("fpu_top", 4, 4)
+#: One byte each: 1 = the physical register holds a value, 0 = empty.
+FPU_VALID = _field("fpu_valid", 8)
+FPU_OPCODE = _field("fpu_opcode")
+FPU_IP = _field("fpu_ip")
+FPU_DP = _field("fpu_dp")
+FPU_CS = _field("fpu_cs")
+FPU_DS = _field("fpu_ds")
+XMM = _field("xmm", 16 * 16, 16)
+MXCSR = _field("mxcsr", 4, 4)
+HOST_MXCSR = _field("host_mxcsr", 4, 4)
+HOST_FPU_CONTROL = _field("host_fpu_control", 4, 4)
+#: The guest's x87 control word with all exceptions masked, as the host's unit runs with it.
+FPU_CONTROL_MASKED = _field("fpu_control_masked", 4, 4)
+FPU_SCRATCH = _field("fpu_scratch", 64, 16)
+
+# Counters (u64 each); see cpu/tlb.py
+COUNTER_NAMES = (
+    "itlb_l2_hits", "itlb_misses", "itlb_walk_references",
+    "dtlb_l2_hits", "dtlb_misses", "dtlb_walk_references",
+    "tlb_flushes", "tlb_page_flushes", "page_crossings", "device_accesses", "jump_cache_misses",
+)  # fmt: skip
+COUNTERS = _field("counters", len(COUNTER_NAMES) * 8)
+_field("end_of_registers")
+
+#: Where the tables of the modelled TLB start (cpu/tlb.py lays them out); page-aligned.
+TLB_TABLES = 8192
+assert _next < TLB_TABLES
+
+
+def gpr(number: int) -> int:
+    """Offset of general-purpose register `number` (0 rax ... 15 r15)."""
+    return GPR + 8 * number
+
+
+GPR_OFFSETS = {name: gpr(i) for i, name in enumerate(GPR_NAMES)}
+
+
+def segment(number: int) -> int:
+    """Offset of segment `number` (ES, CS, SS, DS, FS, GS)."""
+    return SEGMENTS + SEGMENT_SIZE * number
+
+
+SEGMENT_OFFSETS = {name: segment(i) for i, name in enumerate(SEGMENT_NAMES)}
+
+
+def xmm(number: int) -> int:
+    """Offset of XMM register `number`."""
+    return XMM + 16 * number
+
+
+def fpr(number: int) -> int:
+    """Offset of physical x87 register `number`; MMX register `number` is its low 8 bytes."""
+    return FPR + 16 * number
+
+
+def counter(name: str) -> int:
+    """Offset of a counter."""
+    return COUNTERS + 8 * COUNTER_NAMES.index(name)

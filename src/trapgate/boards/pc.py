@@ -1,0 +1,244 @@
+"""A PC: which devices sit where, and how their interrupt lines run. Composition only.
+
+ISA interrupt requests go to both 8259s and to the I/O APIC, of which firmware's tables tell the guest: IRQ n is input
+n, but the timer's IRQ 0 is input 2, and input 0 is the 8259s' INTR. There is no PCI: ports CF8h and CFCh read all ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+from trapgate.boards.cmos import fill_cmos
+from trapgate.devices import ioapic, lapic_registers
+from trapgate.devices.acpi_pm import (
+    PM1A_CONTROL,
+    PM1A_CONTROL_LENGTH,
+    PM1A_EVENT,
+    PM1A_EVENT_LENGTH,
+    PM_TIMER,
+    PM_TIMER_LENGTH,
+    SCI_IRQ,
+    AcpiControl,
+    AcpiPm,
+    AcpiTimer,
+)
+from trapgate.devices.debug_ports import DebugConsole, DebugExit, PostCode
+from trapgate.devices.dma8237 import Dma8237, DmaPages
+from trapgate.devices.i8042 import I8042
+from trapgate.devices.lapic import LocalApic
+from trapgate.devices.pic8259 import PicPair
+from trapgate.devices.pit8254 import Pit8254
+from trapgate.devices.rtc146818 import Rtc146818
+from trapgate.devices.system_control import A20Gate, ResetControl, SystemPortA, SystemPortB
+from trapgate.devices.uart16550a import LINE_CONTROL, Uart16550A
+from trapgate.machine.bus import Bus
+from trapgate.machine.clock import Clock
+from trapgate.machine.console import ConsoleBackend, NullConsole
+from trapgate.machine.control import RunControl
+from trapgate.machine.device import IrqLine, Snapshot, Snapshotable
+from trapgate.machine.errors import UnimplementedDevice
+from trapgate.machine.memory import PhysicalMemory
+from trapgate.machine.pins import ProcessorPins
+
+TIMER_IRQ = 0
+KEYBOARD_IRQ = 1
+COM2_IRQ = 3
+COM1_IRQ = 4
+RTC_IRQ = 8
+MOUSE_IRQ = 12
+#: The I/O APIC's input for IRQ 0, as the MADT's interrupt source override says.
+TIMER_PIN = 2
+PIC_PIN = 0
+
+COM1 = 0x3F8
+COM2 = 0x2F8
+#: Eight data bits, no parity, one stop bit: how firmware leaves the serial ports.
+EIGHT_BITS = 0x03
+DEBUG_EXIT = 0xF4
+DEBUG_EXIT_PORTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class PcConfig:
+    """What can be chosen about a PC, besides its memory."""
+
+    #: The RTC's date and time at cycle 0, UTC. Fixed, so that two runs are the same.
+    start_time: datetime = datetime(2007, 9, 10, 12, 0, 0)
+
+
+class Pc:
+    """The board. The engine gives it the processor's pins and calls `acknowledge` when it takes an interrupt."""
+
+    def __init__(
+        self,
+        memory: PhysicalMemory,
+        clock: Clock,
+        control: RunControl,
+        pins: ProcessorPins,
+        console: ConsoleBackend,
+        config: PcConfig | None = None,
+        debug_console: ConsoleBackend | None = None,
+    ) -> None:
+        """`console` is COM1's; what the guest writes to port E9h goes there too unless `debug_console` is given."""
+        config = config or PcConfig()
+        self.memory = memory
+        self.clock = clock
+        self.control = control
+        self.pins = pins
+        self.bus = Bus()
+
+        self.lapic = LocalApic(clock, pins)
+        self.ioapic = ioapic.IoApic(self.lapic, self.lapic.set_extint_message)
+        self.lapic.end_level = self.ioapic.end_of_interrupt
+        self.pic = PicPair(self._set_pic_intr)
+
+        self.pit = Pit8254(clock, self.irq_line(TIMER_IRQ))
+        self.port_b = SystemPortB(self.pit)
+        self.a20 = A20Gate(pins.set_a20)
+        self.port_a = SystemPortA(self.a20, pins.request_reset)
+        self.reset_control = ResetControl(control)
+        self.rtc = Rtc146818(clock, self.irq_line(RTC_IRQ), config.start_time)
+        fill_cmos(self.rtc.cmos, memory.ranges())
+        self.serial = Uart16550A("com1", clock, self.irq_line(COM1_IRQ), console)
+        self.serial2 = Uart16550A("com2", clock, self.irq_line(COM2_IRQ), NullConsole(), connected=False)
+        self.keyboard = I8042(self.irq_line(KEYBOARD_IRQ), self.irq_line(MOUSE_IRQ), self.a20, pins.request_reset)
+        self.acpi = AcpiPm(clock, self.irq_line(SCI_IRQ), control)
+        self.dma = (Dma8237("dma", 0), Dma8237("dma", 1))
+        self.dma_pages = DmaPages()
+        self.post = PostCode()
+        self.debug_exit = DebugExit(control)
+        self.debug_console = DebugConsole(debug_console or console)
+
+        self._map()
+        self.lapic.on_move = self._move_lapic
+        self.reset()
+
+    def _map(self) -> None:
+        bus = self.bus
+        bus.map_ports(0x00, 16, self.dma[0])
+        bus.map_ports(0x20, 2, self.pic.master)
+        bus.map_ports(0x40, 4, self.pit)
+        bus.map_ports(0x60, 1, self.keyboard)
+        bus.map_ports(0x61, 1, self.port_b)
+        bus.map_ports(0x64, 1, self.keyboard, offset=4)
+        bus.map_ports(0x70, 2, self.rtc)
+        bus.map_ports(0x80, 1, self.post)
+        bus.map_ports(0x81, 15, self.dma_pages, offset=1)
+        bus.map_ports(0x92, 1, self.port_a)
+        bus.map_ports(0xA0, 2, self.pic.slave)
+        bus.map_ports(0xC0, 32, self.dma[1])
+        bus.map_ports(0xE9, 1, self.debug_console)
+        bus.map_ports(DEBUG_EXIT, DEBUG_EXIT_PORTS, self.debug_exit)
+        bus.map_ports(COM2, 8, self.serial2)
+        bus.map_ports(COM1, 8, self.serial)
+        bus.map_ports(0x4D0, 2, self.pic.elcr)
+        bus.map_ports(PM1A_EVENT, PM1A_EVENT_LENGTH, self.acpi)
+        bus.map_ports(PM1A_CONTROL, PM1A_CONTROL_LENGTH, AcpiControl(self.acpi))
+        bus.map_ports(PM_TIMER, PM_TIMER_LENGTH, AcpiTimer(self.acpi))
+        bus.map_ports(0xCF9, 1, self.reset_control)
+        bus.map_memory(ioapic.BASE, ioapic.SIZE, self.ioapic)
+        bus.map_memory(lapic_registers.BASE, lapic_registers.SIZE, self.lapic)
+
+    def reset(self) -> None:
+        """Reset every device, to the state in which a PC's firmware hands over to a boot loader."""
+        self.lapic.reset()
+        self.ioapic.reset()
+        self.lapic.enter_virtual_wire()
+        self.pic.reset()
+        self._program_pics()
+        self.a20.reset()
+        for device in (
+            self.pit,
+            self.port_b,
+            self.port_a,
+            self.reset_control,
+            self.rtc,
+            self.serial,
+            self.serial2,
+            self.keyboard,
+            self.acpi,
+            *self.dma,
+            self.dma_pages,
+            self.post,
+            self.debug_exit,
+            self.debug_console,
+        ):
+            device.reset()
+        for uart in (self.serial, self.serial2):
+            uart.write_port(LINE_CONTROL, 1, EIGHT_BITS)
+
+    def _program_pics(self) -> None:
+        """Vectors 08h and 70h, everything masked but the cascade (IBM PC AT Technical Reference, BIOS listing)."""
+        for chip, base, cascade in ((self.pic.master, 0x08, 0x04), (self.pic.slave, 0x70, 0x02)):
+            chip.write_port(0, 1, 0x11)
+            for value in (base, cascade, 0x01):
+                chip.write_port(1, 1, value)
+        self.pic.master.write_port(1, 1, 0xFB)
+        self.pic.slave.write_port(1, 1, 0xFF)
+
+    # Interrupt lines
+
+    def irq_line(self, irq: int) -> IrqLine:
+        """The line of ISA interrupt request `irq` (0..15): to the 8259s and to the I/O APIC."""
+        return partial(self._set_irq, irq, TIMER_PIN if irq == TIMER_IRQ else irq)
+
+    def _set_irq(self, irq: int, pin: int, level: bool) -> None:
+        self.pic.set_irq(irq, level)
+        self.ioapic.set_pin(pin, level)
+
+    def _set_pic_intr(self, level: bool) -> None:
+        self.lapic.set_lint0(level)
+        self.ioapic.set_pin(PIC_PIN, level)
+
+    def acknowledge(self) -> int:
+        """The vector of the interrupt that the processor takes: the local APIC's own, else the 8259s'."""
+        lapic = self.lapic
+        vector = lapic.take()
+        if vector >= 0:
+            return vector
+        if lapic.extint_pending() or not lapic.enabled:
+            return self.pic.acknowledge()
+        return lapic.spurious_vector
+
+    def _move_lapic(self, old: int | None, new: int | None) -> None:
+        if new is not None and (self.memory.is_ram(new, lapic_registers.SIZE) or new == ioapic.BASE):
+            raise UnimplementedDevice("lapic", f"a register page at {new:#x}, over RAM or another device,")
+        if old is not None:
+            self.bus.unmap_memory(old)
+        if new is not None:
+            self.bus.map_memory(new, lapic_registers.SIZE, self.lapic)
+
+    # Snapshot
+
+    def _devices(self) -> dict[str, Snapshotable]:
+        return {
+            "pit": self.pit,
+            "port61": self.port_b,
+            "port92": self.port_a,
+            "reset": self.reset_control,
+            "rtc": self.rtc,
+            "com1": self.serial,
+            "com2": self.serial2,
+            "i8042": self.keyboard,
+            "acpi": self.acpi,
+            "dma1": self.dma[0],
+            "dma2": self.dma[1],
+            "dma_pages": self.dma_pages,
+            "post": self.post,
+            "debug_console": self.debug_console,
+            "a20": self.a20,
+            "pic": self.pic,
+            "ioapic": self.ioapic,
+            "lapic": self.lapic,
+        }
+
+    def snapshot(self) -> Snapshot:
+        """The state of every device as plain values; the clock, the memory and the processor are not in it."""
+        return {name: device.snapshot() for name, device in self._devices().items()}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put back what `snapshot` gave, at a clock whose `now` is what it was then."""
+        for name, device in self._devices().items():
+            device.restore(snapshot[name])

@@ -1,0 +1,33 @@
+"""Sizes and counts as the user writes them."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from trapgate.cli.errors import InvalidCount, InvalidMemory
+
+#: QEMU's suffixes (qemu(1), option -m, and util/cutils.c for the letters): powers of 1024, either case.
+SHIFTS = {"b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([bkmgt]?)", re.IGNORECASE | re.ASCII)
+COUNT = re.compile(r"[0-9][0-9_]*", re.ASCII)
+#: More digits than any size or count has; int() takes quadratic time for long strings.
+LONGEST = 24
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of a size in QEMU's syntax: a plain number is megabytes. Raises InvalidMemory."""
+    match = MEMORY.fullmatch(text)
+    if match is None or len(text) > LONGEST:
+        raise InvalidMemory(text)
+    size = Fraction(match[1]) * (1 << SHIFTS[match[2].lower() or "m"])
+    if size.denominator != 1 or size == 0:
+        raise InvalidMemory(text)
+    return size.numerator
+
+
+def parse_count(text: str) -> int:
+    """A positive whole number; underscores may separate digits. Raises InvalidCount."""
+    if not COUNT.fullmatch(text) or len(text) > LONGEST or int(text) == 0:
+        raise InvalidCount(text)
+    return int(text)

@@ -1,0 +1,1 @@
+"""The processor: state, segmentation, paging, TLB, exceptions and interrupts."""

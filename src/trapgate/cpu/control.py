@@ -1,0 +1,255 @@
+"""Control registers and model-specific registers (APM vol. 2, 3.1, 3.2 and appendix A)."""
+
+from __future__ import annotations
+
+from trapgate.arch import layout, vectors
+from trapgate.arch.registers import (
+    CR0_CD,
+    CR0_ET,
+    CR0_NW,
+    CR0_PE,
+    CR0_PG,
+    CR0_WP,
+    CR0_WRITABLE,
+    CR4_OSFXSR,
+    CR4_PAE,
+    CR4_PGE,
+    CR4_PSE,
+    CS,
+    EFER_FFXSR,
+    EFER_LMA,
+    EFER_LME,
+    EFER_NXE,
+    EFER_SCE,
+    FS,
+    GS,
+)
+from trapgate.arch.segments import ATTRIBUTE_L
+from trapgate.cpu.core import is_canonical
+from trapgate.cpu.delivery import Delivery
+from trapgate.cpu.faults import Fault
+
+# MSR numbers (APM vol. 2, appendix A)
+MSR_TSC = 0x10
+MSR_APIC_BASE = 0x1B
+MSR_EFER = 0xC000_0080
+MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SFMASK = 0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084
+MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE, MSR_TSC_AUX = 0xC000_0100, 0xC000_0101, 0xC000_0102, 0xC000_0103
+MSR_SYSENTER_CS, MSR_SYSENTER_ESP, MSR_SYSENTER_EIP = 0x174, 0x175, 0x176
+MSR_PAT = 0x277
+
+_CANONICAL = frozenset((MSR_LSTAR, MSR_CSTAR, MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE))
+#: Registers that only hold what is written: MTRRs, machine check, power management and configuration as kernels use them.
+#: number -> bits that can be written.
+_ALL = (1 << 64) - 1
+_PLAIN: dict[int, int] = {
+    MSR_STAR: _ALL, MSR_LSTAR: _ALL, MSR_CSTAR: _ALL, MSR_SFMASK: 0xFFFF_FFFF, MSR_TSC_AUX: 0xFFFF_FFFF,
+    MSR_SYSENTER_CS: 0xFFFF, MSR_SYSENTER_ESP: _ALL, MSR_SYSENTER_EIP: _ALL,
+    0x2FF: 0xCFF, 0x250: _ALL, 0x258: _ALL, 0x259: _ALL,
+    0x17A: 7, 0x17B: _ALL, 0x1D9: 0x7F,
+    0xC001_0010: _ALL, 0xC001_0015: _ALL, 0xC001_001F: _ALL, 0xC001_001A: _ALL, 0xC001_001D: _ALL,
+    0xC001_0055: _ALL, 0xC001_1020: _ALL, 0xC001_1021: _ALL, 0xC001_1022: _ALL, 0xC001_1023: _ALL,
+    0xC001_102A: _ALL, 0xC001_1029: _ALL,
+    **dict.fromkeys(range(512, 528), _ALL),
+    **dict.fromkeys(range(616, 624), _ALL),
+    **dict.fromkeys(range(1024, 1048), _ALL),
+    **dict.fromkeys(range(3221291008, 3221291016), _ALL),
+    **dict.fromkeys(range(3221291030, 3221291034), _ALL),
+}  # fmt: skip
+#: Registers that can only be read, or whose writes change nothing.
+_CONSTANT = {
+    0xFE: 0x508,  # MTRRcap: 8 variable, fixed, write-combining
+    0x179: 0x106,  # MCG_CAP: six banks, MCG_CTL
+    0x8B: 0x0100_0083,  # microcode patch level
+    0xC001_0061: 0, 0xC001_0062: 0, 0xC001_0063: 0, 0xC001_0071: 0,
+    **{0xC001_0064 + i: 0 for i in range(5)},
+    0xC001_0140: 0, 0xC001_0141: 0,
+    0x1DB: 0, 0x1DC: 0, 0x1DD: 0, 0x1DE: 0,
+}  # fmt: skip
+
+
+class Control(Delivery):
+    """CR0, CR3, CR4, EFER and the MSRs."""
+
+    def set_cr0(self, value: int) -> None:
+        """MOV CR0 and LMSW (APM vol. 2, 3.1.1)."""
+        if value >> 32:
+            raise Fault(vectors.GP, 0)
+        value = value & CR0_WRITABLE | CR0_ET
+        if (value & CR0_PG and not value & CR0_PE) or (value & CR0_NW and not value & CR0_CD):
+            raise Fault(vectors.GP, 0)
+        old, efer, cr4 = self.cr0, self.efer, self.cr4
+        if (old ^ value) & CR0_PG:
+            if value & CR0_PG and efer & EFER_LME:
+                if not cr4 & CR4_PAE or self.segments[CS].attributes & ATTRIBUTE_L:
+                    raise Fault(vectors.GP, 0)
+                efer |= EFER_LMA
+            elif not value & CR0_PG:
+                if efer & EFER_LMA and self.bits == 64:
+                    raise Fault(vectors.GP, 0)
+                efer &= ~EFER_LMA
+            elif cr4 & CR4_PAE:
+                self._load_pdptes(self.cr3)
+        if (old ^ value) & CR0_PE:
+            self.cpl = 0
+        self.state.set(layout.CR0, value)
+        self.state.set(layout.EFER, efer)
+        if (old ^ value) & (CR0_PG | CR0_WP | CR0_PE):
+            # APM vol. 2, 5.5.2: changing PG flushes. The fast tables also depend on WP.
+            if (old ^ value) & CR0_PG:
+                self.native_flush(self.state.address, 0)
+            self.native_reset_fast(self.state.address)
+        self.mode_changed()
+
+    def set_cr3(self, value: int) -> None:
+        """MOV CR3: global translations stay when CR4.PGE allows them (APM vol. 2, 5.5.1)."""
+        if self.long_mode:
+            if value >> 52:
+                raise Fault(vectors.GP, 0)
+        else:
+            value &= 0xFFFF_FFFF
+            if self.cr4 & CR4_PAE and self.cr0 & CR0_PG:
+                self._load_pdptes(value)
+        self.state.set(layout.CR3, value)
+        self.native_flush(self.state.address, 1)
+        self.refetch()
+
+    def _load_pdptes(self, cr3: int) -> None:
+        """The four page-directory pointers of PAE paging (APM vol. 2, 5.2.3); #GP(0) for reserved bits."""
+        entries = []
+        for i in range(4):
+            entry = self.read_physical((cr3 & 0xFFFF_FFE0) + 8 * i, 8)
+            reserved = self.state.get(layout.RESERVED_BITS) | 0x1E6 | 0xFFF0_0000_0000_0000
+            if entry & 1 and entry & reserved:
+                raise Fault(vectors.GP, 0)
+            entries.append(entry)
+        for i, entry in enumerate(entries):
+            self.state.set(layout.PDPTE + 8 * i, entry)
+
+    def set_cr4(self, value: int) -> None:
+        """MOV CR4 (APM vol. 2, 3.1.3)."""
+        writable = 0x7FF
+        if not self.profile.has("FXSR"):
+            writable &= ~CR4_OSFXSR
+        if value & ~writable:
+            raise Fault(vectors.GP, 0)
+        old = self.cr4
+        if self.long_mode and not value & CR4_PAE:
+            raise Fault(vectors.GP, 0)
+        if value & CR4_PAE and not old & CR4_PAE and self.cr0 & CR0_PG and not self.long_mode:
+            self._load_pdptes(self.cr3)
+        self.state.set(layout.CR4, value)
+        if (old ^ value) & (CR4_PAE | CR4_PSE | CR4_PGE):
+            self.native_flush(self.state.address, 0)
+        self.mode_changed()
+
+    def set_efer(self, value: int) -> None:
+        """WRMSR to EFER (APM vol. 2, 3.1.7)."""
+        allowed = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_FFXSR
+        if value & ~allowed:
+            raise Fault(vectors.GP, 0)
+        old = self.efer
+        if (old ^ value) & EFER_LME and self.cr0 & CR0_PG:
+            raise Fault(vectors.GP, 0)
+        self.state.set(layout.EFER, value & ~EFER_LMA | old & EFER_LMA)
+        if (old ^ value) & EFER_NXE:
+            self.native_flush(self.state.address, 0)
+        self.mode_changed()
+
+    def flush_page(self, linear: int) -> None:
+        """INVLPG."""
+        self.native_flush_page(self.state.address, linear)
+        self.refetch()
+
+    # -- MSRs
+
+    def read_msr(self, number: int) -> int:
+        """RDMSR; #GP(0) for a register that the processor does not have."""
+        if number == MSR_FS_BASE:
+            return self.segments[FS].base
+        if number == MSR_GS_BASE:
+            return self.segments[GS].base
+        if number == MSR_KERNEL_GS_BASE:
+            return self.state.get(layout.KERNEL_GS_BASE)
+        if number == MSR_EFER:
+            return self.efer
+        if number == MSR_TSC:
+            return self.time_stamp()
+        if number == MSR_APIC_BASE and self.apic is not None:
+            return self.apic.apic_base
+        if number == MSR_PAT or number in _PLAIN:
+            return self.msrs.get(number, 0)
+        if number in _CONSTANT:
+            return _CONSTANT[number]
+        raise Fault(vectors.GP, 0)
+
+    def write_msr(self, number: int, value: int) -> None:
+        """WRMSR; #GP(0) for a register that the processor does not have or a value that it does not take."""
+        if number in _CANONICAL and not is_canonical(value):
+            raise Fault(vectors.GP, 0)
+        if number == MSR_FS_BASE:
+            self.segments[FS].base = value
+        elif number == MSR_GS_BASE:
+            self.segments[GS].base = value
+        elif number == MSR_KERNEL_GS_BASE:
+            self.state.set(layout.KERNEL_GS_BASE, value)
+        elif number == MSR_EFER:
+            self.set_efer(value)
+        elif number == MSR_TSC:
+            self.set_time_stamp(value)
+        elif number == MSR_APIC_BASE and self.apic is not None:
+            if value & ~0x0000_FFFF_FFFF_F900:
+                raise Fault(vectors.GP, 0)
+            self.apic.apic_base = value
+        elif number == MSR_PAT:
+            if any(value >> 8 * i & 0xFF not in (0, 1, 4, 5, 6, 7) for i in range(8)):
+                raise Fault(vectors.GP, 0)
+            self.msrs[number] = value
+        elif number in _PLAIN:
+            self.msrs[number] = value & _PLAIN[number]
+        elif number not in _CONSTANT or number in (0xFE, 0x179):
+            raise Fault(vectors.GP, 0)
+
+    def time_stamp(self) -> int:
+        """The TSC now; the engine knows."""
+        raise NotImplementedError
+
+    def set_time_stamp(self, value: int) -> None:
+        """Write the TSC."""
+        raise NotImplementedError
+
+    # -- ports and the local APIC
+
+    def check_io(self, port: int, size: int) -> None:
+        """#GP(0) unless CPL <= IOPL or the TSS's I/O bitmap allows the ports (APM vol. 2, 12.2.4)."""
+        if self.mode().decode.io_allowed:
+            return
+        tr = self.tr
+        if tr.attributes & 0xF not in (9, 11) or tr.limit < 103:
+            raise Fault(vectors.GP, 0)
+        bitmap = self.read_system(tr.base + 102, 2)
+        place = bitmap + port // 8
+        if place + 1 > tr.limit:
+            raise Fault(vectors.GP, 0)
+        bits = self.read_system(tr.base + place, 2) >> (port & 7)
+        if bits & ((1 << size) - 1):
+            raise Fault(vectors.GP, 0)
+
+    def read_port(self, port: int, size: int) -> int:
+        """IN."""
+        return self.bus.read_port(port, size)
+
+    def write_port(self, port: int, size: int, value: int) -> None:
+        """OUT."""
+        self.bus.write_port(port, size, value)
+
+    def read_tpr(self) -> int:
+        """CR8."""
+        return self.apic.read_cr8() if self.apic is not None else 0
+
+    def write_tpr(self, value: int) -> None:
+        """CR8."""
+        if value >> 4:
+            raise Fault(vectors.GP, 0)
+        if self.apic is not None:
+            self.apic.write_cr8(value)

@@ -1,0 +1,32 @@
+"""Exceptions of the processor (APM vol. 2, chapter 8), and how plain Python raises them."""
+
+from __future__ import annotations
+
+from trapgate.arch.vectors import AC, BP, BR, DB, DE, DF, GP, MC, MF, NM, NMI, NP, OF, PF, SS, TS, UD, XF
+
+NAMES = {
+    DE: "#DE", DB: "#DB", NMI: "NMI", BP: "#BP", OF: "#OF", BR: "#BR", UD: "#UD", NM: "#NM", DF: "#DF", TS: "#TS",
+    NP: "#NP", SS: "#SS", GP: "#GP", PF: "#PF", MF: "#MF", AC: "#AC", MC: "#MC", XF: "#XF",
+}  # fmt: skip
+
+#: Exceptions that push an error code.
+WITH_ERROR_CODE = frozenset((DF, TS, NP, SS, GP, PF, AC))
+#: For double faults (APM vol. 2, 8.2.9, table 8-3).
+CONTRIBUTORY = frozenset((DE, TS, NP, SS, GP))
+
+
+class Fault(Exception):
+    """A guest's exception, raised by the plain Python form of an instruction and caught by the run loop.
+
+    `address` is the linear address of a page fault.
+    """
+
+    def __init__(self, vector: int, error: int | None = None, address: int | None = None) -> None:
+        super().__init__(vector, error, address)
+        self.vector = vector
+        self.error = error
+        self.address = address
+
+
+class TripleFault(Exception):
+    """An exception while delivering a double fault: shutdown."""

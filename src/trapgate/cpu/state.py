@@ -1,0 +1,141 @@
+"""The state block (arch/layout.py) from Python's side, and the segment registers."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+
+from trapgate.arch import layout
+from trapgate.arch.registers import SEGMENT_NAMES
+from trapgate.arch.segments import (
+    ATTRIBUTE_CODE,
+    ATTRIBUTE_DB,
+    ATTRIBUTE_DC,
+    ATTRIBUTE_P,
+    ATTRIBUTE_RW,
+    ATTRIBUTE_S,
+)
+from trapgate.cpu import tlb
+
+_MASK64 = (1 << 64) - 1
+
+
+class State:
+    """One processor's state block. `q` is it as 64-bit words: field at byte offset o is q[o >> 3]."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, tlb.STATE_SIZE)
+        self.bytes = memoryview(self._memory)
+        self.q = self.bytes.cast("Q")
+        self.w = self.bytes.cast("H")
+        self.d = self.bytes.cast("I")
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+
+    def get(self, offset: int) -> int:
+        """A 64-bit field."""
+        return self.q[offset >> 3]
+
+    def set(self, offset: int, value: int) -> None:
+        """Write a 64-bit field (modulo 2**64)."""
+        self.q[offset >> 3] = value & _MASK64
+
+    def counter(self, name: str) -> int:
+        """A counter's value."""
+        return self.q[layout.counter(name) >> 3]
+
+    def empty_tlb(self) -> None:
+        """Both levels of the modelled TLB and the fast tables as after a reset."""
+        for side in (tlb.DATA, tlb.INSTRUCTION):
+            for offset in range(side.fast, side.fast + 2 * tlb.FAST_ENTRIES * tlb.FAST_SIZE, tlb.FAST_SIZE):
+                self._empty_fast(offset)
+            for i in range(tlb.L1_ENTRIES):
+                self.set(side.tags + 8 * i, -1)
+                self.set(side.heads + 8 * i, tlb.NO_SLOT)
+            for start, count in (
+                (side.l2, tlb.OPTERON_2007.l2_sets * tlb.WAYS),
+                (side.l2_large, tlb.OPTERON_2007.l2_large),
+            ):
+                for offset in range(start, start + count * tlb.L2_ENTRY, tlb.L2_ENTRY):
+                    self.set(offset, -1)
+                    self.set(offset + 24, 0)
+        for offset in range(tlb.NEVER, tlb.NEVER + tlb.FAST_ENTRIES * tlb.FAST_SIZE, tlb.FAST_SIZE):
+            self._empty_fast(offset)
+
+    def _empty_fast(self, offset: int) -> None:
+        self.set(offset, -1)
+        self.set(offset + 8, -1)
+        self.w[(offset + 24) >> 1] = tlb.NO_OWNER
+
+
+class SegmentRegister:
+    """A segment register with its hidden part. `attributes` are bits 8..23 of a descriptor's upper half without the
+    limit: type, S, DPL, P in bits 0..7, AVL, L, D/B, G in bits 8..11 (the VMCB's format, APM vol. 2, appendix B).
+
+    The base lives in the state block, where native code reads (and SWAPGS writes) it.
+    """
+
+    __slots__ = ("_offset", "_state", "attributes", "limit", "name", "selector")
+
+    def __init__(self, state: State, number: int) -> None:
+        self._state = state
+        self._offset = layout.segment(number)
+        self.name = SEGMENT_NAMES[number]
+        self.selector = 0
+        self.attributes = 0
+        self.limit = 0
+
+    @property
+    def base(self) -> int:
+        """Linear base address, 64 bits."""
+        return self._state.q[self._offset >> 3]
+
+    @base.setter
+    def base(self, value: int) -> None:
+        self._state.q[self._offset >> 3] = value & _MASK64
+
+    def load(self, selector: int, base: int, limit: int, attributes: int) -> None:
+        """Load the register and its hidden part; `limit` is in bytes (already scaled)."""
+        self.selector, self.limit, self.attributes = selector, limit, attributes
+        self.base = base
+        self._derive()
+
+    def _derive(self) -> None:
+        """What native code checks: lowest and highest valid offset for reads and writes (APM vol. 2, 4.12)."""
+        a = self.attributes
+        low, high_read, high_write = 0, -1, -1
+        if a & ATTRIBUTE_P and a & ATTRIBUTE_S:
+            high = self.limit
+            is_code = bool(a & ATTRIBUTE_CODE)
+            if not is_code and a & ATTRIBUTE_DC:  # expand-down: above the limit
+                low = self.limit + 1
+                high = 0xFFFF_FFFF if a & ATTRIBUTE_DB else 0xFFFF
+            if not is_code or a & ATTRIBUTE_RW:
+                high_read = high
+            if not is_code and a & ATTRIBUTE_RW:
+                high_write = high
+        o = self._offset
+        self._state.set(o + layout.SEGMENT_LOW, low)
+        self._state.set(o + layout.SEGMENT_HIGH_READ, high_read)
+        self._state.set(o + layout.SEGMENT_HIGH_WRITE, high_write)
+
+    def is_flat(self, write: bool) -> bool:
+        """Base 0 and every 32-bit offset valid."""
+        q, o = self._state.q, self._offset
+        high = q[(o + (layout.SEGMENT_HIGH_WRITE if write else layout.SEGMENT_HIGH_READ)) >> 3]
+        return q[o >> 3] == 0 and q[(o + layout.SEGMENT_LOW) >> 3] == 0 and high == 0xFFFF_FFFF
+
+
+class SystemSegment:
+    """LDTR and TR."""
+
+    __slots__ = ("attributes", "base", "limit", "selector")
+
+    def __init__(self) -> None:
+        self.selector = 0
+        self.base = 0
+        self.limit = 0xFFFF
+        self.attributes = 0
+
+    def load(self, selector: int, base: int, limit: int, attributes: int) -> None:
+        """Load the register and its hidden part."""
+        self.selector, self.base, self.limit, self.attributes = selector, base, limit, attributes

@@ -1,0 +1,111 @@
+"""The modelled TLB: its geometry, and where its tables lie in the state block.
+
+Two levels for data and two for instructions. Level 1 is fully associative and replaces first-in first-out, which does not
+depend on hits; level 2 is set-associative and replaces the least recently used, which is exact because every lookup of
+level 2 passes through here. Large pages of 4 MB and 1 GB are held as 2 MB entries.
+
+In front of level 1 stand the fast tables that native code checks inline: one for each side and privilege, indexed by the
+linear page number. A fast entry exists only while the level 1 entry that it came from does, so a hit in a fast table is a
+hit in the model. A fast entry has 32 bytes: read tag, write tag (linear page addresses, all ones when empty), host address
+minus linear address (data) or guest-physical page (instructions), and owner, next and previous (u16 each): the level 1
+entry it came from and its neighbours in that entry's list of fast entries.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from trapgate.arch import layout
+
+
+class Geometry(NamedTuple):
+    """Entries and ways. Sizes of level 2 are powers of two; level 1 has at most 64 entries."""
+
+    l1_data: int = 64  # any page size
+    l1_instruction_small: int = 32
+    l1_instruction_large: int = 16
+    l2_sets: int = 128  # of 4 ways, 4 KB pages
+    l2_large: int = 128  # direct-mapped, 2 MB pages, data only
+
+
+#: Bhargava et al., "Accelerating Two-Dimensional Page Walks for Virtualized Systems", ASPLOS 2008, table 2.
+OPTERON_2007 = Geometry()
+
+WAYS = 4
+FAST_ENTRIES = 1024
+FAST_SIZE = 32
+EMPTY = -1
+NO_OWNER = 0xFFFF
+NO_SLOT = 0xFFFF
+L1_ENTRIES = 64
+L2_ENTRY = 32  # tag, page, rights, stamp
+
+# Rights of an entry
+RIGHT_W = 1
+RIGHT_U = 2
+RIGHT_NX = 4
+RIGHT_G = 8
+RIGHT_D = 16
+
+
+class Side(NamedTuple):
+    """Offsets in the state block of one side's tables."""
+
+    name: str
+    is_data: bool
+    fast: int  # supervisor table, then user table
+    tags: int
+    masks: int
+    pages: int
+    rights: int
+    heads: int
+    next_small: int
+    next_large: int
+    l2: int
+    l2_large: int
+    hits: int
+    misses: int
+    references: int
+
+
+_next = layout.TLB_TABLES
+
+
+def _take(size: int, align: int = 64) -> int:
+    global _next
+    _next = (_next + align - 1) // align * align
+    offset = _next
+    _next += size
+    return offset
+
+
+def _side(name: str, prefix: str, is_data: bool) -> Side:
+    def counter(what: str) -> int:
+        return layout.counter(f"{prefix}_{what}")
+
+    return Side(
+        name=name,
+        is_data=is_data,
+        fast=_take(2 * FAST_ENTRIES * FAST_SIZE, 4096),
+        tags=_take(8 * L1_ENTRIES),
+        masks=_take(8 * L1_ENTRIES),
+        pages=_take(8 * L1_ENTRIES),
+        rights=_take(8 * L1_ENTRIES),
+        heads=_take(8 * L1_ENTRIES),
+        next_small=_take(8, 8),
+        next_large=_take(8, 8),
+        l2=_take(OPTERON_2007.l2_sets * WAYS * L2_ENTRY),
+        l2_large=_take(OPTERON_2007.l2_large * L2_ENTRY),
+        hits=counter("l2_hits"),
+        misses=counter("misses"),
+        references=counter("walk_references"),
+    )
+
+
+DATA = _side("data", "dtlb", True)
+INSTRUCTION = _side("instruction", "itlb", False)
+#: A fast table in which nothing ever hits, for when every data access must take the slow path.
+NEVER = _take(FAST_ENTRIES * FAST_SIZE, 4096)
+#: Counts lookups of level 2: the stamp of the least recently used way is the smallest.
+STAMP = _take(8, 8)
+STATE_SIZE = (_next + 4095) // 4096 * 4096

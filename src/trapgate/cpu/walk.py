@@ -1,0 +1,301 @@
+"""The page walk, as native code: legacy two-level, PAE and four-level tables (APM vol. 2, 5.2 and 5.3).
+
+Accessed and dirty bits are set when the translation succeeds. Every entry read counts as one memory reference.
+"""
+
+from __future__ import annotations
+
+from trapgate.arch import layout
+from trapgate.arch.paging import (
+    ADDRESS_MASK,
+    PF_I,
+    PF_P,
+    PF_RSV,
+    PF_U,
+    PF_W,
+    PTE_A,
+    PTE_D,
+    PTE_G,
+    PTE_NX,
+    PTE_P,
+    PTE_PS,
+    PTE_RW,
+    PTE_US,
+)
+from trapgate.arch.registers import CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, EFER_LMA, EFER_NXE
+from trapgate.cpu.tlb import RIGHT_D, RIGHT_G, RIGHT_NX, RIGHT_U, RIGHT_W
+from trapgate.isa.ir import Emitter, Value, Variable
+
+PAGE_FAULT = 14
+_SMALL, _LARGE_2M, _LARGE_4M, _LARGE_1G = 4 << 10, 2 << 20, 4 << 20, 1 << 30
+
+
+class NativeFunction:
+    """A native helper function being written: `state` is its first argument."""
+
+    def __init__(self, name: str, result: str, arguments: tuple[tuple[str, str], ...], declarations: set[str]) -> None:
+        self.emit = Emitter(declarations)
+        self.state = Value(self.emit, "%state", "ptr", 0)
+        text = "".join(f", {type_} %{argument}" for type_, argument in arguments)
+        self._header = f"define {result} @{name}(ptr noalias %state{text}) #0"
+
+    def argument(self, name: str, type_: str = "i64") -> Value:
+        """An argument by name."""
+        return Value(self.emit, f"%{name}", type_, 64 if type_ == "i64" else 0)
+
+    def field(self, offset: int | Value, width: int = 64) -> Value:
+        """A field of the state block."""
+        return self.emit.load(width, self.emit.offset(self.state, offset))
+
+    def set_field(self, offset: int | Value, value: Value | int, width: int = 64) -> None:
+        """Write a field of the state block."""
+        v = value if isinstance(value, Value) else self.emit.constant(value, width)
+        self.emit.store(v, self.emit.offset(self.state, offset))
+
+    def add_to_field(self, offset: int, amount: Value | int) -> None:
+        """Add to a field of the state block."""
+        self.set_field(offset, self.field(offset) + amount)
+
+    def flag(self, offset: int, mask: int) -> Value:
+        """Whether any bit of `mask` is set in a field (i1)."""
+        return (self.field(offset) & mask).ne(0)
+
+    def text(self) -> str:
+        """The function's LLVM assembly."""
+        return self.emit.text(self._header)
+
+
+def emit_walk(declarations: set[str]) -> str:
+    """`i64 @walk(state, linear, access)`: 1 and the WALK_ fields set, or 0 and the fault fields set.
+
+    `access` has the bits of a page-fault error code (PF_W, PF_U, PF_I). The caller counts the miss; the references go to
+    the counter of the side that the access belongs to.
+    """
+    f = NativeFunction("walk", "i64", (("i64", "linear"), ("i64", "access")), declarations)
+    e = f.emit
+    walk = _Walk(f)
+    pae, legacy = e.new_label("pae"), e.new_label("legacy")
+    long_mode, three = e.new_label("long"), e.new_label("three")
+    e.branch(f.flag(layout.CR4, CR4_PAE), pae, legacy)
+    e.label(pae)
+    e.branch(f.flag(layout.EFER, EFER_LMA), long_mode, three)
+
+    e.label(long_mode)
+    walk.table.set(f.field(layout.CR3) & ADDRESS_MASK)
+    walk.level(3, entry_bits=64)
+    walk.level(2, entry_bits=64, large=_LARGE_1G)
+    walk.level(1, entry_bits=64, large=_LARGE_2M)
+    walk.level(0, entry_bits=64)
+
+    e.label(three)
+    index = (walk.linear >> 30) & 3
+    pdpte = f.field(index * 8 + layout.PDPTE)
+    walk.fault_if((pdpte & PTE_P).eq(0), 0)
+    walk.table.set(pdpte & ADDRESS_MASK)
+    walk.level(1, entry_bits=64, large=_LARGE_2M)
+    walk.level(0, entry_bits=64)
+
+    e.label(legacy)
+    walk.table.set(f.field(layout.CR3) & 0xFFFF_F000)
+    walk.level(1, entry_bits=32, large=_LARGE_4M)
+    walk.level(0, entry_bits=32)
+    walk.end()
+    return f.text()
+
+
+class _Walk:
+    """The state of a walk while its code is written."""
+
+    def __init__(self, f: NativeFunction) -> None:
+        self.f, self.e = f, f.emit
+        e = f.emit
+        self.linear, self.access = f.argument("linear"), f.argument("access")
+        self.table: Variable = e.variable(0)
+        self.rights: Variable = e.variable(RIGHT_W | RIGHT_U)
+        self.references: Variable = e.variable(0)
+        self.error: Variable = e.variable(0)
+        self.leaf: Variable = e.variable(0)
+        self.leaf_place: Variable = e.variable(0)
+        self.leaf_bits: Variable = e.variable(0)
+        self.page: Variable = e.variable(0)
+        self.mask: Variable = e.variable(0)
+        # (entry, place) of upper levels, to set their accessed bits at the end; place 0 means not used.
+        self.uppers = [(e.variable(0), e.variable(0), e.variable(0)) for _ in range(4)]
+        self.fail, self.found = e.new_label("fail"), e.new_label("found")
+
+    def fault_if(self, condition: Value, error: int) -> None:
+        e = self.e
+        self.error.set(error)
+        go_on = e.new_label("present")
+        e.branch(condition, self.fail, go_on, likely=False)
+        e.label(go_on)
+
+    def level(self, number: int, entry_bits: int, large: int = 0) -> None:
+        """One level; a level that can hold a large page may jump to `found`; level 0 always does."""
+        e, f = self.e, self.f
+        size = entry_bits // 8
+        index_bits = 9 if entry_bits == 64 else 10
+        index = (self.linear >> (12 + index_bits * number)) & ((1 << index_bits) - 1)
+        place = self.table.get() + index * size
+        entry = e.call("@read_entry", "i64", [f.state, place])
+        if entry_bits == 32:
+            # A 32-bit entry at an address that is 4 modulo 8 is the upper half of what was read.
+            entry = entry & 0xFFFF_FFFF
+        self.references.set(self.references.get() + 1)
+        self.fault_if((entry & PTE_P).eq(0), 0)
+        is_large: Value | None = None
+        if large:
+            is_large = (entry & PTE_PS).ne(0)
+            if entry_bits == 32:
+                is_large = is_large & f.flag(layout.CR4, CR4_PSE)
+        self._check_reserved(number, entry, entry_bits, large, is_large)
+        rights = self.rights.get()
+        rights = (rights & ~(RIGHT_W | RIGHT_U)) | (rights & ((entry >> 1) & (RIGHT_W | RIGHT_U)))
+        if entry_bits == 64:
+            rights = rights | ((entry >> 61) & RIGHT_NX)
+        self.rights.set(rights)
+        if number == 0:
+            self._leaf(entry, place, entry_bits, _SMALL)
+            return
+        if is_large is not None:
+            small = e.new_label("table")
+            leaf = e.new_label("large")
+            e.branch(is_large, leaf, small)
+            e.label(leaf)
+            self._leaf(entry, place, entry_bits, large)
+            e.label(small)
+        kept_entry, kept_place, kept_bits = self.uppers[number]
+        kept_entry.set(entry)
+        kept_place.set(place)
+        kept_bits.set(entry_bits)
+        self.table.set(entry & (ADDRESS_MASK if entry_bits == 64 else 0xFFFF_F000))
+
+    def _check_reserved(self, number: int, entry: Value, entry_bits: int, large: int, is_large: Value | None) -> None:
+        e, f = self.e, self.f
+        if entry_bits == 32:
+            if is_large is not None:
+                # PSE-36: bits 20:13 are physical address bits 39:32, bit 21 is reserved (APM vol. 2, 5.2.2).
+                self.fault_if(is_large & (entry & (1 << 21)).ne(0), PF_P | PF_RSV)
+            return
+        reserved = f.field(layout.RESERVED_BITS)
+        # NX is reserved while EFER.NXE is 0.
+        nx_enabled = f.flag(layout.EFER, EFER_NXE)
+        reserved = reserved | nx_enabled.select(e.constant(0, 64), e.constant(PTE_NX, 64))
+        if is_large is not None:
+            low = (large - 1) & ~0x1FFF  # bit 12 is PAT
+            reserved = reserved | is_large.select(e.constant(low, 64), e.constant(0, 64))
+        elif number == 3:
+            reserved = reserved | PTE_PS  # APM vol. 2, 5.3.1: PML4E bit 7 must be 0
+        self.fault_if((entry & reserved).ne(0), PF_P | PF_RSV)
+
+    def _leaf(self, entry: Value, place: Value, entry_bits: int, size: int) -> None:
+        e = self.e
+        self.leaf.set(entry)
+        self.leaf_place.set(place)
+        self.leaf_bits.set(entry_bits)
+        base = entry & (ADDRESS_MASK & ~(size - 1))
+        if size == _LARGE_4M:
+            base = (entry & 0xFFC0_0000) | (((entry >> 13) & 0xFF) << 32)
+        if size > _LARGE_2M:
+            # Held as one 2 MB piece.
+            base = base | (self.linear & ((size - 1) & ~(_LARGE_2M - 1)))
+        self.page.set(base)
+        self.mask.set(-min(size, _LARGE_2M))
+        e.jump(self.found)
+
+    def end(self) -> None:
+        """The code behind `found` and `fail`."""
+        e, f, access = self.e, self.f, self.access
+        e.label(self.found)
+        rights = self.rights.get()
+        user, write, fetch = (access & PF_U).ne(0), (access & PF_W).ne(0), (access & PF_I).ne(0)
+        denied = user & (rights & RIGHT_U).eq(0)
+        denied = denied | (write & (rights & RIGHT_W).eq(0) & (user | f.flag(layout.CR0, CR0_WP)))
+        denied = denied | (fetch & (rights & RIGHT_NX).ne(0))
+        self.fault_if(denied, PF_P)
+        for entry, place, bits in self.uppers:
+            with e.when(place.get().ne(0) & (entry.get() & PTE_A).eq(0)):
+                self._store(place.get(), entry.get() | PTE_A, bits.get())
+        leaf = self.leaf.get()
+        dirty = write.select(e.constant(PTE_A | PTE_D, 64), e.constant(PTE_A, 64))
+        with e.when((leaf & dirty).ne(dirty)):
+            self._store(self.leaf_place.get(), leaf | dirty, self.leaf_bits.get())
+        self._count()
+        is_global = ((leaf & PTE_G).ne(0) & f.flag(layout.CR4, CR4_PGE)).select(
+            e.constant(RIGHT_G, 64), e.constant(0, 64)
+        )
+        is_dirty = ((leaf | dirty) & PTE_D).ne(0).select(e.constant(RIGHT_D, 64), e.constant(0, 64))
+        f.set_field(layout.WALK_PAGE, self.page.get())
+        f.set_field(layout.WALK_MASK, self.mask.get())
+        f.set_field(layout.WALK_RIGHTS, rights | is_global | is_dirty)
+        e.ret(1)
+
+        e.label(self.fail)
+        self._count()
+        # The I bit is reported only while NX is enabled, which needs PAE (APM vol. 2, 8.4.2).
+        nx = f.flag(layout.EFER, EFER_NXE) & f.flag(layout.CR4, CR4_PAE)
+        seen = access & nx.select(e.constant(PF_W | PF_U | PF_I, 64), e.constant(PF_W | PF_U, 64))
+        f.set_field(layout.FAULT_VECTOR, PAGE_FAULT)
+        f.set_field(layout.FAULT_ERROR, self.error.get() | seen)
+        f.set_field(layout.FAULT_ADDRESS, self.linear)
+        e.ret(0)
+
+    def _store(self, place: Value, entry: Value, bits: Value) -> None:
+        self.e.call_void("@write_entry", [self.f.state, place, entry, bits])
+
+    def _count(self) -> None:
+        e, f = self.e, self.f
+        references = self.references.get()
+        f.add_to_field(layout.STALL, references * f.field(layout.COST_WALK_REFERENCE))
+        fetch = (self.access & PF_I).ne(0)
+        place = fetch.select(
+            e.constant(layout.counter("itlb_walk_references"), 64), e.constant(layout.counter("dtlb_walk_references"), 64)
+        )
+        f.set_field(place, f.field(place) + references)
+
+
+assert PTE_RW == RIGHT_W << 1 and PTE_US == RIGHT_U << 1
+
+
+def emit_entry_access(declarations: set[str]) -> str:
+    """`@read_entry` and `@write_entry`: page-table entries in guest RAM.
+
+    An entry outside RAM reads as all ones, as an open bus does. 64 bits are read wherever the entry ends before its page
+    does; the caller masks.
+    """
+    f = NativeFunction("read_entry", "i64", (("i64", "place"),), declarations)
+    e, place = f.emit, f.argument("place") & f.field(layout.A20_MASK)
+    with e.when(is_ram(f, place) ^ 1, likely=False):
+        e.ret(-1)
+    host = e.pointer(f.field(layout.RAM_BASE) + place)
+    last = (place & 0xFFF).eq(0xFFC)
+    with e.when(last, likely=False):
+        e.ret(e.load(32, host, 4).zext(64))
+    e.ret(e.load(64, host, 4))
+    read = f.text()
+
+    f = NativeFunction("write_entry", "void", (("i64", "place"), ("i64", "value"), ("i64", "bits")), declarations)
+    e, place = f.emit, f.argument("place") & f.field(layout.A20_MASK)
+    with e.when(is_ram(f, place) ^ 1, likely=False):
+        e.ret_void()
+    code = e.load(64, e.pointer(f.field(layout.CODE_MAP) + (place >> 12) * 8))
+    with e.when(code.ne(0), likely=False):
+        e.call_void("@drop_code", [f.state, place, e.constant(8, 64)])
+    host = e.pointer(f.field(layout.RAM_BASE) + place)
+    with e.when(f.argument("bits").eq(32)):
+        e.store(f.argument("value").trunc(32), host, 4)
+        e.ret_void()
+    e.store(f.argument("value"), host, 4)
+    e.ret_void()
+    return read + "\n" + f.text()
+
+
+def is_ram(f: NativeFunction, physical: Value) -> Value:
+    """Whether the page of a guest-physical address is RAM (i1)."""
+    e = f.emit
+    page = physical >> 12
+    inside = page.ult(f.field(layout.PAGE_COUNT))
+    safe = inside.select(page, e.constant(0, 64))
+    return inside & e.load(8, e.pointer(f.field(layout.PAGE_KIND) + safe)).ne(0)
+
+

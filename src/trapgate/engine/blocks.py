@@ -1,0 +1,408 @@
+"""Blocks of decoded code: the arena of records, finding, linking and dropping blocks.
+
+A block is straight-line code from one linear address, in one mode, from one guest-physical page (or two, when its only
+instruction crosses into the next). It is found again by exactly these.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import struct
+from bisect import bisect_right
+from collections.abc import Callable
+
+from trapgate.cpu.mode import Mode
+from trapgate.engine import record
+from trapgate.engine.handlers import HandlerStore
+from trapgate.isa.decode import Decoded, Decoder
+from trapgate.isa.form import Form
+from trapgate.machine.memory import GRANULE, PAGE, PhysicalMemory
+
+MAX_INSTRUCTIONS = 64
+#: One extra form ends blocks that no instruction ended.
+_END = Form("end_of_block").text()
+_FUSIBLE = frozenset(("cmp", "test", "and", "sub", "add", "or", "xor", "dec", "inc"))
+
+
+class Block:
+    """A decoded block. `address` is the host address of its header record."""
+
+    __slots__ = (
+        "address", "decoded", "end", "first", "incoming", "next_rip", "page", "rip", "second_page", "target", "translation",
+        "valid",
+    )  # fmt: skip
+
+    def __init__(self, translation: Translation, rip: int, page: int) -> None:
+        self.translation = translation
+        self.rip = rip
+        self.page = page
+        self.second_page: int | None = None
+        self.decoded: list[Decoded] = []
+        self.address = 0
+        #: Host address of the first instruction's record, and of the record that ends the block.
+        self.first = 0
+        self.end = 0
+        self.next_rip = 0
+        self.target: int | None = None
+        #: Link fields that point here: (host address of the field, what to put there when this block goes).
+        self.incoming: list[tuple[int, int]] = []
+        self.valid = True
+
+    def rip_of(self, uop: int) -> int:
+        """rip of what a record stands for, given its host address."""
+        if uop < self.first:
+            return self.rip
+        if uop == self.end + record.UNLINKED_TARGET:
+            assert self.target is not None
+            return self.target
+        if uop == self.end + record.UNLINKED_NEXT:
+            return self.next_rip
+        index = (uop - self.first) // record.RECORD_SIZE
+        return self.rip + sum(d.length for d in self.decoded[:index])
+
+    def index_of(self, uop: int) -> int:
+        """How many of its instructions stand before a record."""
+        return max(0, min((uop - self.first) // record.RECORD_SIZE, len(self.decoded)))
+
+
+class Site:
+    """An instruction that Python carries out, where it stands."""
+
+    __slots__ = ("block", "decoded", "next_rip", "rip")
+
+    def __init__(self, block: Block, decoded: Decoded, rip: int, next_rip: int) -> None:
+        self.block = block
+        self.decoded = decoded
+        self.rip = rip
+        self.next_rip = next_rip
+
+
+class Translation:
+    """All blocks of one mode, and its jump cache."""
+
+    def __init__(self, mode: Mode, decoder: Decoder) -> None:
+        self.mode = mode
+        self.decoder = decoder
+        self.blocks: dict[tuple[int, int], Block] = {}
+        self.single: dict[tuple[int, int], Block] = {}
+        self._cache = mmap.mmap(-1, record.JUMP_CACHE_ENTRY << record.JUMP_CACHE_BITS)
+        self._cache_words = memoryview(self._cache).cast("Q")
+        self.jump_cache = ctypes.addressof(ctypes.c_char.from_buffer(self._cache))
+        self.clear_jump_cache()
+
+    def clear_jump_cache(self) -> None:
+        """Forget where indirect branches went. An empty entry holds a rip that belongs to another entry."""
+        words = self._cache_words
+        self._cache[:] = bytes(len(self._cache))
+        words[0] = 1
+
+    def remember(self, rip: int, address: int) -> None:
+        """An indirect branch to `rip` finds the block whose header is at `address`."""
+        index = (rip ^ (rip >> record.JUMP_CACHE_BITS)) & ((1 << record.JUMP_CACHE_BITS) - 1)
+        self._cache_words[2 * index + 1] = address
+        self._cache_words[2 * index] = rip
+
+
+class BlockStore:
+    """The arena and everything in it. `size` is the arena's in bytes; when it is full, all blocks go."""
+
+    def __init__(self, memory: PhysicalMemory, handlers: HandlerStore, size: int = 64 << 20) -> None:
+        self._memory = memory
+        self._handlers = handlers
+        self._arena = mmap.mmap(-1, size)
+        self._view = memoryview(self._arena)
+        self.words = self._view.cast("Q")
+        self.base = ctypes.addressof(ctypes.c_char.from_buffer(self._arena))
+        self._size = size
+        self._used = 0
+        self._starts: list[int] = []
+        self._blocks: list[Block] = []
+        self._by_page: dict[int, list[Block]] = {}
+        self._translations: list[Translation] = []
+        self.sites: list[Site] = []
+        #: Blocks decoded, and blocks dropped because their code was written to.
+        self.translated = 0
+        self.dropped = 0
+        #: Changes when everything is dropped at once.
+        self.generation = 0
+        #: Called with the guest-physical page when a page gets its first code, and when everything has been dropped.
+        self.on_new_code_page: Callable[[int], None] = lambda page: None
+        self._fixed = handlers.fixed
+        self._header = struct.pack("<Q", self._fixed["page_check"])
+
+    def translation(self, mode: Mode, decoder: Decoder) -> Translation:
+        """A new place for blocks of a mode."""
+        translation = Translation(mode, decoder)
+        self._translations.append(translation)
+        return translation
+
+    # -- finding
+
+    def block_at(self, uop: int) -> Block:
+        """The block that a record (host address) belongs to."""
+        return self._blocks[bisect_right(self._starts, uop) - 1]
+
+    def find(self, translation: Translation, rip: int, page: int, single: bool = False) -> Block:
+        """The block at `rip`, decoded from guest-physical `page`; decodes it when it is not there."""
+        blocks = translation.single if single else translation.blocks
+        block = blocks.get((rip, page))
+        if block is None:
+            block = self._build(translation, rip, page, single)
+            blocks[(rip, page)] = block
+        return block
+
+    # -- building
+
+    def _build(self, translation: Translation, rip: int, page: int, single: bool) -> Block:
+        if self._used + MAX_INSTRUCTIONS * record.RECORD_SIZE + 4096 > self._size:
+            self.drop_all()
+        mode = translation.mode
+        linear = (mode.code_base + rip) & (0xFFFF_FFFF if mode.decode.bits != 64 else 0xFFFF_FFFF_FFFF_FFFF)
+        offset = linear & (PAGE - 1)
+        start = page + offset
+        code = bytes(self._memory.view[start : page + PAGE])
+        in_segment = mode.code_limit - rip + 1
+        if mode.decode.bits != 64 and in_segment < len(code):
+            code = code[: max(in_segment, 0)]
+        decoded, _ = translation.decoder.block(code, MAX_INSTRUCTIONS, single)
+        block = Block(translation, rip, page)
+        if not decoded:
+            decoded = self._crossing(block, linear, code)
+        block.decoded = decoded
+        self._emit(block, linear)
+        self._note_code(block, start)
+        self.translated += 1
+        return block
+
+    #: Set by the processor: (linear address of the next page) -> guest-physical page or None, without side effects.
+    peek_page: Callable[[int], int | None] = staticmethod(lambda linear: None)
+
+    def _crossing(self, block: Block, linear: int, head: bytes) -> list[Decoded]:
+        """The single instruction whose first bytes end their page (or their segment)."""
+        decoder, mode = block.translation.decoder, block.translation.mode
+        if mode.decode.bits != 64 and block.rip + len(head) > mode.code_limit:
+            return [decoder.fault("raise_gp")]
+        next_linear = (linear | (PAGE - 1)) + 1
+        if mode.decode.bits != 64:
+            next_linear &= 0xFFFF_FFFF
+        second = self.peek_page(next_linear)
+        block.second_page = -1 if second is None else second
+        if second is None:
+            # The page check in front of it will raise the page fault.
+            return [decoder.fault("raise_ud")]
+        code = head + bytes(self._memory.view[second : second + 16])
+        decoded, _ = decoder.block(code[:15] if len(code) > 15 else code, 1, True)
+        if not decoded:
+            return [decoder.fault("raise_gp")]  # more than 15 bytes (APM vol. 3, 1.1)
+        if mode.decode.bits != 64 and block.rip + decoded[0].length - 1 > mode.code_limit:
+            return [decoder.fault("raise_gp")]
+        return decoded
+
+    def _emit(self, block: Block, linear: int) -> None:
+        """Lay out the block's records."""
+        decoded = block.decoded
+        handlers, fixed = self._handlers, self._fixed
+        mode = block.translation.mode
+        address = self.base + self._used
+        page_linear = linear & ~(PAGE - 1)
+        parts = [self._header, struct.pack("<QQQ", page_linear, block.page, 0)]
+        count = 1
+        if block.second_page is not None:
+            next_linear = page_linear + PAGE
+            if mode.decode.bits != 64:
+                next_linear &= 0xFFFF_FFFF
+            second = block.second_page & 0xFFFF_FFFF_FFFF_FFFF
+            parts += [self._header, struct.pack("<QQQ", next_linear, second, 0)]
+            count = 2
+        block.address = address
+        block.first = address + count * record.RECORD_SIZE
+        keys = _keys(decoded)
+        missing = [key for key in keys if key and not handlers.has(key)]
+        if missing:
+            handlers.build(missing)
+        rip = block.rip
+        pack = struct.pack
+        python = fixed["python"]
+        for d, key in zip(decoded, keys, strict=True):
+            length = d.length
+            if key:
+                parts.append(pack("<Q", handlers.address(key)))
+                if d.relative is None:
+                    parts.append(d.body)
+                else:
+                    parts.append(d.body[:16])
+                    parts.append(pack("<Q", (rip + d.relative) & 0xFFFF_FFFF_FFFF_FFFF))
+            else:
+                parts.append(pack("<QQQQ", python, 0, 0, len(self.sites)))
+                self.sites.append(Site(block, d, rip, (rip + length) & d.target_mask))
+            rip += length
+        last = decoded[-1]
+        ip_mask = (1 << mode.decode.bits) - 1
+        block.next_rip = rip & ip_mask if mode.decode.bits != 16 else rip & 0xFFFF_FFFF
+        n = len(decoded)
+        block.end = block.first + (n - 1) * record.RECORD_SIZE
+        if not last.ends_block:
+            block.end += record.RECORD_SIZE
+            parts.append(pack("<QQQQ", handlers.address(_END), 0, 0, 0))
+        elif last.target is not None:
+            block.target = (rip - last.length + last.target) & last.target_mask
+        end = block.end
+        parts.append(
+            pack(
+                "<QQQQQQ",
+                fixed["unlinked_target"],
+                fixed["unlinked_next"],
+                end + record.UNLINKED_NEXT,
+                block.next_rip,
+                (n << 32) + n,
+                0,
+            )
+        )
+        data = b"".join(parts)
+        used = self._used
+        self._view[used : used + len(data)] = data
+        if block.target is not None:
+            self.words[(end + record.LINK - self.base) >> 3] = end + record.UNLINKED_TARGET
+        self._used = used + (len(data) + 15 & ~15)
+        self._starts.append(address)
+        self._blocks.append(block)
+
+    def _note_code(self, block: Block, start: int) -> None:
+        """Mark the bytes of a block as code, so that writes to them are noticed."""
+        length = sum(d.length for d in block.decoded)
+        first_page_end = (start | (PAGE - 1)) + 1
+        self._mark(block, start, min(length, first_page_end - start))
+        if block.second_page is not None and block.second_page >= 0:
+            self._mark(block, block.second_page, max(length - (first_page_end - start), 1))
+
+    def _mark(self, block: Block, start: int, length: int) -> None:
+        page = start // PAGE
+        code_map = self._memory.code_map
+        old = code_map[page]
+        if not old:
+            self.on_new_code_page(page * PAGE)
+        offset = start % PAGE
+        first, last = offset // GRANULE, (offset + length - 1) // GRANULE
+        code_map[page] = old | ((1 << (last + 1)) - (1 << first))
+        self._by_page.setdefault(page, []).append(block)
+
+    # -- linking
+
+    def link(self, block: Block, is_target: bool, to: Block) -> int:
+        """Make the link from the end of `block` to the block `to`; returns the record that it leads to."""
+        mode = block.translation.mode
+        here, there = mode.code_base + block.rip, mode.code_base + to.rip
+        same_page = block.second_page is None and block.page == to.page and here // PAGE == there // PAGE
+        destination = to.address + record.RECORD_SIZE if same_page else to.address
+        if is_target:
+            field, unlinked = block.end + record.LINK, block.end + record.UNLINKED_TARGET
+        else:
+            field, unlinked = block.end + record.NEXT_LINK, block.end + record.UNLINKED_NEXT
+        if block.valid and to.valid:
+            self.words[(field - self.base) >> 3] = destination
+            to.incoming.append((field, unlinked))
+        return destination
+
+    # -- dropping
+
+    def drop(self, start: int, length: int) -> None:
+        """Drop all blocks with code in a guest-physical range."""
+        for page in range(start // PAGE, (start + length - 1) // PAGE + 1):
+            first = max(start - page * PAGE, 0) // GRANULE
+            last = min(start + length - 1 - page * PAGE, PAGE - 1) // GRANULE
+            mask = (1 << (last + 1)) - (1 << first)
+            if not self._memory.code_map[page] & mask:
+                continue
+            remaining: list[Block] = []
+            kept = 0
+            for block in self._by_page.pop(page, []):
+                if not block.valid:
+                    continue
+                covered = self._granules(block, page)
+                if covered & mask:
+                    self._invalidate(block)
+                else:
+                    remaining.append(block)
+                    kept |= covered
+            if remaining:
+                self._by_page[page] = remaining
+            self._memory.code_map[page] = kept
+
+    @staticmethod
+    def _granules(block: Block, page: int) -> int:
+        """Which granules of a page hold the block's code."""
+        mode = block.translation.mode
+        offset = (mode.code_base + block.rip) & (PAGE - 1)
+        length = sum(d.length for d in block.decoded)
+        if block.page // PAGE == page:
+            first, last = offset, min(offset + length, PAGE) - 1
+        else:
+            first, last = 0, max(offset + length - PAGE - 1, 0)
+        return (1 << (last // GRANULE + 1)) - (1 << (first // GRANULE))
+
+    def _invalidate(self, block: Block) -> None:
+        block.valid = False
+        self.dropped += 1
+        stale = self._fixed["stale"]
+        words, base = self.words, self.base
+        for address in range(block.address, block.end + 1, record.RECORD_SIZE):
+            words[(address - base) >> 3] = stale
+        words[(block.end + record.UNLINKED_TARGET - base) >> 3] = self._fixed["unlinked_target"]
+        for field, unlinked in block.incoming:
+            words[(field - base) >> 3] = unlinked
+        block.incoming.clear()
+        blocks = block.translation.blocks
+        key = (block.rip, block.page)
+        if blocks.get(key) is block:
+            del blocks[key]
+        if block.translation.single.get(key) is block:
+            del block.translation.single[key]
+
+    def forget(self, block: Block) -> None:
+        """Drop one block: what it was decoded from is no longer there."""
+        self._invalidate(block)
+
+    def forget_translations(self) -> None:
+        """Forget all modes; after drop_all, when there are too many."""
+        self._translations.clear()
+
+    def drop_all(self) -> None:
+        """Start over with an empty arena. Native code must not be running."""
+        for page in self._by_page:
+            self._memory.code_map[page] = 0
+        self._by_page.clear()
+        self._starts.clear()
+        self._blocks.clear()
+        self.sites.clear()
+        self._used = 0
+        self.generation += 1
+        for translation in self._translations:
+            translation.blocks.clear()
+            translation.single.clear()
+            translation.clear_jump_cache()
+
+
+def _keys(decoded: list[Decoded]) -> list[str]:
+    """The handler key of each instruction ('' for those that Python carries out), flags liveness and fusion included."""
+    live = True
+    keys: list[str] = []
+    for d in reversed(decoded):
+        form = d.form
+        if form is None:
+            keys.append("")
+            live = True
+            continue
+        dead = not live and d.dead_form is not None and not d.writes_memory
+        keys.append(d.dead_text() if dead else d.text())
+        if d.may_fault or d.flags_read:
+            live = True
+        elif d.flags_killed:
+            live = False
+    keys.reverse()
+    if len(decoded) > 1 and decoded[-1].name == "jcc":
+        before = decoded[-2]
+        if before.name in _FUSIBLE and not before.writes_memory:
+            keys[-2] = f"{keys[-2]}|{keys[-1]}"
+    return keys
+

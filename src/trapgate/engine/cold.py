@@ -1,0 +1,558 @@
+"""The cold tier's contexts: semantics become handlers whose operands come out of the micro-op record at run time.
+
+Handlers have one signature, `preserve_nonecc i64 (ptr state, ptr uop, i64 budget)`, and chain by tail calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from trapgate.arch import layout
+from trapgate.arch.registers import ES, RCX, SS
+from trapgate.cpu.tlb import FAST_ENTRIES
+from trapgate.engine import record
+from trapgate.isa.context import DEFINITIONS, Context, Operand
+from trapgate.isa.flags import Flags
+from trapgate.isa.form import Form, MemoryShape, parse_memory
+from trapgate.isa.ir import CONVENTION, Emitter, Value
+
+# The kind of an access: its size in bytes, and
+WRITE = 0x100
+READ_AND_WRITE = 0x300
+
+
+class ColdOperand:
+    """What all operands share: a width and a place in the record."""
+
+    is_memory = False
+
+    def __init__(self, context: ColdContext, width: int) -> None:
+        self.c = context
+        self.width = width
+
+    def read(self) -> Value:
+        raise TypeError("operand cannot be read")
+
+    def update(self) -> Value:
+        return self.read()
+
+    def write(self, value: Value) -> None:
+        raise TypeError("operand cannot be written")
+
+    def address(self) -> Value:
+        raise TypeError("operand is not in memory")
+
+    linear = address
+
+    def displaced(self, delta: Value) -> Operand:
+        raise TypeError("operand is not in memory")
+
+    def st_index(self) -> Value:
+        raise TypeError("operand is not an x87 register")
+
+
+class RegisterOperand(ColdOperand):
+    """A general-purpose, XMM or MMX register; the slot holds its offset in the state block."""
+
+    def __init__(self, context: ColdContext, width: int, slot: int) -> None:
+        super().__init__(context, width)
+        self._slot = slot
+        self._pointer: Value | None = None
+
+    def _place(self) -> Value:
+        if self._pointer is None:
+            self._pointer = self.c.state_pointer(self.c.slot(self._slot))
+        return self._pointer
+
+    def read(self) -> Value:
+        return self.c.emit.load(self.width, self._place(), 8 if self.width > 64 else 0)
+
+    def write(self, value: Value) -> None:
+        if self.width == 32 and value.width == 32:
+            value = value.zext(64)
+        self.c.emit.store(value, self._place(), 8 if value.width > 64 else 0)
+
+
+class StackRegisterOperand(ColdOperand):
+    """ST(i); the slot holds i."""
+
+    def __init__(self, context: ColdContext, slot: int) -> None:
+        super().__init__(context, 80)
+        self._slot = slot
+
+    def st_index(self) -> Value:
+        return self.c.slot(self._slot).trunc(32)
+
+
+class ImmediateOperand(ColdOperand):
+    """An immediate; `offset` is its place in the record and `stored` its width there."""
+
+    def __init__(self, context: ColdContext, width: int, offset: int, stored: int) -> None:
+        super().__init__(context, width)
+        self._offset, self._stored = offset, stored
+
+    def read(self) -> Value:
+        if self.width <= self._stored:
+            return self.c.of_record(self._offset, self.width)
+        return self.c.of_record(self._offset, self._stored).sext(self.width)
+
+
+class MemoryOperand(ColdOperand):
+    """A memory operand; its slots hold base, index (x shapes) and segment (g and s shapes)."""
+
+    is_memory = True
+
+    def __init__(self, context: ColdContext, shape: MemoryShape, slot: int) -> None:
+        super().__init__(context, shape.width)
+        self.shape = shape
+        self._slot = slot
+        self._address: Value | None = None
+        self._updated: Value | None = None
+        self.segment_slot = slot + {"b": 1, "a": 0}.get(shape.address, 2)
+
+    def address(self) -> Value:
+        if self._address is None:
+            self._address = self._compute(None)
+        return self._address
+
+    def _compute(self, extra_base: tuple[int, int] | None) -> Value:
+        c, bits = self.c, self.shape.address_bits
+        if self.shape.address == "a":
+            return c.of_record(record.LINK, bits)
+        base_slot = c.slot(self._slot)
+        address = c.emit.load(bits, c.state_pointer(base_slot))
+        if extra_base is not None:
+            number, amount = extra_base
+            is_it = base_slot.eq(layout.gpr(number))
+            address = address + is_it.select(c.emit.constant(amount, bits), c.emit.constant(0, bits))
+        displacement = c.of_record(record.DISPLACEMENT, 32)
+        address = address + displacement.sext(bits) if bits >= 32 else address + displacement.trunc(bits)
+        if self.shape.address != "b":
+            index = c.emit.load(bits, c.state_pointer(c.slot(self._slot + 1)))
+            scale = int(self.shape.address[1])
+            address = address + (index << scale.bit_length() - 1 if scale > 1 else index)
+        return address
+
+    def linear(self) -> Value:
+        return self._linear(None, self.width // 8)
+
+    def _linear(self, is_write: bool | None, size: int) -> Value:
+        segment = self.shape.segment
+        place = self.c.state_pointer(self.c.slot(self.segment_slot)) if segment else None
+        return self.c.linear_address(self.address(), place, segment, is_write, size)
+
+    def displaced(self, delta: Value) -> Operand:
+        moved = MemoryOperand(self.c, self.shape, self._slot)
+        moved._address = self.address() + delta
+        return moved
+
+    def after_pop(self, size: int) -> Operand:
+        moved = MemoryOperand(self.c, self.shape, self._slot)
+        if self.shape.address not in ("a",):
+            moved._address = self._compute((4, size))
+        return moved
+
+    def read(self) -> Value:
+        size = self.width // 8
+        return self.c.load_linear(self._linear(False, size), self.width)
+
+    def update(self) -> Value:
+        size = self.width // 8
+        pointer = self.c.host_pointer(self._linear(True, size), size, is_write=True)
+        self._updated = pointer
+        return self.c.emit.load(self.width, pointer, 1)
+
+    def write(self, value: Value) -> None:
+        c = self.c
+        if self._updated is None:
+            c.store_linear(self._linear(True, value.width // 8), value)
+            return
+        c.emit.store(value, self._updated, 1)
+        bounce = c.state_pointer(layout.BOUNCE)
+        with c.emit.when(c.emit.compare("eq", self._updated, bounce), likely=False):
+            c.commit()
+
+
+class _Turn:
+    """A turn of a string instruction (see Context.repeated)."""
+
+    def __init__(self) -> None:
+        self.stop: Value | None = None
+
+    def stop_after_if(self, condition: Value) -> None:
+        self.stop = condition
+
+
+class ColdContext(Context):
+    """One handler: one form, or several fused ones whose records follow each other."""
+
+    def __init__(self, forms: Sequence[Form], name: str, declarations: set[str]) -> None:
+        self.emit = Emitter(declarations)
+        self.name = name
+        self._forms = forms
+        self.state = Value(self.emit, "%state", "ptr", 0)
+        self.uop = Value(self.emit, "%uop", "ptr", 0)
+        self._budget = self.emit.variable(Value(self.emit, "%budget", "i64", 64))
+        self.flags = Flags(self)
+        self._counted = False
+        self._leave: Value | None = None
+        self.form = forms[0]
+        self._ends_block = False
+
+    def generate(self) -> str:
+        """The handler's LLVM assembly."""
+        for i, form in enumerate(self._forms):
+            if i:
+                self.uop = self.emit.offset(self.uop, record.RECORD_SIZE)
+            self._one(form)
+        if not self.emit.terminated:
+            self.flags.flush()
+            following = self.emit.offset(self.uop, record.RECORD_SIZE)
+            self._dispatch(following)
+        header = f"define {CONVENTION} i64 @{self.name}(ptr noalias %state, ptr noalias %uop, i64 %budget) #0"
+        return self.emit.text(header)
+
+    def _one(self, form: Form) -> None:
+        self.form = form
+        self.condition = form.condition
+        self.operand_bits, self.address_bits = form.operand_bits, form.address_bits
+        self.stack_bits = int(form.stack[:2]) if form.stack else 0
+        self.repeat = form.repeat
+        self.bits = form.bits
+        self._leave = None
+        definition = DEFINITIONS[form.name]
+        self._ends_block = definition.ends_block
+        self.flags.dead = not form.live
+        for shape in form.operands:
+            if shape[0] == "m" and not self.address_bits:
+                self.address_bits = parse_memory(shape).address_bits
+        definition.function(self, *self._operands(form.operands))
+
+    def _operands(self, shapes: Sequence[str]) -> list[ColdOperand]:
+        operands: list[ColdOperand] = []
+        slot = 0
+        for shape in shapes:
+            kind = shape[0]
+            if kind == "m":
+                memory = MemoryOperand(self, parse_memory(shape), slot)
+                slot = memory.segment_slot + (1 if memory.shape.segment else 0)
+                operands.append(memory)
+            elif kind == "i":
+                operands.append(ImmediateOperand(self, int(shape[1:]), record.IMMEDIATE, 32))
+            elif kind == "I":
+                operands.append(ImmediateOperand(self, 64, record.LINK, 64))
+            elif kind == "j":
+                operands.append(ImmediateOperand(self, int(shape[1:]), record.DISPLACEMENT, 32))
+            elif shape == "st":
+                operands.append(StackRegisterOperand(self, slot))
+                slot += 1
+            else:
+                width = {"x": 128, "q": 64}.get(shape) or int(shape[1:])
+                operands.append(RegisterOperand(self, width, slot))
+                slot += 1
+        return operands
+
+    # -- the record
+
+    def of_record(self, offset: int, width: int) -> Value:
+        """A field of the micro-op record."""
+        return self.emit.load(width, self.emit.offset(self.uop, offset))
+
+    def slot(self, number: int) -> Value:
+        """An operand slot (64 bits wide)."""
+        return self.of_record(record.SLOTS + 2 * number, 16).zext(64)
+
+    # -- registers
+
+    def register(self, number: int, width: int) -> Value:
+        return self.field(layout.gpr(number), width)
+
+    def set_register(self, number: int, value: Value) -> None:
+        self.set_field(layout.gpr(number), value.zext(64) if value.width == 32 else value)
+
+    # -- memory
+
+    def linear_address(
+        self, offset: Value, segment: Value | None, check: str, is_write: bool | None, size: int, stack: bool = False
+    ) -> Value:
+        """Segment base plus `offset`, with limit and rights checked where `check` is "s" (and is_write is not None)."""
+        if segment is None or not check:
+            return offset.zext(64)
+        base = self.emit.load(64, self.emit.offset(segment, layout.SEGMENT_BASE))
+        if check == "g":
+            return base + offset.zext(64)
+        wide = offset.zext(64)
+        if is_write is not None:
+            which = layout.SEGMENT_HIGH_WRITE if is_write else layout.SEGMENT_HIGH_READ
+            high = self.emit.load(64, self.emit.offset(segment, which))
+            low = self.emit.load(64, self.emit.offset(segment, layout.SEGMENT_LOW))
+            outside = (wide + (size - 1)).sgt(high) | wide.slt(low)
+            place_of_stack = self.state_pointer(layout.segment(SS))
+            vector = self.emit.compare("eq", segment, place_of_stack).select(
+                self.emit.constant(12, 64), self.emit.constant(13, 64)
+            )
+            with self.emit.when(outside, likely=False):
+                self._fault(vector, 0)
+        return (base + wide) & 0xFFFF_FFFF
+
+    def _entry(self, linear: Value, size: int, is_write: bool) -> tuple[Value, Value]:
+        """(hit, entry of the fast table) of an access."""
+        e = self.emit
+        table = e.load_type("ptr", self.state_pointer(layout.DTLB))
+        entry = e.offset(table, (linear >> 7) & ((FAST_ENTRIES - 1) << 5))
+        last = linear + (size - 1) if size > 1 else linear
+        return e.load(64, e.offset(entry, 8 if is_write else 0)).eq(last & ~0xFFF), entry
+
+    def _slow(self, linear: Value, size: int, flags: int) -> Value:
+        """The slow path of an access: a host pointer; leaves the handler on a fault."""
+        e = self.emit
+        function = e.load_type("ptr", self.state_pointer(layout.SLOW_ACCESS))
+        kind = e.constant(size | flags, 64)
+        pointer = e.call(function, "ptr", [self.state, self.uop, self._budget.get(), linear, kind])
+        with e.when(e.compare("eq", pointer, e.null()), likely=False):
+            e.ret(record.EXIT_FAULT)
+        self._budget.set(self.field(layout.EXIT_BUDGET))
+        return pointer
+
+    def host_pointer(self, linear: Value, size: int, is_write: bool) -> Value:
+        """Host address of `size` bytes at a linear address, with permission to write if `is_write`.
+
+        May be the bounce buffer: whoever writes through it must then call `commit`.
+        """
+        e = self.emit
+        hit, entry = self._entry(linear, size, is_write)
+        fast, slow, join = e.new_label("hit"), e.new_label("miss"), e.new_label("join")
+        e.branch(hit, fast, slow, likely=True)
+        e.label(fast)
+        direct = e.pointer(e.load(64, e.offset(entry, 16)) + linear)
+        e.jump(join)
+        e.label(slow)
+        found = self._slow(linear, size, READ_AND_WRITE if is_write else 0)
+        slow_end = e.current_label
+        e.jump(join)
+        e.label(join)
+        return e.phi([(direct, fast), (found, slow_end)])
+
+    def load_linear(self, linear: Value, width: int) -> Value:
+        """Read `width` bits at a linear address."""
+        return self.emit.load(width, self.host_pointer(linear, width // 8, is_write=False), 1)
+
+    def store_linear(self, linear: Value, value: Value) -> None:
+        """Write at a linear address."""
+        e = self.emit
+        size = value.width // 8
+        hit, entry = self._entry(linear, size, is_write=True)
+        fast, slow, join = e.new_label("hit"), e.new_label("miss"), e.new_label("join")
+        e.branch(hit, fast, slow, likely=True)
+        e.label(slow)
+        e.store(value, self._slow(linear, size, WRITE), 1)
+        self.commit()
+        e.jump(join)
+        e.label(fast)
+        e.store(value, e.pointer(e.load(64, e.offset(entry, 16)) + linear), 1)
+        e.jump(join)
+        e.label(join)
+
+    def commit(self) -> None:
+        """Carry what was written to the bounce buffer where it belongs."""
+        function = self.emit.load_type("ptr", self.state_pointer(layout.COMMIT))
+        self.emit.call_void(function, [self.state])
+        self._budget.set(self.field(layout.EXIT_BUDGET))
+
+    def _implicit_linear(self, segment: int, offset: Value, is_write: bool, size: int) -> Value:
+        check = self.form.implicit
+        if check == "g" and segment == ES:
+            check = ""  # 64-bit mode: only FS and GS have a base
+        return self.linear_address(offset, self.state_pointer(layout.segment(segment)), check, is_write, size)
+
+    def load(self, segment: int, offset: Value, width: int) -> Value:
+        return self.load_linear(self._implicit_linear(segment, offset, False, width // 8), width)
+
+    def store(self, segment: int, offset: Value, value: Value) -> None:
+        self.store_linear(self._implicit_linear(segment, offset, True, value.width // 8), value)
+
+    def string_source_segment(self) -> int:
+        return self.form.segment
+
+    def _stack_linear(self, offset: Value, is_write: bool, size: int) -> Value:
+        check = "s" if self.form.stack.endswith("s") else ""
+        return self.linear_address(offset, self.state_pointer(layout.segment(SS)), check, is_write, size)
+
+    def stack_load(self, offset: Value, width: int) -> Value:
+        return self.load_linear(self._stack_linear(offset, False, width // 8), width)
+
+    def stack_store(self, offset: Value, value: Value) -> None:
+        self.store_linear(self._stack_linear(offset, True, value.width // 8), value)
+
+    def after_pop(self, operand: Operand, size: int) -> Operand:
+        assert isinstance(operand, MemoryOperand)
+        return operand.after_pop(size)
+
+    # -- faults and other ways out
+
+    def _exit(self, code: int) -> None:
+        self.set_field(layout.EXIT_UOP, self.emit.address(self.uop))
+        self.set_field(layout.EXIT_BUDGET, self._budget.get())
+        self.emit.ret(code)
+
+    def _fault(self, vector: Value | int, error: int | None) -> None:
+        e = self.emit
+        self.set_field(layout.FAULT_VECTOR, vector if isinstance(vector, Value) else e.constant(vector, 64))
+        self.set_field(layout.FAULT_ERROR, e.constant(-1 if error is None else error, 64))
+        self._exit(record.EXIT_FAULT)
+
+    def fault_if(self, condition: Value, vector: int, error: int | None = None) -> None:
+        with self.emit.when(condition, likely=False):
+            self._fault(vector, error)
+
+    def plain_python_if(self, condition: Value) -> None:
+        with self.emit.when(condition, likely=False):
+            self._exit(record.EXIT_PYTHON_INSIDE)
+
+    # -- leaving the block
+
+    def _dispatch(self, uop: Value) -> None:
+        handler = self.emit.load_type("ptr", uop)
+        self.emit.tail(handler, [self.state, uop, self._budget.get()])
+
+    def _count(self) -> None:
+        if not self._counted:
+            self._budget.set(self._budget.get() - self.of_record(record.COST, 64))
+            self._counted = True
+
+    def _take(self, uop: Value) -> None:
+        """Go to a record unless the budget is used up."""
+        with self.emit.when(self._budget.get().slt(0), likely=False):
+            self.set_field(layout.EXIT_UOP, self.emit.address(uop))
+            self.set_field(layout.EXIT_BUDGET, self._budget.get())
+            self.emit.ret(record.EXIT_BUDGET)
+        self._dispatch(uop)
+
+    def _end(self) -> None:
+        self._count()
+        self.flags.flush()
+
+    def branch_if(self, condition: Value) -> None:
+        self._end()
+        e = self.emit
+        taken, other = e.new_label("taken"), e.new_label("other")
+        e.branch(condition, taken, other)
+        e.label(taken)
+        self._take(e.load_type("ptr", e.offset(self.uop, record.LINK)))
+        e.label(other)
+        self._take(e.load_type("ptr", e.offset(self.uop, record.NEXT_LINK)))
+
+    def goto_target(self) -> None:
+        self._end()
+        self._take(self.emit.load_type("ptr", self.emit.offset(self.uop, record.LINK)))
+
+    def goto_next(self) -> None:
+        self._end()
+        if self._leave is not None:
+            with self.emit.when(self._leave, likely=False):
+                self._exit(record.EXIT_WINDOW)
+        self._take(self.emit.load_type("ptr", self.emit.offset(self.uop, record.NEXT_LINK)))
+
+    def goto_address(self, rip: Value) -> None:
+        self._end()
+        e = self.emit
+        index = (rip ^ (rip >> record.JUMP_CACHE_BITS)) & ((1 << record.JUMP_CACHE_BITS) - 1)
+        cache = e.load_type("ptr", self.state_pointer(layout.JUMP_CACHE))
+        entry = e.offset(cache, index * record.JUMP_CACHE_ENTRY)
+        with e.when(e.load(64, entry).ne(rip), likely=False):
+            self.set_field(layout.RIP, rip)
+            self._exit(record.EXIT_LOOKUP)
+        self._take(e.load_type("ptr", e.offset(entry, 8)))
+
+    def next_ip(self) -> Value:
+        return self.of_record(record.NEXT_IP, 64)
+
+    def time_stamp(self) -> Value:
+        self._count()
+        return self.field(layout.TSC_AT_ZERO) - self._budget.get().sar(32)
+
+    def leave_if(self, condition: Value) -> None:
+        self._leave = condition
+
+    # -- string instructions
+
+    @contextmanager
+    def repeated(self) -> Iterator[_Turn]:
+        turn = _Turn()
+        if not self.repeat:
+            yield turn
+            return
+        e = self.emit
+        count = self.register(RCX, self.address_bits)
+        with e.loop() as loop:
+            count = self.register(RCX, self.address_bits)
+            loop.break_if(count.eq(0))
+            with e.when(self._budget.get().slt(0), likely=False):
+                self._exit(record.EXIT_REPEAT)
+            yield turn
+            left = count - 1
+            self.set_register(RCX, left)
+            self._budget.set(self._budget.get() - (1 << 32))
+            if turn.stop is not None:
+                loop.break_if(turn.stop)
+
+
+def generate_python_exit(name: str) -> str:
+    """The handler of every instruction that Python carries out."""
+    e = Emitter()
+    state, uop, budget = Value(e, "%state", "ptr", 0), Value(e, "%uop", "ptr", 0), Value(e, "%budget", "i64", 64)
+    left = budget - e.load(64, e.offset(uop, record.COST))
+    _store_exit(e, state, uop, left)
+    e.ret(record.EXIT_PYTHON)
+    return e.text(_header(name))
+
+
+def _header(name: str) -> str:
+    return f"define {CONVENTION} i64 @{name}(ptr noalias %state, ptr noalias %uop, i64 %budget) #0"
+
+
+def _store_exit(e: Emitter, state: Value, uop: Value, budget: Value) -> None:
+    e.store(e.address(uop), e.offset(state, layout.EXIT_UOP))
+    e.store(budget, e.offset(state, layout.EXIT_BUDGET))
+
+
+def generate_exit(name: str, code: int, uop_offset: int = 0) -> str:
+    """A handler that only leaves with `code`; exit_uop is its record less `uop_offset` bytes."""
+    e = Emitter()
+    state, uop, budget = Value(e, "%state", "ptr", 0), Value(e, "%uop", "ptr", 0), Value(e, "%budget", "i64", 64)
+    _store_exit(e, state, e.offset(uop, -uop_offset), budget)
+    e.ret(code)
+    return e.text(_header(name))
+
+
+def generate_page_check(name: str) -> str:
+    """The header of a block: its page must be in the instruction TLB and map to the page it was decoded from."""
+    e = Emitter()
+    state, uop, budget = Value(e, "%state", "ptr", 0), Value(e, "%uop", "ptr", 0), Value(e, "%budget", "i64", 64)
+    b = e.variable(budget)
+    linear = e.load(64, e.offset(uop, record.PAGE_LINEAR))
+    physical = e.load(64, e.offset(uop, record.PAGE_PHYSICAL))
+    table = e.load_type("ptr", e.offset(state, layout.ITLB))
+    entry = e.offset(table, (linear >> 7) & ((FAST_ENTRIES - 1) << 5))
+    hit = e.load(64, entry).eq(linear)
+    go, check = e.new_label("go"), e.new_label("check")
+    with e.when(hit ^ 1, likely=False):
+        fetch = e.load_type("ptr", e.offset(state, layout.FETCH_PAGE))
+        found = e.call(fetch, "i64", [state, uop, budget, linear])
+        with e.when(found.eq(0), likely=False):
+            e.ret(record.EXIT_FAULT)
+        b.set(e.load(64, e.offset(state, layout.EXIT_BUDGET)))
+    e.jump(check)
+    e.label(check)
+    # After a fill the entry is there, unless paging is off and the page is no RAM.
+    same = e.load(64, e.offset(entry, 16)).eq(physical) & e.load(64, entry).eq(linear)
+    refetch = e.new_label("refetch")
+    e.branch(same, go, refetch, likely=True)
+    e.label(refetch)
+    _store_exit(e, state, uop, b.get())
+    e.ret(record.EXIT_REFETCH)
+    e.label(go)
+    following = e.offset(uop, record.RECORD_SIZE)
+    e.tail(e.load_type("ptr", following), [state, following, b.get()])
+    return e.text(_header(name))

@@ -1,0 +1,26 @@
+"""Finds out what kind of image a file's bytes are, and makes the matching BootImage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trapgate.firmware.errors import NotAKernel
+from trapgate.firmware.image import BootImage
+from trapgate.firmware.linux import LinuxImage, is_bzimage
+from trapgate.firmware.multiboot import MultibootImage, is_multiboot
+from trapgate.firmware.pvh import PvhImage, is_elf
+from trapgate.firmware.raw import RawImage, is_boot_sector
+
+
+def recognise(data: bytes, command_line: str = "", modules: Sequence[bytes] = (), name: str = "kernel") -> BootImage:
+    """The image in `data`; the first of `modules` is Linux's initrd. Raises FirmwareError, NotAKernel if unknown."""
+    initrd = modules[0] if modules else b""
+    if is_bzimage(data):
+        return LinuxImage(data, initrd, command_line, name)
+    if is_multiboot(data):
+        return MultibootImage(data, command_line, modules, name)
+    if is_elf(data):
+        return PvhImage(data, initrd, command_line, name)
+    if is_boot_sector(data):
+        return RawImage(data, name=name)
+    raise NotAKernel(name, f"{len(data)} bytes of another kind")

@@ -1,0 +1,30 @@
+"""The embedded guests, ready to load; their sources are in `guests/` of the repository.
+
+- `trapgate-guest`: a multiboot 1 kernel (a.out kludge) that tours the processor's modes, then times one-operation
+  loops. Command line: `tests`, `loops` or `all` (default), and `loops=PERCENT`.
+- `bench`: a multiboot 1 kernel for benchmarks. Command line: `bench=NAME n=COUNT`.
+- `real-loop`: 512 bytes for 0000:7C00 in real mode.
+
+All end through isa-debug-exit at port F4h: value 0 for success, 1 for failure.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+NAMES = ("trapgate-guest", "real-loop", "bench")
+
+
+class UnknownGuest(LookupError):
+    """No embedded guest has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no embedded guest is called {name!r}; there are {', '.join(NAMES)}")
+        self.name = name
+
+
+def image(name: str) -> bytes:
+    """The bytes of the embedded guest `name` (one of `NAMES`); raises UnknownGuest."""
+    if name not in NAMES:
+        raise UnknownGuest(name)
+    return files(__name__).joinpath(f"{name}.bin").read_bytes()

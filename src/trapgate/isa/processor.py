@@ -1,0 +1,183 @@
+"""The processor as plain Python forms of instructions see it, and their register.
+
+A Python form is a function `f(processor, instruction)`; `instruction` is iced-x86's. When it is called, `rip` is that of the
+next instruction; a raised Fault makes the run loop restore it. Registered with @python_form("name"): the mnemonic in lower
+case, or the name that isa/decode.py gives special cases (mov_cr, jmp_far, cli_python ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol
+
+import iced_x86 as iced
+
+from trapgate.arch.cpuid import CpuProfile
+
+
+class Segment(Protocol):
+    """A segment register with its hidden part (see cpu/state.py)."""
+
+    selector: int
+    limit: int
+    attributes: int
+
+    @property
+    def base(self) -> int: ...
+    @base.setter
+    def base(self, value: int) -> None: ...
+    def load(self, selector: int, base: int, limit: int, attributes: int) -> None: ...
+
+
+class Table(Protocol):
+    """LDTR or TR."""
+
+    selector: int
+    base: int
+    limit: int
+    attributes: int
+
+    def load(self, selector: int, base: int, limit: int, attributes: int) -> None: ...
+
+
+class Processor(Protocol):
+    """What a Python form may use. Addresses are linear unless they say otherwise; widths are in bits, sizes in bytes."""
+
+    profile: CpuProfile
+    rip: int
+    #: rip of the instruction itself.
+    instruction_rip: int
+    segments: list[Any]
+    ldtr: Any
+    tr: Any
+    gdtr_base: int
+    gdtr_limit: int
+    idtr_base: int
+    idtr_limit: int
+    cr2: int
+    dr: list[int]
+    shadow: bool
+    halted: bool
+
+    @property
+    def bits(self) -> int:
+        """16, 32 or 64: the code segment's size."""
+
+    @property
+    def cpl(self) -> int: ...
+    @property
+    def real_mode(self) -> bool: ...
+    @property
+    def virtual8086(self) -> bool: ...
+    @property
+    def long_mode(self) -> bool:
+        """EFER.LMA."""
+
+    @property
+    def stack_bits(self) -> int: ...
+    @property
+    def cr0(self) -> int: ...
+    @property
+    def cr3(self) -> int: ...
+    @property
+    def cr4(self) -> int: ...
+    @property
+    def efer(self) -> int: ...
+    @property
+    def rflags(self) -> int: ...
+    @rflags.setter
+    def rflags(self, value: int) -> None: ...
+
+    def fault(self, vector: int, error: int | None = None) -> NoReturn:
+        """Raise an exception of the guest."""
+
+    def unimplemented(self, what: str) -> NoReturn:
+        """Stop the run: this exists on the modelled processor and not here yet."""
+
+    def register(self, number: int, width: int) -> int: ...
+    def set_register(self, number: int, width: int, value: int) -> None: ...
+    def operand(self, instruction: iced.Instruction, index: int) -> int:
+        """Read an operand (register, memory, immediate)."""
+
+    def set_operand(self, instruction: iced.Instruction, index: int, value: int) -> None: ...
+    def operand_bits(self, instruction: iced.Instruction, index: int) -> int: ...
+    def memory_operand(self, instruction: iced.Instruction) -> tuple[int, int]:
+        """(segment number, offset) of the memory operand."""
+
+    def read_segment(self, segment: int, offset: int, size: int) -> int:
+        """Read through a segment at the current privilege, limit and rights checked."""
+
+    def write_segment(self, segment: int, offset: int, size: int, value: int) -> None: ...
+    def read_system(self, linear: int, size: int) -> int:
+        """Read as the processor itself does (descriptor tables, TSS): supervisor privilege."""
+
+    def write_system(self, linear: int, size: int, value: int) -> None: ...
+    def push(self, width: int, value: int) -> None: ...
+    def pop(self, width: int) -> int: ...
+    def stack_read(self, offset: int, width: int) -> int:
+        """Read the stack at rSP + offset."""
+
+    def add_to_stack_pointer(self, amount: int) -> None: ...
+    def jump(self, rip: int) -> None:
+        """Go on at `rip` in the current code segment, checked against its limit or for being canonical."""
+
+    def set_cr0(self, value: int) -> None: ...
+    def set_cr3(self, value: int) -> None: ...
+    def set_cr4(self, value: int) -> None: ...
+    def set_efer(self, value: int) -> None: ...
+    def state_field(self, offset: int) -> int: ...
+    def set_state_field(self, offset: int, value: int) -> None: ...
+    def mode_changed(self) -> None:
+        """CS, CPL, or a control register that code depends on has changed."""
+
+    def refetch(self) -> None:
+        """The translation of code addresses may have changed."""
+
+    def flush_page(self, linear: int) -> None: ...
+    def load_data_segment(self, number: int, selector: int) -> None:
+        """MOV, POP, LDS ... into ES, SS, DS, FS, GS, with the mode's checks."""
+
+    def load_flat_code(self, selector: int, cpl: int, long: bool) -> None:
+        """CS as SYSCALL and SYSENTER load it: flat, without looking at a descriptor."""
+
+    def load_flat_stack(self, selector: int, cpl: int) -> None:
+        """SS as SYSCALL and SYSENTER load it."""
+
+    def far_jump(self, selector: int, offset: int, width: int) -> None: ...
+    def far_call(self, selector: int, offset: int, width: int) -> None: ...
+    def far_return(self, width: int, extra: int) -> None: ...
+    def interrupt_return(self, width: int) -> None: ...
+    def software_interrupt(self, vector: int) -> None: ...
+    def read_descriptor(self, selector: int, vector: int = 13) -> tuple[int, int]:
+        """(descriptor as 64 bits, its linear address)."""
+
+    def check_io(self, port: int, size: int) -> None:
+        """#GP(0) unless the current privilege or the TSS's bitmap allows the ports."""
+
+    def read_port(self, port: int, size: int) -> int: ...
+    def write_port(self, port: int, size: int, value: int) -> None: ...
+    def read_msr(self, number: int) -> int: ...
+    def write_msr(self, number: int, value: int) -> None: ...
+    def read_tpr(self) -> int: ...
+    def write_tpr(self, value: int) -> None: ...
+    def time_stamp(self) -> int: ...
+    def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]: ...
+    def charge(self, cycles: int) -> None:
+        """Let modelled time pass."""
+
+
+PythonForm = Callable[[Processor, iced.Instruction], None]
+PYTHON_FORMS: dict[str, PythonForm] = {}
+
+
+def python_form(*names: str) -> Callable[[PythonForm], PythonForm]:
+    """Register the plain Python form of operations."""
+
+    def register(function: PythonForm) -> PythonForm:
+        for name in names:
+            if name in PYTHON_FORMS:
+                raise ValueError(f"{name} has two Python forms")
+            PYTHON_FORMS[name] = function
+        return function
+
+    return register

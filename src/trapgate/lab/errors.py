@@ -1,0 +1,40 @@
+"""What the user can get wrong in what a run is made of. Each message: what was wanted, what was got, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trapgate.machine.errors import MachineError
+
+
+class RunError(MachineError):
+    """Base of bad input to a run."""
+
+    def __init__(self, wanted: str, got: str, remedy: str) -> None:
+        super().__init__(f"wanted {wanted}, got {got}: {remedy}")
+
+
+class ConflictingOptions(RunError):
+    """Two options that exclude each other, or one that needs another."""
+
+
+class UnknownProcessor(RunError):
+    """--cpu names no processor profile."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"a processor that trapgate has ({', '.join(known)})", repr(name), "choose one with --cpu")
+
+
+class FileUnusable(RunError):
+    """A file that was named as guest, kernel or initrd cannot be used."""
+
+    def __init__(self, what: str, path: str, got: str, remedy: str) -> None:
+        article = "an" if what[0] in "aeiou" else "a"
+        super().__init__(f"{article} {what} file at {path}", got, remedy)
+
+
+class CommandNotRun(RunError):
+    """The guest ended without running the command that it was given."""
+
+    def __init__(self, got: str, last: str) -> None:
+        super().__init__("the guest to run the command", got, f"its last line was {last!r}, see it with --serial stdio")

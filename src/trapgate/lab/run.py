@@ -1,0 +1,137 @@
+"""Runs one guest on the bare machine: finds it, composes the machine, loads, runs, and says how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from trapgate.arch.cpuid import PROFILES
+from trapgate.firmware.image import BootImage
+from trapgate.lab.console import CommandOutput, GuestConsole, ProgressCallback
+from trapgate.lab.errors import CommandNotRun, UnknownProcessor
+from trapgate.lab.guest import Guest, find_guest
+from trapgate.lab.options import RunOptions
+from trapgate.lab.statistics import Statistics
+from trapgate.machine.console import ConsoleBackend
+
+#: Why a run ended. `user-quit`: the user's wish; `limit`: --max-instructions.
+Reason = Literal["power-off", "guest-exit", "reset", "user-quit", "triple-fault", "unimplemented", "limit"]
+
+# Exit statuses, as docs/cli.md lists them.
+TRIPLE_FAULT_STATUS = 3
+UNIMPLEMENTED_STATUS = 4
+LIMIT_STATUS = 124
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How the machine stopped.
+
+    `guest_status` is isa-debug-exit's (value << 1) | 1, whole. `report` has lines for the user: registers and code
+    around a triple fault, what is not implemented.
+    """
+
+    reason: Reason
+    guest_status: int = 0
+    report: str = ""
+
+
+class Machine(Protocol):
+    """What a run needs of a machine."""
+
+    def load(self, image: BootImage) -> None:
+        """Put a guest into memory and the processor into its entry state. Raises FirmwareError."""
+
+    def run(self, max_instructions: int | None) -> End:
+        """Run until something ends it."""
+
+    def stop(self) -> None:
+        """End the run as soon as possible: the user asks for it. May be called from a signal handler."""
+
+    def statistics(self) -> Statistics:
+        """What the run counted."""
+
+
+#: Makes the machine for `options`, with COM1's output going to the backend and its input coming from the console.
+MachineMaker = Callable[[RunOptions, ConsoleBackend, GuestConsole, ProgressCallback], Machine]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """A run that has ended. `status` is the exit status that follows; `message` is for the user, often empty."""
+
+    options: RunOptions
+    description: str
+    reason: Reason
+    status: int
+    message: str
+    statistics: Statistics
+
+
+def run_guest(
+    options: RunOptions,
+    console: GuestConsole,
+    progress: ProgressCallback = lambda stage, done, total: None,
+    make_machine: MachineMaker | None = None,
+) -> RunOutcome:
+    """Run the guest that `options` describe, its serial console on `console`, until it ends.
+
+    Raises RunError, FirmwareError and the like for what the user got wrong; nothing that the guest does raises.
+    """
+    if options.processor not in PROFILES:
+        raise UnknownProcessor(options.processor, tuple(PROFILES))
+    guest = find_guest(options, progress)
+    output = CommandOutput(console, guest.splitter) if guest.splitter is not None else None
+    machine = (make_machine or _bare_machine)(options, output or console, console, progress)
+    machine.load(guest.image)
+    console.on_quit = machine.stop
+    with console:
+        end = machine.run(options.max_instructions)
+        if output is not None:
+            output.finish()
+    status = _status(end, guest)
+    return RunOutcome(options, guest.description, end.reason, status, _message(end, options), machine.statistics())
+
+
+def _bare_machine(
+    options: RunOptions, output: ConsoleBackend, console: GuestConsole, progress: ProgressCallback
+) -> Machine:
+    # Bad input is found before the engine with LLVM, the slowest of all imports, is needed.
+    from trapgate.lab.bare import BareRun
+
+    return BareRun(options, output, console, progress)
+
+
+def _status(end: End, guest: Guest) -> int:
+    """The exit status. Raises CommandNotRun when the guest ended by itself without having run its command."""
+    if guest.splitter is not None and guest.splitter.status is not None:
+        return guest.splitter.status
+    if end.reason == "triple-fault":
+        return TRIPLE_FAULT_STATUS
+    if end.reason == "unimplemented":
+        return UNIMPLEMENTED_STATUS
+    if end.reason == "limit":
+        return LIMIT_STATUS
+    if end.reason == "user-quit":
+        return 0
+    if guest.splitter is not None:
+        lines = guest.splitter.preamble.decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        raise CommandNotRun(f"one that ended ({end.reason}) before it was done", last)
+    if end.reason == "guest-exit" and end.guest_status != guest.success_status:
+        return end.guest_status & 0xFF
+    return 0
+
+
+def _message(end: End, options: RunOptions) -> str:
+    """What the user should know about the end, without a newline at the end."""
+    if end.reason == "reset":
+        return "trapgate: the guest asked for a reset: the run ends here"
+    if end.reason == "limit":
+        return f"trapgate: ended after {options.max_instructions} instructions, as --max-instructions asks"
+    if end.reason == "triple-fault":
+        return f"trapgate: triple fault: the guest's processor has shut down\n{end.report}".rstrip()
+    if end.reason == "unimplemented":
+        return f"trapgate: not implemented yet: {end.report}".rstrip()
+    return ""

@@ -1,0 +1,125 @@
+"""Guest-physical memory: one host mapping in which guest-physical address 0 is the first byte.
+
+RAM below 3 GiB starts at 0, the rest at 4 GiB; between them lies the hole for memory-mapped devices, as on PCs. The
+mapping covers the hole too but reserves no host memory for what is not touched, so that host address = base + guest-
+physical address for every byte of RAM.
+
+Beside RAM stand two arrays, one element per 4 KB page, which native code reads:
+
+- `page_kind` (u8): 0 not RAM, 1 RAM.
+- `code_map` (u64): bit i is set when decoded code was taken from bytes 64*i to 64*i+63 of the page. Whoever writes to
+  such a granule must drop that code first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Callable
+
+from trapgate.machine.errors import AddressOutsideMemory, InvalidMemorySize
+
+PAGE = 4096
+LOW_LIMIT = 3 << 30
+HIGH_BASE = 4 << 30
+GRANULE = 64
+
+NOT_RAM = 0
+RAM = 1
+
+
+def _address_of(buffer: mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
+
+def _reserve(length: int) -> mmap.mmap:
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    return mmap.mmap(-1, length, flags=flags)
+
+
+class PhysicalMemory:
+    """RAM of `size` bytes (a multiple of 4096, 1 MB to 64 GB).
+
+    Raises InvalidMemorySize at construction, AddressOutsideMemory on accesses that leave RAM.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size % PAGE or not (1 << 20) <= size <= (64 << 30):
+            raise InvalidMemorySize(size)
+        self.size = size
+        low = min(size, LOW_LIMIT)
+        top = low if size <= LOW_LIMIT else HIGH_BASE + size - low
+        self._ranges = [range(0, low)] + ([range(HIGH_BASE, top)] if top > HIGH_BASE else [])
+        self.top = top
+        self.page_count = top // PAGE
+        self._ram = _reserve(top)
+        self.view = memoryview(self._ram)
+        self.base = _address_of(self._ram)
+        self._kind = _reserve(self.page_count)
+        self.page_kind_address = _address_of(self._kind)
+        for r in self._ranges:
+            self._kind[r.start // PAGE : r.stop // PAGE] = bytes([RAM]) * (len(r) // PAGE)
+        self._code = _reserve(self.page_count * 8)
+        self.code_map = memoryview(self._code).cast("Q")
+        self.code_map_address = _address_of(self._code)
+        #: Called with (guest-physical address, length) before a host-side write reaches decoded code.
+        self.on_code_write: Callable[[int, int], None] = lambda address, length: None
+
+    def ranges(self) -> list[range]:
+        """Guest-physical ranges that are RAM, lowest first."""
+        return list(self._ranges)
+
+    def is_ram(self, address: int, length: int = 1) -> bool:
+        """True when all `length` bytes at guest-physical `address` are RAM."""
+        return any(r.start <= address and address + length <= r.stop for r in self._ranges)
+
+    def _check(self, address: int, length: int) -> None:
+        if not self.is_ram(address, length):
+            raise AddressOutsideMemory(address, length, self.size)
+
+    def read(self, address: int, length: int) -> bytes:
+        """`length` bytes at guest-physical `address`."""
+        self._check(address, length)
+        return bytes(self.view[address : address + length])
+
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+        """Write `data` at guest-physical `address`; decoded code under it is dropped first."""
+        length = len(data)
+        self._check(address, length)
+        if length:
+            code = self.code_map
+            if any(code[page] for page in range(address // PAGE, (address + length - 1) // PAGE + 1)):
+                self.on_code_write(address, length)
+            self.view[address : address + length] = data
+
+    def read_u8(self, address: int) -> int:
+        """The byte at guest-physical `address`."""
+        return self.read(address, 1)[0]
+
+    def read_u16(self, address: int) -> int:
+        """The little-endian 16-bit word at guest-physical `address`."""
+        return int.from_bytes(self.read(address, 2), "little")
+
+    def read_u32(self, address: int) -> int:
+        """The little-endian 32-bit word at guest-physical `address`."""
+        return int.from_bytes(self.read(address, 4), "little")
+
+    def read_u64(self, address: int) -> int:
+        """The little-endian 64-bit word at guest-physical `address`."""
+        return int.from_bytes(self.read(address, 8), "little")
+
+    def write_u8(self, address: int, value: int) -> None:
+        """Write the low 8 bits of `value` at guest-physical `address`."""
+        self.write(address, (value & 0xFF).to_bytes(1, "little"))
+
+    def write_u16(self, address: int, value: int) -> None:
+        """Write the low 16 bits of `value` at guest-physical `address`."""
+        self.write(address, (value & 0xFFFF).to_bytes(2, "little"))
+
+    def write_u32(self, address: int, value: int) -> None:
+        """Write the low 32 bits of `value` at guest-physical `address`."""
+        self.write(address, (value & 0xFFFF_FFFF).to_bytes(4, "little"))
+
+    def write_u64(self, address: int, value: int) -> None:
+        """Write the low 64 bits of `value` at guest-physical `address`."""
+        self.write(address, (value & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "little"))

@@ -1,0 +1,1 @@
+"""Tests of the bus, the clock and what else devices stand on."""

@@ -1,0 +1,59 @@
+"""16- and 32-bit code: trapgate against Unicorn."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+
+from .budget import SETTINGS, chosen, sweeps
+from .check import assert_agree, cases_of, failures, report
+from .forms import Form, all_forms
+from .trapgate_side import TrapgateProcessor
+from .unicorn_side import UnicornProcessor, is_compared
+
+pytestmark = pytest.mark.xdist_group("oracle")
+FORMS = {bits: [form for form in all_forms(bits) if is_compared(form)] for bits in (16, 32)}
+
+
+@pytest.fixture(scope="module")
+def unicorn16() -> UnicornProcessor:
+    return UnicornProcessor(16)
+
+
+@pytest.fixture(scope="module")
+def unicorn32() -> UnicornProcessor:
+    return UnicornProcessor(32)
+
+
+def test_every_16_bit_form(
+    pytestconfig: pytest.Config, unicorn16: UnicornProcessor, trapgate16: TrapgateProcessor
+) -> None:
+    found = []
+    for pairs in sweeps(pytestconfig, FORMS[16], default=1):
+        found += failures(unicorn16, trapgate16, cases_of(pairs))
+    assert not found, report(found)
+
+
+def test_every_32_bit_form(
+    pytestconfig: pytest.Config, unicorn32: UnicornProcessor, trapgate32: TrapgateProcessor
+) -> None:
+    found = []
+    for pairs in sweeps(pytestconfig, FORMS[32], default=1):
+        found += failures(unicorn32, trapgate32, cases_of(pairs))
+    assert not found, report(found)
+
+
+@SETTINGS
+@given(pairs=chosen(FORMS[16]))
+def test_random_16_bit_cases(
+    unicorn16: UnicornProcessor, trapgate16: TrapgateProcessor, pairs: list[tuple[Form, int]]
+) -> None:
+    assert_agree(unicorn16, trapgate16, cases_of(pairs))
+
+
+@SETTINGS
+@given(pairs=chosen(FORMS[32]))
+def test_random_32_bit_cases(
+    unicorn32: UnicornProcessor, trapgate32: TrapgateProcessor, pairs: list[tuple[Form, int]]
+) -> None:
+    assert_agree(unicorn32, trapgate32, cases_of(pairs))

@@ -1,0 +1,1 @@
+"""Page walks and segment checks against naive second models."""

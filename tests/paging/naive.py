@@ -1,0 +1,166 @@
+"""A naive second model of address translation, written from the manual: AMD64 APM vol. 2, chapter 5.
+
+Nothing here is shared with the processor under test. One walk follows one access; nothing is cached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+# Page-table entry bits (5.4.1, field definitions).
+PRESENT, WRITABLE, USER, ACCESSED, DIRTY, LARGE, GLOBAL = 1 << 0, 1 << 1, 1 << 2, 1 << 5, 1 << 6, 1 << 7, 1 << 8
+NO_EXECUTE = 1 << 63
+
+# Page-fault error code (8.4.2).
+ERROR_P, ERROR_RW, ERROR_US, ERROR_RSV, ERROR_ID = 1, 2, 4, 8, 16
+
+
+@dataclass(frozen=True)
+class Registers:
+    """Control bits that decide how addresses are translated."""
+
+    cr3: int
+    pae: bool = True
+    long_mode: bool = True
+    page_size_extensions: bool = True
+    write_protect: bool = True
+    no_execute_enable: bool = True
+    #: Width of physical addresses in bits (CPUID 8000_0008h).
+    physical_bits: int = 48
+    #: The four page-directory-pointer entries of legacy PAE mode, as MOV CR3 loaded them.
+    pdptes: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Access:
+    write: bool = False
+    user: bool = False
+    fetch: bool = False
+
+
+@dataclass
+class Translation:
+    """Where an access goes. `updates` maps the physical address of a table entry to its new value."""
+
+    physical: int
+    page_size: int
+    is_global: bool
+    references: int
+    updates: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass
+class PageFault:
+    error: int
+    references: int
+
+
+#: Reads an entry: (physical address, size in bytes) to its value.
+ReadEntry = Callable[[int, int], int]
+
+
+@dataclass
+class _Level:
+    """One table on the way: which bits of the linear address index it, and what a large page there covers."""
+
+    low_bit: int
+    index_bits: int
+    entry_size: int
+    may_be_large: bool
+    #: Entry bits that must be 0, whatever the entry means, and only in a large page.
+    reserved: int
+    reserved_large: int = 0
+
+
+def _bits(high: int, low: int) -> int:
+    return ((1 << (high - low + 1)) - 1) << low
+
+
+def _levels(registers: Registers) -> tuple[int, list[_Level]]:
+    """(address of the first table, the levels from the top)."""
+    address_bits = _bits(51, registers.physical_bits) if registers.physical_bits < 52 else 0
+    if not registers.pae:
+        # 5.2.1, 5.2.2: 4-MB pages where CR4.PSE is 1; bit 21 of such an entry is reserved.
+        upper = _Level(22, 10, 4, registers.page_size_extensions, 0, 1 << 21)
+        return registers.cr3 & 0xFFFF_F000, [upper, _Level(12, 10, 4, False, 0)]
+    reserved = address_bits
+    if not registers.long_mode:
+        reserved |= _bits(62, 52)  # figures 5-13, 5-14: must be zero outside long mode
+    if not registers.no_execute_enable:
+        reserved |= NO_EXECUTE
+    lower = [_Level(21, 9, 8, True, reserved, _bits(20, 13)), _Level(12, 9, 8, False, reserved)]
+    if not registers.long_mode:
+        return 0, lower
+    pml4 = _Level(39, 9, 8, False, reserved | LARGE)  # figure 5-20: bit 7 must be zero
+    pdp = _Level(30, 9, 8, True, reserved, _bits(29, 13))
+    return registers.cr3 & _bits(51, 12), [pml4, pdp, *lower]
+
+
+def translate(read: ReadEntry, registers: Registers, linear: int, access: Access) -> Translation | PageFault:
+    """Translate a canonical linear address (32 bits outside long mode) as the processor must."""
+    table, levels = _levels(registers)
+    error = ERROR_RW if access.write else 0
+    error |= ERROR_US if access.user else 0
+    if access.fetch and registers.pae and registers.no_execute_enable:
+        error |= ERROR_ID
+    references = 0
+    if registers.pae and not registers.long_mode:
+        pdpte = registers.pdptes[linear >> 30 & 3]
+        if not pdpte & PRESENT:
+            return PageFault(error, 0)
+        table = pdpte & _bits(51, 12)
+    path: list[tuple[int, int, _Level]] = []
+    for level in levels:
+        index = linear >> level.low_bit & ((1 << level.index_bits) - 1)
+        place = table + index * level.entry_size
+        entry = read(place, level.entry_size)
+        references += 1
+        if not entry & PRESENT:
+            return PageFault(error, references)
+        large = level.may_be_large and bool(entry & LARGE)
+        forbidden = level.reserved | (level.reserved_large if large else 0)
+        if entry & forbidden:
+            return PageFault(error | ERROR_P | ERROR_RSV, references)
+        path.append((place, entry, level))
+        if large or level.low_bit == 12:
+            return _finish(registers, linear, access, error, references, path)
+        table = entry & (_bits(51, 12) if level.entry_size == 8 else 0xFFFF_F000)
+    raise AssertionError("the last level always ends the walk")
+
+
+def _finish(
+    registers: Registers,
+    linear: int,
+    access: Access,
+    error: int,
+    references: int,
+    path: list[tuple[int, int, _Level]],
+) -> Translation | PageFault:
+    # 5.6: a page is writable, a user page, only if every level says so; no-execute if any level says so.
+    writable = all(entry & WRITABLE for _, entry, _ in path)
+    user = all(entry & USER for _, entry, _ in path)
+    no_execute = registers.pae and any(entry & NO_EXECUTE for _, entry, _ in path)
+    denied = access.user and not user
+    if access.write and not writable and (access.user or registers.write_protect):
+        denied = True
+    if access.fetch and no_execute:
+        denied = True
+    if denied:
+        return PageFault(error | ERROR_P, references)
+    place, entry, level = path[-1]
+    page_size = 1 << level.low_bit
+    if page_size == 4 << 20:
+        # 5.2.2: bits 20:13 hold physical address bits 39:32.
+        base = (entry & 0xFFC0_0000) | (entry >> 13 & 0xFF) << 32
+    else:
+        mask = _bits(51, 12) if level.entry_size == 8 else 0xFFFF_F000
+        base = entry & mask & ~(page_size - 1)
+    updates = {}
+    for at, old, _ in path:
+        new = old | ACCESSED
+        if at == place and access.write:
+            new |= DIRTY
+        if new != old:
+            updates[at] = new
+    return Translation(base | (linear & (page_size - 1)), page_size, bool(entry & GLOBAL), references, updates)
