@@ -10,9 +10,13 @@ from hypothesis import strategies as st
 from trapgate.firmware.fw_cfg import FwCfg
 from trapgate.machine.memory import PhysicalMemory
 
+from .images import bzimage
+
 
 def device() -> FwCfg:
-    return FwCfg(PhysicalMemory(4 << 20), b"KERNEL", b"INITRD!", "console=ttyS0", {"opt/test": b"value"})
+    config = FwCfg(PhysicalMemory(4 << 20), {"opt/test": b"value"})
+    config.set_boot_files(b"KERNEL", b"INITRD!", "console=ttyS0")
+    return config
 
 
 def read_item(config: FwCfg, item: int, length: int) -> bytes:
@@ -41,6 +45,15 @@ def test_items() -> None:
     assert read_item(config, 0x12, 8) == b"INITRD!\0"
     assert read_item(config, 0x15, 14) == b"console=ttyS0\0"
     assert read_item(config, 0x7777, 4) == bytes(4)
+
+
+def test_bzimage_comes_in_two_parts() -> None:
+    config = device()
+    config.set_boot_files(bzimage(setup_sectors=3, payload=b"\x90" * 0x1000))
+    assert read_item(config, 0x17, 4) == struct.pack("<I", 2048)
+    assert read_item(config, 0x18, 0x206)[0x202:] == b"HdrS"
+    assert read_item(config, 0x08, 4) == struct.pack("<I", 0x1000)
+    assert read_item(config, 0x11, 2) == b"\x90\x90"
 
 
 def test_file_directory() -> None:

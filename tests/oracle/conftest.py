@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from trapgate.engine.handlers import HandlerStore
+
 from .host import Reference
+from .trapgate_side import TrapgateProcessor
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,3 +25,27 @@ def reference() -> Iterator[Reference]:
     processor = Reference()
     yield processor
     processor.close()
+
+
+@pytest.fixture(scope="session")
+def handlers() -> HandlerStore:
+    """Compiled handlers, shared by the processors and with the user's cache."""
+    return HandlerStore()
+
+
+@pytest.fixture(scope="session")
+def trapgate64(handlers: HandlerStore) -> TrapgateProcessor:
+    """Trapgate in 64-bit code at CPL 3."""
+    return TrapgateProcessor(64, handlers)
+
+
+@pytest.fixture(scope="session")
+def trapgate32(handlers: HandlerStore) -> TrapgateProcessor:
+    """Trapgate in flat 32-bit code at CPL 0."""
+    return TrapgateProcessor(32, handlers)
+
+
+@pytest.fixture(scope="session")
+def trapgate16(handlers: HandlerStore) -> TrapgateProcessor:
+    """Trapgate in real mode."""
+    return TrapgateProcessor(16, handlers)

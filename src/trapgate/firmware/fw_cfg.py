@@ -9,6 +9,7 @@ import struct
 from collections.abc import Mapping
 
 from trapgate.firmware.elf import clear
+from trapgate.firmware.linux import is_bzimage, parse_header
 from trapgate.firmware.memory_map import memory_map
 from trapgate.machine.device import PlainState
 from trapgate.machine.memory import PhysicalMemory
@@ -34,6 +35,8 @@ KERNEL_DATA_ITEM = 0x11
 INITRD_DATA_ITEM = 0x12
 COMMAND_LINE_SIZE_ITEM = 0x14
 COMMAND_LINE_DATA_ITEM = 0x15
+SETUP_SIZE_ITEM = 0x17
+SETUP_DATA_ITEM = 0x18
 DIRECTORY_ITEM = 0x19
 FIRST_FILE_ITEM = 0x20
 #: Bit 14 asks for the write channel, which modern QEMU ignores; bit 15 marks items of one architecture.
@@ -54,26 +57,17 @@ FILE_NAME_ROOM = 56
 
 
 class FwCfg(PlainState):
-    """The device. Items are fixed at construction; nothing here is writable by the guest."""
+    """The device. Nothing in it is writable by the guest."""
 
     __slots__ = ("dma_address", "items", "memory", "name", "port_width", "position", "selected")
 
     STATE = ("selected", "position", "dma_address")
 
-    def __init__(
-        self,
-        memory: PhysicalMemory,
-        kernel: bytes = b"",
-        initrd: bytes = b"",
-        command_line: str = "",
-        files: Mapping[str, bytes] | None = None,
-        cpu_count: int = 1,
-    ) -> None:
+    def __init__(self, memory: PhysicalMemory, files: Mapping[str, bytes] | None = None, cpu_count: int = 1) -> None:
         """`files` are further named items, such as `opt/...`; their names have at most 55 bytes."""
         self.name = "fw_cfg"
         self.port_width = 2
         self.memory = memory
-        line = command_line.encode("utf-8", "surrogateescape") + b"\0" if command_line else b""
         self.items: dict[int, bytes] = {
             SIGNATURE_ITEM: b"QEMU",
             ID_ITEM: struct.pack("<I", ID_TRADITIONAL | ID_DMA),
@@ -81,15 +75,23 @@ class FwCfg(PlainState):
             NO_GRAPHICS_ITEM: struct.pack("<H", 1),
             CPU_COUNT_ITEM: struct.pack("<H", cpu_count),
             MAX_CPUS_ITEM: struct.pack("<H", cpu_count),
-            KERNEL_SIZE_ITEM: struct.pack("<I", len(kernel)),
-            KERNEL_DATA_ITEM: kernel,
-            INITRD_SIZE_ITEM: struct.pack("<I", len(initrd)),
-            INITRD_DATA_ITEM: initrd,
-            COMMAND_LINE_SIZE_ITEM: struct.pack("<I", len(line)),
-            COMMAND_LINE_DATA_ITEM: line,
         }
         self._add_files({"etc/e820": b"".join(entry.pack() for entry in memory_map(memory)), **(files or {})})
+        self.set_boot_files()
         self.reset()
+
+    def set_boot_files(self, kernel: bytes = b"", initrd: bytes = b"", command_line: str = "") -> None:
+        """Offer what is being booted. A bzImage is given in two items, its real-mode part apart, as QEMU does."""
+        setup_size = parse_header(kernel, "the kernel").setup_size if is_bzimage(kernel) else 0
+        line = command_line.encode("utf-8", "surrogateescape") + b"\0" if command_line else b""
+        for size_item, data_item, content in (
+            (SETUP_SIZE_ITEM, SETUP_DATA_ITEM, kernel[:setup_size]),
+            (KERNEL_SIZE_ITEM, KERNEL_DATA_ITEM, kernel[setup_size:]),
+            (INITRD_SIZE_ITEM, INITRD_DATA_ITEM, initrd),
+            (COMMAND_LINE_SIZE_ITEM, COMMAND_LINE_DATA_ITEM, line),
+        ):
+            self.items[size_item] = struct.pack("<I", len(content))
+            self.items[data_item] = content
 
     def _add_files(self, files: Mapping[str, bytes]) -> None:
         directory = struct.pack(">I", len(files))
