@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import time
 
 import pytest
 
@@ -23,10 +24,13 @@ def test_elsewhere_than_on_a_terminal_each_stage_has_one_line(capfd: pytest.Capt
     assert capfd.readouterr().err == "trapgate: downloading a package\ntrapgate: native handlers\n"
 
 
-def read_all(descriptor: int) -> str:
+def read_until(descriptor: int, wanted: str, seconds: float = 5.0) -> str:
+    """What the terminal shows, until `wanted` is in it or the time is up (a bar is drawn again and again)."""
     data = b""
-    while select.select([descriptor], [], [], 0.2)[0]:
-        data += os.read(descriptor, 4096)
+    deadline = time.monotonic() + seconds
+    while wanted.encode() not in data and time.monotonic() < deadline:
+        if select.select([descriptor], [], [], 0.05)[0]:
+            data += os.read(descriptor, 4096)
     return data.decode()
 
 
@@ -42,14 +46,14 @@ def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -
     screen = take_stderr(monkeypatch)
     display = ProgressDisplay(ProcessConsole(None, None), is_terminal=True)
     display("native handlers", 0, 200)
+    assert "trapgate: native handlers" in read_until(screen, "native handlers")
     display("native handlers", 100, 200)
-    text = read_all(screen)
-    assert "trapgate: native handlers" in text
+    assert "50%" in read_until(screen, "50%")
     display("native handlers", 200, 200)
-    # The line is cleared, and the cursor is shown again.
-    end = read_all(screen)
-    assert "\x1b[2K" in end
-    assert "\x1b[?25h" in end
+    # The cursor is shown again, and nothing is drawn any more.
+    assert "\x1b[?25h" in read_until(screen, "\x1b[?25h")
+    read_until(screen, "nothing", 0.2)
+    assert read_until(screen, "nothing", 0.3) == ""
     display.close()
 
 
@@ -60,8 +64,8 @@ def test_no_bar_in_the_middle_of_the_guests_line(monkeypatch: pytest.MonkeyPatch
         console.write(b"# ls")
         display = ProgressDisplay(console, is_terminal=True)
         display("native handlers", 0, 200)
-        assert read_all(screen) == ""
+        assert read_until(screen, "native handlers", 0.3) == ""
         console.write(b"\n")
         display("native handlers", 96, 200)
-        assert "native handlers" in read_all(screen)
+        assert "native handlers" in read_until(screen, "native handlers")
         display.close()

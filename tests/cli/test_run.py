@@ -14,11 +14,12 @@ from trapgate.firmware.raw import RawImage
 from trapgate.lab import guest as guests
 from trapgate.lab import run as lab_run
 from trapgate.lab.console_output import ConsoleSplitter
+from trapgate.lab.ends import End
 from trapgate.lab.errors import CommandNotRun
 from trapgate.lab.guest import Guest, find_guest
 from trapgate.lab.initramfs import MARKER_PREFIX
 from trapgate.lab.options import RunOptions
-from trapgate.lab.run import End, run_guest
+from trapgate.lab.run import run_guest
 from trapgate.lab.statistics import Statistics
 from trapgate.machine.console import ConsoleBackend
 
@@ -42,6 +43,11 @@ class Console:
 
     def write(self, data: bytes) -> None:
         self.data += data
+
+    has_input = is_interactive = False
+
+    def flush(self) -> None:
+        pass
 
     def poll(self) -> bytes:
         return b""
@@ -108,6 +114,7 @@ def boot_sector_guest(**changes: object) -> Guest:
         (End("guest-exit", guest_status=33), 33, ""),
         (End("guest-exit", guest_status=0x1FF), 0xFF, ""),
         (End("reset"), 0, "trapgate: the guest asked for a reset: the run ends here"),
+        (End("halted"), 0, "trapgate: the guest's processor has halted, and nothing is left to wake it"),
         (
             End("triple-fault", report="#PF at 0x10"),
             3,

@@ -100,6 +100,8 @@ class Outcome:
     vector: int = -1
     error: int = 0
     address: int = 0
+    #: Of an exception, this reference knows the vector alone.
+    vector_only: bool = False
 
 
 @dataclass
@@ -118,6 +120,8 @@ class Case:
     undefined_registers: dict[int, int] = field(default_factory=dict)
     #: The same for XMM registers.
     undefined_xmm: dict[int, int] = field(default_factory=dict)
+    #: Where in the window the memory operand lies; -1: there is none.
+    operand_offset: int = -1
     #: Bytes of the window (offset, length) that are not compared.
     ignored_memory: tuple[tuple[int, int], ...] = ()
     #: The form's name and the seed: they make the same case again.

@@ -19,7 +19,8 @@ _MASK64 = (1 << 64) - 1
 _ATTEMPTS = 50
 #: These form an address and do not use it.
 NO_ACCESS = {"LEA", "NOP", "PREFETCH", "PREFETCHW", "PREFETCHNTA", "PREFETCHT0", "PREFETCHT1", "PREFETCHT2"}
-#: Written in several steps: what a fault in the middle leaves behind differs between processors.
+#: Written in several steps: what a fault in the middle leaves behind differs between processors. So are 80-bit operands:
+#: Intel's processors have stored the first 8 bytes when the second page turns out to be missing.
 NO_FAULTS = {
     "FXSAVE", "FXSAVE64", "FXRSTOR", "FXRSTOR64", "FNSAVE", "FSAVE", "FRSTOR", "FNSTENV", "FSTENV", "FLDENV", "ENTER",
     "JMP", "CALL", "POPF", "POPFD", "POPFQ", "BOUND", "PUSHA", "PUSHAD", "POPA", "POPAD",
@@ -77,6 +78,7 @@ def _attempt(form: Form, choices: Choices, seed: int, number: int) -> Case:
         undefined.undefined_flags(form, decoded, state),
         undefined.undefined_registers(form, decoded, state),
         undefined.undefined_xmm(form, decoded),
+        -1 if ea is None else ea - places.window,
         undefined.ignored_memory(form, made.size, 0 if ea is None else ea - places.window),
         form.name,
         seed,
@@ -92,7 +94,7 @@ def _place(made: Draft, choices: Choices, places: areas.Places) -> int:
     if size >= 90:
         return window + (0 if choices.chance(90) else choices.between(0, 100))
     kind = choices.between(0, 99)
-    if places.faults and name not in NO_FAULTS:
+    if places.faults and name not in NO_FAULTS and size != 10:
         if kind < 3 and size > 1:
             return unmapped - choices.between(1, size - 1)
         if kind < 5:

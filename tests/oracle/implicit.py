@@ -71,7 +71,9 @@ def _stack(made: Draft, choices: Choices, gpr: list[int], window: bytearray, pin
         flags = choices.bits(64) & 0xCD5 | choices.bits(2) << 12 | choices.bits(1) << 21 | choices.bits(1) << 14
         window[at : at + 8] = (flags & ~(1 << 14)).to_bytes(8, "little")
     elif places.faults and name in ("PUSH", "POP", "PUSHF", "PUSHFQ", "LEAVE", "RET") and choices.chance(5):
-        edge = choices.pick((places.unmapped, places.unmapped - 2, places.unmapped + 4, places.read_only + 64))
+        # RET must not read an address from there that nobody has chosen.
+        readable = places.unmapped if name == "RET" else places.read_only + 64
+        edge = choices.pick((places.unmapped, places.unmapped - 2, places.unmapped + 4, readable))
         gpr[RBP if name == "LEAVE" else RSP] = edge
 
 

@@ -49,6 +49,7 @@ ENDLESS = -3
 _HLT = b"\xf4"
 _MEMORY_SIZE = 4 << 20
 _SLOTS_AT, _DATA_AT, _TABLES_AT = 0x10_0000, 0x08_0000, 0x1000
+_TSS, _TSS_AT = 0x1000_0000, 0x07_0000
 _PRESENT, _WRITABLE, _USER = 1, 2, 4
 _MOST_INSTRUCTIONS = 200
 _DPL3 = 3 << DPL_SHIFT
@@ -128,7 +129,10 @@ class TrapgateProcessor:
                 attributes = DATA_RW_ACCESSED | ATTRIBUTE_DB | ATTRIBUTE_G | _DPL3
                 segment.load(areas.USER_DATA, 0, 0xFFFF_FFFF, attributes)
         segments[GS].base = areas.GS_BASE
-        self.processor.tr.load(0x40, 0, 0x67, 0x8B)  # no I/O permission bitmap
+        # A TSS whose I/O permission bitmap lies beyond its limit.
+        self._map(_TSS, _TSS_AT, _PRESENT | _WRITABLE)
+        self.memory.write_u16(_TSS_AT + 0x66, 0x68)
+        self.processor.tr.load(0x40, _TSS, 0x67, 0x8B)
         self.processor.cpl = 3
 
     def _enter_protected_mode(self) -> None:

@@ -48,6 +48,8 @@ DTLB = _field("dtlb")
 ITLB = _field("itlb")
 #: Base of CS as linear addresses of code need it (0 in 64-bit mode).
 CODE_BASE = _field("code_base")
+#: Highest offset in CS (16- and 32-bit code).
+CODE_LIMIT = _field("code_limit")
 #: 16, 32 or 64: the code segment's default size.
 CODE_BITS = _field("code_bits")
 KERNEL_GS_BASE = _field("kernel_gs_base")
@@ -57,6 +59,15 @@ KERNEL_GS_BASE = _field("kernel_gs_base")
 SEGMENT_SIZE = 32
 SEGMENT_BASE, SEGMENT_LOW, SEGMENT_HIGH_READ, SEGMENT_HIGH_WRITE = 0, 8, 16, 24
 SEGMENTS = _field("segments", 6 * SEGMENT_SIZE)
+
+#: Selectors of ES, CS, SS, DS, FS, GS.
+SELECTORS = _field("selectors", 6 * 8)
+#: The descriptors that CS and SS were loaded from (all ones when they were not loaded from one).
+CODE_DESCRIPTOR = _field("code_descriptor")
+STACK_DESCRIPTOR = _field("stack_descriptor")
+GDTR_BASE = _field("gdtr_base")
+GDTR_LIMIT = _field("gdtr_limit")
+TSC_AUX = _field("tsc_aux")
 
 # Control registers as the page walker needs them.
 CR0 = _field("cr0")
@@ -151,6 +162,11 @@ GPR_OFFSETS = {name: gpr(i) for i, name in enumerate(GPR_NAMES)}
 def segment(number: int) -> int:
     """Offset of segment `number` (ES, CS, SS, DS, FS, GS)."""
     return SEGMENTS + SEGMENT_SIZE * number
+
+
+def selector(number: int) -> int:
+    """Offset of the selector of segment `number`."""
+    return SELECTORS + 8 * number
 
 
 SEGMENT_OFFSETS = {name: segment(i) for i, name in enumerate(SEGMENT_NAMES)}

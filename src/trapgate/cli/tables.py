@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from rich.console import Console
 from rich.table import Table
 
+from trapgate.cpu.faults import NAMES
 from trapgate.lab.run import RunOutcome
-from trapgate.lab.vectors import vector_name
 
 #: What the TLB's counters are called in the table, in its order. The JSON names are the keys.
 TLB_TITLES = {
@@ -18,6 +18,8 @@ TLB_TITLES = {
     "dtlb_l2_hits": "data: misses in L1, hits in L2",
     "dtlb_misses": "data: misses in both, walks",
     "dtlb_walk_references": "data: memory references of walks",
+    "tlb_flushes": "flushes of the whole TLB",
+    "tlb_page_flushes": "flushes of one page",
 }
 
 
@@ -35,8 +37,8 @@ def print_statistics(outcome: RunOutcome) -> None:
     console.print(run)
     titled = {TLB_TITLES.get(name, name.replace("_", " ")): count for name, count in statistics.tlb.items()}
     _print_counts(console, "TLB", titled.items())
-    _print_counts(console, "interrupts by vector", _vectors(statistics.interrupts, external=True))
-    _print_counts(console, "exceptions by vector", _vectors(statistics.exceptions, external=False))
+    _print_counts(console, "interrupts by vector", _vectors(statistics.interrupts))
+    _print_counts(console, "exceptions by vector", _vectors(statistics.exceptions))
     _print_counts(console, "port accesses by device", _largest_first(statistics.port_accesses))
     _print_counts(console, "MMIO accesses by device", _largest_first(statistics.memory_accesses))
 
@@ -58,9 +60,8 @@ def _print_counts(console: Console, title: str, counts: Iterable[tuple[str, int]
     console.print(table)
 
 
-def _vectors(counts: Mapping[int, int], external: bool) -> Iterable[tuple[str, int]]:
-    for vector in sorted(counts):
-        yield (f"{vector} ({vector:#04x})" if external else vector_name(vector)), counts[vector]
+def _vectors(counts: Mapping[int, int]) -> Iterable[tuple[str, int]]:
+    return ((f"{vector} {NAMES.get(vector, f'({vector:#04x})')}", counts[vector]) for vector in sorted(counts))
 
 
 def _largest_first(counts: Mapping[str, int]) -> Iterable[tuple[str, int]]:

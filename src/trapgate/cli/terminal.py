@@ -81,6 +81,16 @@ class ProcessConsole:
         self._saved_handlers: dict[int, Any] = {}
         self._filter: EscapeFilter | None = None
 
+    @property
+    def has_input(self) -> bool:
+        """False when nothing will ever come: there is no input, or it has ended."""
+        return self._input is not None
+
+    @property
+    def is_interactive(self) -> bool:
+        """True when a person types: the input is a terminal."""
+        return self._filter is not None and self._input is not None
+
     def __enter__(self) -> Self:
         handlers = {
             signal.SIGINT: self._interrupt,

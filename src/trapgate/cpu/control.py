@@ -43,7 +43,7 @@ _CANONICAL = frozenset((MSR_LSTAR, MSR_CSTAR, MSR_FS_BASE, MSR_GS_BASE, MSR_KERN
 #: number -> bits that can be written.
 _ALL = (1 << 64) - 1
 _PLAIN: dict[int, int] = {
-    MSR_STAR: _ALL, MSR_LSTAR: _ALL, MSR_CSTAR: _ALL, MSR_SFMASK: 0xFFFF_FFFF, MSR_TSC_AUX: 0xFFFF_FFFF,
+    MSR_STAR: _ALL, MSR_LSTAR: _ALL, MSR_CSTAR: _ALL, MSR_SFMASK: 0xFFFF_FFFF,
     MSR_SYSENTER_CS: 0xFFFF, MSR_SYSENTER_ESP: _ALL, MSR_SYSENTER_EIP: _ALL,
     0x2FF: 0xCFF, 0x250: _ALL, 0x258: _ALL, 0x259: _ALL,
     0x17A: 7, 0x17B: _ALL, 0x1D9: 0x7F,
@@ -171,6 +171,8 @@ class Control(Delivery):
             return self.segments[GS].base
         if number == MSR_KERNEL_GS_BASE:
             return self.state.get(layout.KERNEL_GS_BASE)
+        if number == MSR_TSC_AUX:
+            return self.state.get(layout.TSC_AUX)
         if number == MSR_EFER:
             return self.efer
         if number == MSR_TSC:
@@ -193,6 +195,8 @@ class Control(Delivery):
             self.segments[GS].base = value
         elif number == MSR_KERNEL_GS_BASE:
             self.state.set(layout.KERNEL_GS_BASE, value)
+        elif number == MSR_TSC_AUX:
+            self.state.set(layout.TSC_AUX, value & 0xFFFF_FFFF)
         elif number == MSR_EFER:
             self.set_efer(value)
         elif number == MSR_TSC:

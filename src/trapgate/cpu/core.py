@@ -83,7 +83,7 @@ class Core:
         self.apic: LocalApicRegisters | None = None
         self.segments = [SegmentRegister(self.state, i) for i in range(6)]
         self.ldtr, self.tr = SystemSegment(), SystemSegment()
-        self.gdtr_base = self.gdtr_limit = self.idtr_base = self.idtr_limit = 0
+        self.idtr_base = self.idtr_limit = 0
         self.cr2 = 0
         self.dr = [0] * 8
         self.msrs: dict[int, int] = {}
@@ -124,6 +124,8 @@ class Core:
         self.tr.load(0, 0, 0xFFFF, 0x8B)
         self.gdtr_base = self.idtr_base = 0
         self.gdtr_limit = self.idtr_limit = 0xFFFF
+        self.set_state_field(layout.CODE_DESCRIPTOR, -1)
+        self.set_state_field(layout.STACK_DESCRIPTOR, -1)
         self.rip, self.cpl = 0xFFF0, 0
         self.cr2 = 0
         self.dr = [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400]
@@ -222,6 +224,24 @@ class Core:
         """Extended feature enable register."""
         return self.q[layout.EFER >> 3]
 
+    @property
+    def gdtr_base(self) -> int:
+        """Linear address of the GDT."""
+        return self.q[layout.GDTR_BASE >> 3]
+
+    @gdtr_base.setter
+    def gdtr_base(self, value: int) -> None:
+        self.q[layout.GDTR_BASE >> 3] = value & _M64
+
+    @property
+    def gdtr_limit(self) -> int:
+        """Limit of the GDT in bytes."""
+        return self.q[layout.GDTR_LIMIT >> 3]
+
+    @gdtr_limit.setter
+    def gdtr_limit(self, value: int) -> None:
+        self.q[layout.GDTR_LIMIT >> 3] = value & 0xFFFF
+
     # -- modes
 
     @property
@@ -318,7 +338,7 @@ class Core:
             vector = q[layout.FAULT_VECTOR >> 3]
             if vector == vectors.PF:
                 raise Fault(vector, q[layout.FAULT_ERROR >> 3], q[layout.FAULT_ADDRESS >> 3])
-            raise Fault(vector, q[layout.FAULT_ERROR >> 3])
+            raise Fault(vector & 0xFF, q[layout.FAULT_ERROR >> 3])
         return self.q[layout.TRANSLATED >> 3]
 
     def _parts(self, linear: int, size: int, access: int) -> list[tuple[int, int]]:

@@ -21,7 +21,8 @@ from trapgate.cpu.tlb import DATA, FAST_ENTRIES, FAST_SIZE, INSTRUCTION, L1_ENTR
 from trapgate.cpu.walk import NativeFunction, is_ram
 from trapgate.isa.ir import Value
 
-GENERAL_PROTECTION = 13
+#: What the fault vector field holds for a non-canonical address: #SS for stack references, else #GP.
+NON_CANONICAL = 0x100 | 13
 _VECTOR = f"<{L1_ENTRIES} x i64>"
 DEVICE = 1  # what translate returns for a page that is not RAM
 
@@ -283,7 +284,7 @@ def _emit_translate(side: Side, declarations: set[str]) -> str:
     # Long mode: addresses must be canonical (APM vol. 2, 5.3.1). Python makes a #SS of it for stack references.
     wide = linear.trunc(48).sext(64)
     with e.when(f.flag(layout.EFER, EFER_LMA) & wide.ne(linear), likely=False):
-        f.set_field(layout.FAULT_VECTOR, GENERAL_PROTECTION)
+        f.set_field(layout.FAULT_VECTOR, NON_CANONICAL)
         f.set_field(layout.FAULT_ERROR, 0)
         e.ret(0)
     with e.when(f.flag(layout.CR0, CR0_PG) ^ 1):  # (a)

@@ -74,15 +74,24 @@ class SegmentRegister:
     The base lives in the state block, where native code reads (and SWAPGS writes) it.
     """
 
-    __slots__ = ("_offset", "_state", "attributes", "limit", "name", "selector")
+    __slots__ = ("_offset", "_selector", "_state", "attributes", "limit", "name")
 
     def __init__(self, state: State, number: int) -> None:
         self._state = state
         self._offset = layout.segment(number)
+        self._selector = layout.selector(number) >> 3
         self.name = SEGMENT_NAMES[number]
-        self.selector = 0
         self.attributes = 0
         self.limit = 0
+
+    @property
+    def selector(self) -> int:
+        """The visible part, 16 bits."""
+        return self._state.q[self._selector]
+
+    @selector.setter
+    def selector(self, value: int) -> None:
+        self._state.q[self._selector] = value & 0xFFFF
 
     @property
     def base(self) -> int:

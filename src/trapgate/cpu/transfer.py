@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trapgate.arch import vectors
+from trapgate.arch import layout, vectors
 from trapgate.arch.registers import (
     CS,
     DS,
@@ -172,6 +172,7 @@ class Transfers(Core):
     def _enter_code(self, selector: int, descriptor: int, place: int, attributes: int, cpl: int) -> None:
         self._set_accessed(descriptor, place)
         self.segments[CS].load(selector & ~3 | cpl, base_of(descriptor), limit_of(descriptor), attributes | 1)
+        self.set_state_field(layout.CODE_DESCRIPTOR, descriptor | 1 << 40)
         self.cpl = cpl
         self.mode_changed()
 
@@ -358,6 +359,7 @@ class Transfers(Core):
         size = ATTRIBUTE_L if long else ATTRIBUTE_DB
         attributes = CODE_ACCESSED | size | cpl << DPL_SHIFT | 0x800
         self.segments[CS].load(selector, 0, 0xFFFF_FFFF, attributes)
+        self.set_state_field(layout.CODE_DESCRIPTOR, -1)
         self.cpl = cpl
         self.mode_changed()
 

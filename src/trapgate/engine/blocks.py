@@ -29,8 +29,8 @@ class Block:
     """A decoded block. `address` is the host address of its header record."""
 
     __slots__ = (
-        "address", "decoded", "end", "first", "incoming", "next_rip", "page", "rip", "second_page", "target", "translation",
-        "valid",
+        "address", "decoded", "end", "first", "incoming", "length", "next_rip", "page", "rip", "second_page", "target",
+        "translation", "valid",
     )  # fmt: skip
 
     def __init__(self, translation: Translation, rip: int, page: int) -> None:
@@ -39,6 +39,8 @@ class Block:
         self.page = page
         self.second_page: int | None = None
         self.decoded: list[Decoded] = []
+        #: Bytes of code.
+        self.length = 0
         self.address = 0
         #: Host address of the first instruction's record, and of the record that ends the block.
         self.first = 0
@@ -64,6 +66,10 @@ class Block:
     def index_of(self, uop: int) -> int:
         """How many of its instructions stand before a record."""
         return max(0, min((uop - self.first) // record.RECORD_SIZE, len(self.decoded)))
+
+    def cycles_before(self, index: int) -> int:
+        """Modelled cycles of its first `index` instructions."""
+        return sum([d.cycles for d in self.decoded[:index]])
 
 
 class Site:
@@ -238,6 +244,7 @@ class BlockStore:
                 self.sites.append(Site(block, d, rip, (rip + length) & d.target_mask))
             rip += length
         last = decoded[-1]
+        block.length = rip - block.rip
         ip_mask = (1 << mode.decode.bits) - 1
         block.next_rip = rip & ip_mask if mode.decode.bits != 16 else rip & 0xFFFF_FFFF
         n = len(decoded)
@@ -255,7 +262,7 @@ class BlockStore:
                 fixed["unlinked_next"],
                 end + record.UNLINKED_NEXT,
                 block.next_rip,
-                (n << 32) + n,
+                (sum([d.cycles for d in decoded]) << 32) + n,
                 0,
             )
         )
@@ -270,7 +277,7 @@ class BlockStore:
 
     def _note_code(self, block: Block, start: int) -> None:
         """Mark the bytes of a block as code, so that writes to them are noticed."""
-        length = sum(d.length for d in block.decoded)
+        length = block.length
         first_page_end = (start | (PAGE - 1)) + 1
         self._mark(block, start, min(length, first_page_end - start))
         if block.second_page is not None and block.second_page >= 0:
@@ -334,7 +341,7 @@ class BlockStore:
         """Which granules of a page hold the block's code."""
         mode = block.translation.mode
         offset = (mode.code_base + block.rip) & (PAGE - 1)
-        length = sum(d.length for d in block.decoded)
+        length = block.length
         if block.page // PAGE == page:
             first, last = offset, min(offset + length, PAGE) - 1
         else:

@@ -74,6 +74,13 @@ class RegisterOperand(ColdOperand):
         self.c.emit.store(value, self._place(), 8 if value.width > 64 else 0)
 
 
+class CountOperand(ColdOperand):
+    """CL."""
+
+    def read(self) -> Value:
+        return self.c.register(RCX, 8)
+
+
 class StackRegisterOperand(ColdOperand):
     """ST(i); the slot holds i."""
 
@@ -244,6 +251,8 @@ class ColdContext(Context):
                 operands.append(ImmediateOperand(self, 64, record.LINK, 64))
             elif kind == "j":
                 operands.append(ImmediateOperand(self, int(shape[1:]), record.DISPLACEMENT, 32))
+            elif shape == "cl":
+                operands.append(CountOperand(self, 8))
             elif shape == "st":
                 operands.append(StackRegisterOperand(self, slot))
                 slot += 1
@@ -372,6 +381,9 @@ class ColdContext(Context):
     def store(self, segment: int, offset: Value, value: Value) -> None:
         self.store_linear(self._implicit_linear(segment, offset, True, value.width // 8), value)
 
+    def load_system(self, linear: Value, width: int) -> Value:
+        return self.load_linear(linear, width)
+
     def string_source_segment(self) -> int:
         return self.form.segment
 
@@ -457,6 +469,10 @@ class ColdContext(Context):
     def goto_address(self, rip: Value) -> None:
         self._end()
         e = self.emit
+        if self._leave is not None:
+            with e.when(self._leave, likely=False):
+                self.set_field(layout.RIP, rip)
+                self._exit(record.EXIT_LOOKUP)
         index = (rip ^ (rip >> record.JUMP_CACHE_BITS)) & ((1 << record.JUMP_CACHE_BITS) - 1)
         cache = e.load_type("ptr", self.state_pointer(layout.JUMP_CACHE))
         entry = e.offset(cache, index * record.JUMP_CACHE_ENTRY)

@@ -18,6 +18,7 @@ from trapgate.arch.registers import CR0_PG, CR4_PAE, CR4_PSE, IF, SS, TF
 from trapgate.cpu import tlb
 from trapgate.cpu.control import Control
 from trapgate.cpu.core import Unimplemented
+from trapgate.cpu.lookup import NON_CANONICAL
 from trapgate.cpu.faults import Fault, TripleFault
 from trapgate.cpu.mode import Mode
 from trapgate.engine import record
@@ -213,7 +214,8 @@ class Processor(Control):
         q = self.q
         uop = q[layout.EXIT_UOP >> 3]
         budget = _signed(q[layout.EXIT_BUDGET >> 3])
-        inside = self.blocks.block_at(uop).index_of(uop)
+        block = self.blocks.block_at(uop)
+        inside = block.cycles_before(block.index_of(uop))
         self.clock.now = self._zero - (budget >> 32) - self._forced + inside
 
     def _leave_device(self) -> None:
@@ -261,6 +263,7 @@ class Processor(Control):
         q[layout.ITLB >> 3] = base + tlb.INSTRUCTION.fast + table
         q[layout.USER >> 3] = 4 if user else 0
         q[layout.CODE_BASE >> 3] = mode.code_base
+        q[layout.CODE_LIMIT >> 3] = mode.code_limit
         q[layout.CODE_BITS >> 3] = mode.decode.bits
         q[layout.JUMP_CACHE >> 3] = translation.jump_cache
         self._translation = translation
@@ -292,7 +295,7 @@ class Processor(Control):
         if result == 0:
             vector = q[layout.FAULT_VECTOR >> 3]
             address = q[layout.FAULT_ADDRESS >> 3] if vector == vectors.PF else None
-            raise Fault(vector, q[layout.FAULT_ERROR >> 3], address)
+            raise Fault(vector & 0xFF, q[layout.FAULT_ERROR >> 3], address)
         physical = q[layout.TRANSLATED >> 3]
         if result == 1:
             raise Unimplemented("execution outside RAM", f"rip {self.rip:#x}, guest-physical {physical:#x}")
@@ -576,7 +579,7 @@ class Processor(Control):
         block = self.blocks.block_at(uop)
         done = block.index_of(uop)
         self.instructions += done
-        self.clock.now += done
+        self.clock.now += block.cycles_before(done)
         self.rip = self.instruction_rip = block.rip_of(uop)
         return block
 
@@ -587,15 +590,15 @@ class Processor(Control):
         if vector == vectors.PF:
             fault = Fault(vector, error, q[layout.FAULT_ADDRESS >> 3])
         else:
-            if vector == vectors.GP and block.translation.mode.decode.bits == 64 and self._uses_stack(block, uop):
-                vector = vectors.SS
+            if vector == NON_CANONICAL:
+                vector = vectors.SS if self._uses_stack(block, uop) else vectors.GP
             fault = Fault(vector, None if error == _M64 else error)
         self._deliver(fault)
         return 0
 
     def _uses_stack(self, block: Block, uop: int) -> bool:
         """64-bit mode: a non-canonical address in a stack reference is #SS(0), not #GP(0) (APM vol. 2, 8.2.13)."""
-        if uop < block.first or self.q[layout.FAULT_ERROR >> 3]:
+        if uop < block.first:
             return False
         decoded = block.decoded[block.index_of(uop)]
         if decoded.form is None or decoded.name in ("cmpxchg16b",):
@@ -646,7 +649,9 @@ class Processor(Control):
         return 0
 
     def _exit_lookup(self, uop: int) -> int:
-        rip = self.q[layout.RIP >> 3]
+        return self._exit_lookup_at(self.q[layout.RIP >> 3])
+
+    def _exit_lookup_at(self, rip: int) -> int:
         self.rip = rip
         try:
             block = self._find(rip)
@@ -660,8 +665,11 @@ class Processor(Control):
         return block.address
 
     def _exit_stale(self, uop: int) -> int:
-        self._partial(uop)
-        return 0
+        old = self._partial(uop)
+        if uop > old.address:
+            return 0
+        # The jump cache, or a link made before the block went, still led here.
+        return self._exit_lookup_at(old.rip)
 
     def _exit_window(self, uop: int) -> int:
         block = self.blocks.block_at(uop)

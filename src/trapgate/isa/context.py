@@ -104,6 +104,10 @@ class Context(ABC):
         """Write at `offset` in `segment`."""
 
     @abstractmethod
+    def load_system(self, linear: Value, width: int) -> Value:
+        """Read at a linear address as the processor itself does; only in code at CPL 0."""
+
+    @abstractmethod
     def string_source_segment(self) -> int:
         """DS or the overriding segment of a string instruction."""
 

@@ -15,6 +15,7 @@ import iced_x86 as iced
 from iced_x86 import Code, CpuidFeature, DecoderOptions, Mnemonic, OpKind, Register
 
 from trapgate.arch import layout
+from trapgate.arch.costs import BASE_CYCLES
 from trapgate.arch.registers import CS, DS, ES, FS, GS, SS
 from trapgate.isa.context import DEFINITIONS
 from trapgate.isa.form import Form
@@ -59,7 +60,7 @@ class Decoded:
     """How one instruction is carried out, wherever it stands."""
 
     __slots__ = (
-        "_texts", "body", "dead_form", "ends_block", "flags_killed", "flags_read", "flags_written", "form", "instruction",
+        "_texts", "body", "cycles", "dead_form", "ends_block", "flags_killed", "flags_read", "flags_written", "form", "instruction",
         "length", "may_fault", "name", "python", "relative", "target", "target_mask", "writes_memory",
     )  # fmt: skip
 
@@ -68,6 +69,7 @@ class Decoded:
         self.length: int = instruction.len
         #: Name of the operation: a key of DEFINITIONS, or of the Python forms when `python`.
         self.name = name
+        self.cycles = BASE_CYCLES.get(name, 1)
         self.python = False
         self.form: Form | None = None
         self.dead_form: Form | None = None
@@ -116,6 +118,8 @@ for _i in range(16):
 for _i in range(8):
     REGISTER_SLOTS[getattr(Register, f"MM{_i}")] = ("q", layout.fpr(_i))
     REGISTER_SLOTS[getattr(Register, f"ST{_i}")] = ("st", _i)
+for _i, _name in enumerate(("ES", "CS", "SS", "DS", "FS", "GS")):
+    REGISTER_SLOTS[getattr(Register, _name)] = ("r64", layout.selector(_i))
 
 SEGMENT_NUMBERS = {
     Register.ES: ES, Register.CS: CS, Register.SS: SS, Register.DS: DS, Register.FS: FS, Register.GS: GS,
@@ -153,10 +157,10 @@ _SIZED = {
 }  # fmt: skip
 _STACK = {
     "push", "pop", "call", "call_indirect", "ret", "leave", "enter0", "pushf", "pushfd", "pushfq",
-    "popf", "popfd", "popfq", "pusha", "pushad", "popa", "popad",
+    "popf", "popfd", "popfq", "pusha", "pushad", "popa", "popad", "iretq_within",
 }  # fmt: skip
 #: Operations that do something else in 64-bit code than in 16- and 32-bit code.
-_BITS_MATTER = {"fxsave", "fxsave64", "fxrstor", "fxrstor64"}
+_BITS_MATTER = {"fxsave", "fxsave64", "fxrstor", "fxrstor64", "ret", "jmp_indirect", "call_indirect"}
 _COUNTED = {"jcxz": 16, "jecxz": 32, "jrcxz": 64}
 _IMPLICIT_KINDS = {
     OpKind.MEMORY_SEG_SI: 16, OpKind.MEMORY_SEG_ESI: 32, OpKind.MEMORY_SEG_RSI: 64,
@@ -170,6 +174,7 @@ _IMMEDIATE_BITS = {
 }  # fmt: skip
 _NEAR = (OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64)
 _FAR = (OpKind.FAR_BRANCH16, OpKind.FAR_BRANCH32)
+_MAY_FAULT = {"div", "idiv", "aam", "wait"}
 _SHIFTS = {"shl", "sal", "shr", "sar", "rol", "ror", "rcl", "rcr", "shld", "shrd"}
 _ADDRESS_LETTER = {64: "", 32: "d", 16: "w"}
 _NO_ACCESS = {"lea", "nop", "reservednop"}
@@ -202,8 +207,6 @@ def _name_of(instruction: iced.Instruction, has_bmi: bool) -> tuple[str, int]:
         return "movq_from_mmx", -1  # its operand widths are those of MOVQ mm, r64
     if mnemonic == "tzcnt" and not has_bmi:
         return "bsf", -1  # F3 0F BC without BMI1 is BSF (APM vol. 3, TZCNT)
-    if mnemonic == "enter" and instruction.immediate(1) & 31 == 0:
-        return "enter0", -1
     return mnemonic, -1
 
 
@@ -227,6 +230,8 @@ class Decoder:
         self._features = features
         self._python_forms = python_forms
         self._memory: dict[bytes, Decoded] = {}
+        self._operations: dict[int, tuple[str, int, bool]] = {}
+        self._sizes: dict[tuple[int, str], int] = {}
 
     def block(self, code: bytes, limit: int, single: bool) -> tuple[list[Decoded], bool]:
         """Decode from the start of `code` until a block ends, `limit` instructions, or the bytes run out.
@@ -260,20 +265,37 @@ class Decoder:
         return decoded
 
     def _decode(self, instruction: iced.Instruction) -> Decoded:
+        code = instruction.code
+        operation = self._operations.get(code)
+        if operation is None:
+            operation = self._operations[code] = self._operation(instruction)
+        name, condition, native = operation
+        if name == "enter" and instruction.immediate(1) & 31 == 0:
+            name, native = "enter0", True
+        return self._native(instruction, name, condition) if native else self._python(instruction, name)
+
+    def _operation(self, instruction: iced.Instruction) -> tuple[str, int, bool]:
+        """(name, condition, whether it is native) of every instruction with the same iced code."""
         refused = self._refusal(instruction)
         if refused:
-            return self._python(instruction, refused)
+            return refused, -1, False
         name, condition = _name_of(instruction, "BMI1" in self._features)
         system = _system_operand(instruction)
         if system and name in ("mov", "push", "pop"):
-            return self._python(instruction, f"{name}_{system}")
+            name = f"{name}_{system}"
+        if name == "mov_sreg" and instruction.op_kind(1) == OpKind.REGISTER and (
+            instruction.op_register(1) in SEGMENT_NUMBERS
+        ):
+            name = "mov_from_sreg"
+        if name == "iretq" and self.mode.bits == 64 and self.mode.cpl == 0:
+            name = "iretq_within"
         if self._needs_python(name):
             name = f"{name}_python"
         if name in self._python_forms:
-            return self._python(instruction, name)
+            return name, -1, False
         if name not in DEFINITIONS:
-            return self._python(instruction, "unimplemented")
-        return self._native(instruction, name, condition)
+            return "unimplemented", -1, False
+        return name, condition, True
 
     def _refusal(self, instruction: iced.Instruction) -> str:
         """Which exception the instruction raises just by being there, or ''."""
@@ -312,7 +334,9 @@ class Decoder:
             return mode.cpl != 0 or mode.virtual8086
         if name in ("pushf", "pushfd", "pushfq"):
             return mode.virtual8086
-        return name == "rdtsc" and not mode.time_stamp_allowed
+        if name == "swapgs":
+            return mode.cpl != 0 or mode.bits != 64
+        return name in ("rdtsc", "rdtscp") and not mode.time_stamp_allowed
 
     def _python(self, instruction: iced.Instruction, name: str) -> Decoded:
         decoded = Decoded(instruction, name)
@@ -342,6 +366,9 @@ class Decoder:
         for i in range(instruction.op_count):
             kind = instruction.op_kind(i)
             if kind == OpKind.REGISTER:
+                if i and name in _SHIFTS and instruction.op_register(i) == Register.CL and i == instruction.op_count - 1:
+                    shapes.append("cl")
+                    continue
                 shape, slot = REGISTER_SLOTS[instruction.op_register(i)]
                 shapes.append(shape)
                 fields.slots.append(slot)
@@ -374,7 +401,7 @@ class Decoder:
             name,
             tuple(shapes),
             condition,
-            self._operand_bits(instruction, name),
+            self._size_of(instruction, name),
             self._address_bits(instruction, name, address_bits),
             self.mode.stack if name in _STACK else "",
             self._repeat(instruction, name),
@@ -428,6 +455,13 @@ class Decoder:
             return "g" if source in (FS, GS) else ""
         return "" if mode.is_flat(ES) and source in (-1, DS) and mode.is_flat(DS) else "s"
 
+    def _size_of(self, instruction: iced.Instruction, name: str) -> int:
+        key = (instruction.code, name)
+        size = self._sizes.get(key)
+        if size is None:
+            size = self._sizes[key] = self._operand_bits(instruction, name)
+        return size
+
     def _operand_bits(self, instruction: iced.Instruction, name: str) -> int:
         base = name.removesuffix("_string")
         if base in _STRINGS and (name in _STRINGS and name not in ("movsd", "cmpsd") or name != base):
@@ -474,7 +508,7 @@ class Decoder:
         """What the flags and faults of an instruction mean for those around it."""
         instruction, name = decoded.instruction, decoded.name
         stack = name in _STACK
-        decoded.may_fault = has_memory or stack or decoded.ends_block or name in ("div", "idiv", "aam") or name[0] == "f"
+        decoded.may_fault = has_memory or stack or decoded.ends_block or name in _MAY_FAULT or name[0] == "f"
         decoded.writes_memory = (has_memory or stack) and not decoded.ends_block
         read, modified = instruction.rflags_read & ALL_ARITHMETIC, instruction.rflags_modified & ALL_ARITHMETIC
         decoded.flags_read = bool(read)

@@ -4,6 +4,7 @@ Operand shapes are short texts:
 
     r8 r16 r32 r64   general-purpose register (a slot of the micro-op names its place in the state block; AH is RAX + 1)
     x q st           XMM register, MMX register, x87 stack position (its slot holds the number i of ST(i))
+    cl               the count of a shift, in CL
     i8 .. i64        immediate in the micro-op's 32-bit field, sign-extended; I64: in its 64-bit field
     j8 j16           second immediate, in the displacement field
     m<bits><address><size><segment>   memory operand of that many bits, where

@@ -50,8 +50,6 @@ class Processor(Protocol):
     segments: list[Any]
     ldtr: Any
     tr: Any
-    gdtr_base: int
-    gdtr_limit: int
     idtr_base: int
     idtr_limit: int
     cr2: int
@@ -59,6 +57,14 @@ class Processor(Protocol):
     shadow: bool
     halted: bool
 
+    @property
+    def gdtr_base(self) -> int: ...
+    @gdtr_base.setter
+    def gdtr_base(self, value: int) -> None: ...
+    @property
+    def gdtr_limit(self) -> int: ...
+    @gdtr_limit.setter
+    def gdtr_limit(self, value: int) -> None: ...
     @property
     def bits(self) -> int:
         """16, 32 or 64: the code segment's size."""

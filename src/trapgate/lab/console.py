@@ -19,6 +19,17 @@ class GuestConsole(ConsoleBackend, AbstractContextManager["GuestConsole"], Proto
     #: Called when the user ends the run.
     on_quit: Callable[[], None]
 
+    @property
+    def has_input(self) -> bool:
+        """False when nothing will ever come: there is no input, or it has ended."""
+
+    @property
+    def is_interactive(self) -> bool:
+        """True when a person types."""
+
+    def flush(self) -> None:
+        """Show what was written so far."""
+
     def poll(self) -> bytes:
         """Bytes that have come since the last call; never waits."""
 

@@ -4,37 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from trapgate.arch.cpuid import PROFILES
 from trapgate.firmware.image import BootImage
 from trapgate.lab.console import CommandOutput, GuestConsole, ProgressCallback
+from trapgate.lab.ends import End, Reason
 from trapgate.lab.errors import CommandNotRun, UnknownProcessor
 from trapgate.lab.guest import Guest, find_guest
 from trapgate.lab.options import RunOptions
 from trapgate.lab.statistics import Statistics
 from trapgate.machine.console import ConsoleBackend
 
-#: Why a run ended. `user-quit`: the user's wish; `limit`: --max-instructions.
-Reason = Literal["power-off", "guest-exit", "reset", "user-quit", "triple-fault", "unimplemented", "limit"]
-
 # Exit statuses, as docs/cli.md lists them.
 TRIPLE_FAULT_STATUS = 3
 UNIMPLEMENTED_STATUS = 4
 LIMIT_STATUS = 124
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """How the machine stopped.
-
-    `guest_status` is isa-debug-exit's (value << 1) | 1, whole. `report` has lines for the user: registers and code
-    around a triple fault, what is not implemented.
-    """
-
-    reason: Reason
-    guest_status: int = 0
-    report: str = ""
 
 
 class Machine(Protocol):
@@ -128,6 +113,8 @@ def _message(end: End, options: RunOptions) -> str:
     """What the user should know about the end, without a newline at the end."""
     if end.reason == "reset":
         return "trapgate: the guest asked for a reset: the run ends here"
+    if end.reason == "halted":
+        return "trapgate: the guest's processor has halted, and nothing is left to wake it"
     if end.reason == "limit":
         return f"trapgate: ended after {options.max_instructions} instructions, as --max-instructions asks"
     if end.reason == "triple-fault":

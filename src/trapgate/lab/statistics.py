@@ -21,9 +21,9 @@ class Statistics:
     cycles: int
     #: Host time from the guest's first instruction to the end of the run, in seconds.
     host_seconds: float
-    #: External interrupts that the processor took.
+    #: External and software interrupts that the processor took.
     interrupts: Mapping[int, int] = field(default_factory=dict)
-    #: Exceptions and software interrupts that were delivered.
+    #: Exceptions that were delivered.
     exceptions: Mapping[int, int] = field(default_factory=dict)
     tlb: Mapping[str, int] = field(default_factory=dict)
     port_accesses: Mapping[str, int] = field(default_factory=dict)

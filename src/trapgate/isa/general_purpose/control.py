@@ -1,17 +1,25 @@
-"""Near transfers of control: JMP, Jcc, CALL, RET, LOOP (APM vol. 3, chapter 3), and RDTSC.
+"""Near transfers of control: JMP, Jcc, CALL, RET, LOOP (APM vol. 3, chapter 3); RDTSC, SWAPGS, IRETQ within the kernel.
 
-A target is checked against the limit of CS, or for being canonical, where it is fetched.
+The target of a direct branch is checked against the limit of CS where it is fetched.
 """
 
 from __future__ import annotations
 
-from trapgate.arch.registers import RAX, RCX, RDX
+from trapgate.arch import layout
+from trapgate.arch.registers import CS, GS, IF, NT, RAX, RCX, RDX, SS, SYSTEM_FLAGS, TF, VM
+from trapgate.arch.vectors import GP
 from trapgate.isa.context import Context, Operand, semantics
 from trapgate.isa.ir import Value
 
 
-def _wide_target(target: Value) -> Value:
-    return target.zext(64)
+def _target(c: Context, target: Value) -> Value:
+    """A computed target as 64 bits, checked: canonical, or within the limit of CS."""
+    wide = target.zext(64)
+    if c.bits == 64:
+        c.fault_if(wide.trunc(48).sext(64).ne(wide), GP, 0)
+    else:
+        c.fault_if(wide.ugt(c.field(layout.CODE_LIMIT)), GP, 0)
+    return wide
 
 
 @semantics("jcc", ends_block=True)
@@ -26,7 +34,7 @@ def jmp(c: Context) -> None:
 
 @semantics("jmp_indirect", ends_block=True)
 def jmp_indirect(c: Context, target: Operand) -> None:
-    c.goto_address(_wide_target(target.read()))
+    c.goto_address(_target(c, target.read()))
 
 
 @semantics("call", ends_block=True)
@@ -41,23 +49,23 @@ def call(c: Context) -> None:
 @semantics("call_indirect", ends_block=True)
 def call_indirect(c: Context, target: Operand) -> None:
     width = c.operand_bits
-    address = target.read()
+    address = _target(c, target.read())
     pointer = c.stack_pointer() - width // 8
     c.stack_store(pointer, c.next_ip().trunc(width))
     c.set_stack_pointer(pointer)
-    c.goto_address(_wide_target(address))
+    c.goto_address(address)
 
 
 @semantics("ret", ends_block=True)
 def ret(c: Context, extra: Operand | None = None) -> None:
     width = c.operand_bits
     pointer = c.stack_pointer()
-    address = c.stack_load(pointer, width)
+    address = _target(c, c.stack_load(pointer, width))
     pointer = pointer + width // 8
     if extra is not None:
         pointer = pointer + extra.read().zext(c.stack_bits)
     c.set_stack_pointer(pointer)
-    c.goto_address(_wide_target(address))
+    c.goto_address(address)
 
 
 @semantics("jcxz", "jecxz", "jrcxz", ends_block=True)
@@ -100,3 +108,50 @@ def rdtsc(c: Context) -> None:
     c.set_register(RAX, stamp.trunc(32))
     c.set_register(RDX, (stamp >> 32).trunc(32))
     c.goto_next()
+
+
+@semantics("rdtscp", ends_block=True)
+def rdtscp(c: Context) -> None:
+    """Where CR4.TSD allows it."""
+    stamp = c.time_stamp()
+    c.set_register(RAX, stamp.trunc(32))
+    c.set_register(RDX, (stamp >> 32).trunc(32))
+    c.set_register(RCX, c.field(layout.TSC_AUX, 32))
+    c.goto_next()
+
+
+@semantics("swapgs")
+def swapgs(c: Context) -> None:
+    """In 64-bit mode at CPL 0; elsewhere the decoder chooses an exception."""
+    base = layout.segment(GS) + layout.SEGMENT_BASE
+    old, new = c.field(base), c.field(layout.KERNEL_GS_BASE)
+    c.set_field(base, new)
+    c.set_field(layout.KERNEL_GS_BASE, old)
+
+
+@semantics("mov_from_sreg")
+def mov_from_sreg(c: Context, destination: Operand, source: Operand) -> None:
+    destination.write(source.read().trunc(destination.width))
+
+
+@semantics("iretq_within", ends_block=True)
+def iretq_within(c: Context) -> None:
+    """IRETQ at CPL 0 in 64-bit mode, where it returns to the same code segment and stack segment (APM vol. 3, IRET).
+
+    Anything else (another selector, a descriptor that has changed since CS was loaded, NT, TF, VM) is left to Python.
+    """
+    pointer = c.stack_pointer()
+    rip, selector, flags, new_pointer, stack = (c.stack_load(pointer + 8 * i, 64) for i in range(5))
+    selector, stack = selector & 0xFFFF, stack & 0xFFFF
+    same = selector.eq(c.field(layout.selector(CS))) & stack.eq(c.field(layout.selector(SS)))
+    same = same & (stack & 0xFFFC).eq(0) & (selector & 4).eq(0)
+    same = same & (selector | 7).ule(c.field(layout.GDTR_LIMIT))
+    old = c.field(layout.SYSTEM_FLAGS)
+    c.plain_python_if((same & ((flags & (NT | VM | TF)) | (old & NT)).eq(0) & rip.eq(rip.trunc(48).sext(64))) ^ 1)
+    descriptor = c.load_system(c.field(layout.GDTR_BASE) + (selector & 0xFFF8), 64)
+    c.plain_python_if(descriptor.ne(c.field(layout.CODE_DESCRIPTOR)))
+    c.set_field(layout.SYSTEM_FLAGS, flags & SYSTEM_FLAGS)
+    c.flags.set_bits(flags)
+    c.set_stack_pointer(new_pointer)
+    c.leave_if((flags & IF).ne(0) & c.field(layout.INTERRUPT_PENDING).ne(0))
+    c.goto_address(rip)

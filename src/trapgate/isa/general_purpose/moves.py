@@ -79,7 +79,12 @@ def cmpxchg(c: Context, destination: Operand, source: Operand) -> None:
     width = destination.width
     accumulator, old, new = c.register(RAX, width), destination.update(), source.read()
     equal = accumulator.eq(old)
-    destination.write(equal.select(new, old))
+    if destination.is_memory:
+        destination.write(equal.select(new, old))  # memory is always written
+    else:
+        # A register that keeps its value is not written: its upper half stays, too.
+        with c.emit.when(equal):
+            destination.write(new)
     c.flags.set_sub(accumulator, old, accumulator - old)
     with c.emit.when(equal ^ 1):
         c.set_register(RAX, old)

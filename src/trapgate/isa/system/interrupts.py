@@ -32,14 +32,15 @@ def int1(p: Processor, instruction: iced.Instruction) -> None:
     p.fault(DB)
 
 
-@python_form("iret", "iretd", "iretq")
+@python_form("iret", "iretd", "iretq", "iretq_within_python")
 def iret(p: Processor, instruction: iced.Instruction) -> None:
     mnemonic = iced.Mnemonic
     p.interrupt_return({mnemonic.IRET: 16, mnemonic.IRETD: 32, mnemonic.IRETQ: 64}[instruction.mnemonic])
 
 
-@python_form("raise_ud", "ud0", "ud1", "ud2")
+@python_form("raise_ud", "ud0", "ud1", "ud2", "rsm")
 def raise_ud(p: Processor, instruction: iced.Instruction) -> None:
+    """Also RSM, which only exists in system management mode (APM vol. 3, RSM)."""
     p.fault(UD)
 
 

@@ -31,7 +31,7 @@ def rdtsc(p: Processor, instruction: iced.Instruction) -> None:
     _time_stamp(p)
 
 
-@python_form("rdtscp")
+@python_form("rdtscp_python")
 def rdtscp(p: Processor, instruction: iced.Instruction) -> None:
     _time_stamp(p)
     p.set_register(RCX, 32, p.read_msr(_TSC_AUX))

@@ -1,12 +1,11 @@
-"""SYSCALL, SYSRET, SYSENTER, SYSEXIT, SWAPGS (APM vol. 3, chapters 3 and 4; vol. 2, 6.1)."""
+"""SYSCALL, SYSRET, SYSENTER, SYSEXIT (APM vol. 3, chapters 3 and 4; vol. 2, 6.1)."""
 
 from __future__ import annotations
 
 import iced_x86 as iced
 from iced_x86 import Code
 
-from trapgate.arch import layout
-from trapgate.arch.registers import EFER_SCE, GS, IF, RCX, RF, RSP, VM
+from trapgate.arch.registers import EFER_SCE, IF, RCX, RF, RSP, VM
 from trapgate.arch.vectors import GP, UD
 from trapgate.isa.processor import Processor, python_form
 
@@ -89,15 +88,3 @@ def sysexit(p: Processor, instruction: iced.Instruction) -> None:
     p.load_flat_stack(selector + 24 | 3, 3)
     p.set_register(RSP, 32, stack)
     p.rip = target
-
-
-@python_form("swapgs")
-def swapgs(p: Processor, instruction: iced.Instruction) -> None:
-    if p.bits != 64:
-        p.fault(UD)
-    if p.cpl != 0:
-        p.fault(GP, 0)
-    gs = p.segments[GS]
-    old = gs.base
-    gs.base = p.state_field(layout.KERNEL_GS_BASE)
-    p.set_state_field(layout.KERNEL_GS_BASE, old)

@@ -1,0 +1,110 @@
+"""A run on the bare machine: composes it, connects the console's input, and reads its counters."""
+
+from __future__ import annotations
+
+import time
+
+from trapgate.arch import layout
+from trapgate.arch.cpuid import PROFILES
+from trapgate.boards.machine import BareMachine, MachineConfig
+from trapgate.devices.uart16550a import IER_RECEIVED
+from trapgate.engine.handlers import HandlerStore
+from trapgate.engine.processor import Stopped
+from trapgate.firmware.image import BootImage
+from trapgate.lab.console import GuestConsole, ProgressCallback
+from trapgate.lab.ends import End
+from trapgate.lab.options import RunOptions
+from trapgate.lab.processor_report import describe_processor
+from trapgate.lab.statistics import Statistics
+from trapgate.machine.console import ConsoleBackend
+from trapgate.machine.control import GuestExit, PowerOff, Reset, UserQuit
+
+#: Seconds: for a shorter sleep of the guest no system call is made.
+SHORTEST_WAIT = 0.0005
+
+
+class BareRun:
+    """A machine for `options`; `output` gets what COM1 sends, `console` gives what it receives."""
+
+    def __init__(
+        self, options: RunOptions, output: ConsoleBackend, console: GuestConsole, progress: ProgressCallback
+    ) -> None:
+        self._handlers = HandlerStore(progress=lambda stage, done, total: progress(f"building {stage}", done, total))
+        self._handlers.build_usual()
+        config = MachineConfig(memory_size=options.memory_size, profile=PROFILES[options.processor])
+        self._machine = BareMachine(config, output, self._handlers)
+        self._console = console
+        self._host_seconds = 0.0
+        self._machine.processor.on_slice = self._poll
+        self._machine.processor.on_idle = self._idle
+
+    def load(self, image: BootImage) -> None:
+        """Put a guest into memory. Raises FirmwareError."""
+        self._machine.load(image)
+
+    def stop(self) -> None:
+        """End the run: the user asks for it."""
+        self._machine.control.stop(UserQuit())
+
+    def run(self, max_instructions: int | None) -> End:
+        """Run until something ends it."""
+        started = time.perf_counter()
+        try:
+            stopped = self._machine.run(max_instructions)
+        finally:
+            self._host_seconds += time.perf_counter() - started
+        return self._end(stopped)
+
+    def statistics(self) -> Statistics:
+        """What the run counted."""
+        machine, processor = self._machine, self._machine.processor
+        return Statistics(
+            instructions=processor.instructions,
+            cycles=machine.clock.now,
+            host_seconds=self._host_seconds,
+            interrupts=processor.interrupt_counts,
+            exceptions=processor.exception_counts,
+            tlb={name: processor.state.counter(name) for name in layout.COUNTER_NAMES if "tlb" in name},
+            port_accesses=machine.board.bus.port_accesses,
+            memory_accesses=machine.board.bus.memory_accesses,
+            translated_blocks=processor.blocks.translated,
+            handlers_built=self._handlers.built,
+        )
+
+    def _end(self, stopped: Stopped) -> End:
+        request = self._machine.control.request
+        if stopped.reason == "request":
+            match request:
+                case PowerOff():
+                    return End("power-off")
+                case GuestExit(status):
+                    return End("guest-exit", guest_status=status)
+                case Reset():
+                    return End("reset")
+                case _:
+                    return End("user-quit")
+        if stopped.reason == "limit":
+            return End("limit")
+        if stopped.reason == "halted":
+            return End("halted")
+        report = "\n".join(part for part in (stopped.report, describe_processor(self._machine.processor)) if part)
+        return End("triple-fault" if stopped.reason == "triple-fault" else "unimplemented", report=report)
+
+    def _poll(self) -> None:
+        """Between two slices of native code: show what was sent, take what was typed."""
+        self._receive(0.0)
+
+    def _idle(self, cycles: int) -> None:
+        """The guest sleeps for `cycles`. While somebody may type it sleeps for real, else time passes at once."""
+        seconds = cycles / self._machine.clock.hz
+        self._receive(seconds if seconds >= SHORTEST_WAIT and self._console.has_input else 0.0)
+
+    def _receive(self, seconds: float) -> None:
+        serial = self._machine.board.serial
+        if not self._console.is_interactive and not serial.ier & IER_RECEIVED:
+            # Nobody types: a file's bytes wait until the guest listens, or its drivers would clear them away at boot.
+            self._console.flush()
+            return
+        data = self._console.wait(seconds) if seconds else self._console.poll()
+        if data:
+            serial.receive(data)

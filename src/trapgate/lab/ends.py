@@ -1,0 +1,22 @@
+"""How a run ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+#: `halted`: the processor sleeps and nothing can wake it. `user-quit`: the user's wish. `limit`: --max-instructions.
+Reason = Literal["power-off", "guest-exit", "reset", "halted", "user-quit", "triple-fault", "unimplemented", "limit"]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How the machine stopped.
+
+    `guest_status` is isa-debug-exit's (value << 1) | 1, whole. `report` has lines for the user: registers and code
+    around a triple fault, what is not implemented.
+    """
+
+    reason: Reason
+    guest_status: int = 0
+    report: str = ""

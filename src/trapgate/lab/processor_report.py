@@ -1,0 +1,68 @@
+"""A processor's state in words: what is shown when a guest's processor shuts down or cannot go on."""
+
+from __future__ import annotations
+
+import iced_x86 as iced
+
+from trapgate.arch.registers import CS, GPR_NAMES
+from trapgate.engine.processor import Processor
+
+#: Instructions that are shown from rip on, and the most bytes that one has (APM vol. 3, 1.1).
+INSTRUCTIONS = 6
+LONGEST_INSTRUCTION = 15
+PAGE = 4096
+
+
+def describe_processor(processor: Processor) -> str:
+    """Registers, segments, control registers and the code at rip, in lines. Changes nothing in the processor."""
+    registers = [f"{name:>3}={processor.q[number]:016x}" for number, name in enumerate(GPR_NAMES)]
+    lines = ["  ".join(registers[start : start + 4]) for start in range(0, len(registers), 4)]
+    lines.append(
+        f"rip={processor.rip:016x}  rflags={processor.rflags:08x}  cpl={processor.cpl}  {processor.bits}-bit code"
+    )
+    lines.extend(
+        f" {segment.name}={segment.selector:04x}  base={segment.base:016x}  limit={segment.limit:08x}"
+        f"  attributes={segment.attributes:03x}"
+        for segment in processor.segments
+    )
+    lines.append(
+        f"cr0={processor.cr0:08x}  cr2={processor.cr2:016x}  cr3={processor.cr3:016x}  cr4={processor.cr4:08x}"
+        f"  efer={processor.efer:08x}"
+    )
+    lines.append(
+        f"gdt={processor.gdtr_base:016x}  limit={processor.gdtr_limit:04x}"
+        f"  idt={processor.idtr_base:016x}  limit={processor.idtr_limit:04x}"
+    )
+    return "\n".join([*lines, *_code_lines(processor)])
+
+
+def _code_lines(processor: Processor) -> list[str]:
+    """The instructions from rip on, as far as their bytes can be read."""
+    code = _code_bytes(processor, INSTRUCTIONS * LONGEST_INSTRUCTION)
+    if not code:
+        return ["the code at rip is not in memory"]
+    formatter = iced.Formatter(iced.FormatterSyntax.INTEL)
+    lines: list[str] = []
+    for instruction in iced.Decoder(processor.bits, code, ip=processor.rip):
+        if len(lines) == INSTRUCTIONS:
+            break
+        start = instruction.ip - processor.rip & 0xFFFF_FFFF
+        data = code[start : start + instruction.len].hex(" ")
+        lines.append(f"{instruction.ip:016x}  {data:<32}  {formatter.format(instruction)}")
+    return lines
+
+
+def _code_bytes(processor: Processor, length: int) -> bytes:
+    """Up to `length` bytes at rip; fewer where the next page is not in RAM."""
+    is_64_bit = processor.bits == 64
+    mask = (1 << 64) - 1 if is_64_bit else 0xFFFF_FFFF
+    linear = (0 if is_64_bit else processor.segments[CS].base) + processor.rip & mask
+    data = b""
+    while len(data) < length:
+        page = processor.blocks.peek_page(linear)
+        if page is None:
+            break
+        inside = linear % PAGE
+        data += processor.memory.read(page + inside, min(PAGE - inside, length - len(data)))
+        linear = linear + PAGE - inside & mask
+    return data
