@@ -10,7 +10,17 @@ from .areas import Case, Outcome, State
 from .undefined import ARITHMETIC, DF
 
 _NAMES = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{i}" for i in range(8, 16)))
-_FLAG_NAMES = {1: "CF", 4: "PF", 0x10: "AF", 0x40: "ZF", 0x80: "SF", 0x400: "DF", 0x800: "OF", 1 << 18: "AC", 1 << 21: "ID"}
+_FLAG_NAMES = {
+    1: "CF",
+    4: "PF",
+    0x10: "AF",
+    0x40: "ZF",
+    0x80: "SF",
+    0x400: "DF",
+    0x800: "OF",
+    1 << 18: "AC",
+    1 << 21: "ID",
+}
 #: NT, IOPL, IF, AC and ID besides the arithmetic flags; TF and RF belong to debugging.
 _COMPARED_FLAGS = ARITHMETIC | DF | 0x200 | 0x3000 | 0x4000 | 1 << 18 | 1 << 21
 

@@ -48,14 +48,18 @@ _EXCLUDED_CODES = frozenset(
 
 _CODE_NAMES = {getattr(Code, name): name for name in dir(Code) if name.isupper()}
 _MNEMONIC_NAMES = {getattr(Mnemonic, name): name for name in dir(Mnemonic) if name.isupper()}
-_SEGMENT_KINDS = {OpCodeOperandKind.SEG_REG, *(getattr(OpCodeOperandKind, s) for s in ("ES", "CS", "SS", "DS", "FS", "GS"))}
+_SEGMENT_KINDS = {
+    OpCodeOperandKind.SEG_REG,
+    *(getattr(OpCodeOperandKind, s) for s in ("ES", "CS", "SS", "DS", "FS", "GS")),
+}
 
 BRANCHES = frozenset(
     "JA JAE JB JBE JCXZ JE JECXZ JG JGE JL JLE JMP JNE JNO JNP JNS JO JP JRCXZ JS LOOP LOOPE LOOPNE CALL RET".split()
 )
-STRINGS = frozenset(
-    f"{name}{size}" for name in ("MOVS", "STOS", "LODS", "CMPS", "SCAS") for size in "BWDQ"
-) - {"MOVSD", "CMPSD"}
+STRINGS = frozenset(f"{name}{size}" for name in ("MOVS", "STOS", "LODS", "CMPS", "SCAS") for size in "BWDQ") - {
+    "MOVSD",
+    "CMPSD",
+}
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,7 @@ def code_name(code: int) -> str:
 
 def _family(info: OpCodeInfo, mnemonic: str, features: set[int]) -> str:
     x87 = {CpuidFeature.FPU, CpuidFeature.FPU287, CpuidFeature.FPU387}
-    simd = {
-        getattr(CpuidFeature, name) for name in ("MMX", "SSE", "SSE2", "SSE3", "SSE4A", "FXSR")
-    }
+    simd = {getattr(CpuidFeature, name) for name in ("MMX", "SSE", "SSE2", "SSE3", "SSE4A", "FXSR")}
     if mnemonic in PRIVILEGED or mnemonic in ALWAYS_UNDEFINED:
         return "privileged"
     if mnemonic == "PAUSE" or mnemonic.startswith("PREFETCH") or mnemonic in ("LFENCE", "MFENCE", "SFENCE", "MOVNTI"):

@@ -96,9 +96,7 @@ def set_branch_target(instruction: Instruction, target: int) -> None:
         instruction.near_branch16 = target & 0xFFFF
 
 
-def _branch(
-    made: Draft, choices: Choices, gpr: list[int], window: bytearray, rip: int, pinned: set[int]
-) -> None:
+def _branch(made: Draft, choices: Choices, gpr: list[int], window: bytearray, rip: int, pinned: set[int]) -> None:
     target, instruction, name = branch_target(choices, rip), made.instruction, made.form.mnemonic
     kind = instruction.op0_kind if instruction.op_count else OpKind.MEMORY
     if name == "RET":

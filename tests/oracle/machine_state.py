@@ -66,7 +66,11 @@ def fx_image(choices: Choices, form: Form) -> bytes:
     struct.pack_into("<HHB", image, areas.FX_CONTROL, control, status, tag)
     struct.pack_into("<I", image, areas.FX_MXCSR, mxcsr(choices))
     for i in range(8):
-        value = values.extended(choices) if form.family == "x87" else values.vector(choices) & ((1 << 64) - 1) | 0xFFFF << 64
+        value = (
+            values.extended(choices)
+            if form.family == "x87"
+            else values.vector(choices) & ((1 << 64) - 1) | 0xFFFF << 64
+        )
         at = areas.FX_ST + 16 * i
         image[at : at + 10] = value.to_bytes(10, "little")
     for i in range(16):

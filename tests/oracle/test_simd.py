@@ -17,7 +17,9 @@ FORMS = [form for name in FAMILIES for form in family(name)]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_form(pytestconfig: pytest.Config, reference: Reference, trapgate64: TrapgateProcessor, name: str) -> None:
+def test_every_form(
+    pytestconfig: pytest.Config, reference: Reference, trapgate64: TrapgateProcessor, name: str
+) -> None:
     found = []
     for pairs in sweeps(pytestconfig, family(name), default=2):
         found += failures(reference, trapgate64, cases_of(pairs))

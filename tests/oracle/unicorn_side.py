@@ -16,12 +16,11 @@ from .areas import Case, Outcome, State
 from .forms import Form
 
 PAGE_FAULT = 14
-_GPRS = tuple(
-    getattr(x86, f"UC_X86_REG_{name}") for name in ("EAX", "ECX", "EDX", "EBX", "ESP", "EBP", "ESI", "EDI")
-)
+_GPRS = tuple(getattr(x86, f"UC_X86_REG_{name}") for name in ("EAX", "ECX", "EDX", "EBX", "ESP", "EBP", "ESI", "EDI"))
 #: Its default processor lacks them.
 _BEYOND_UNICORN = frozenset({"LZCNT"})
 _HLT = b"\xf4"
+
 
 @dataclass(frozen=True)
 class KnownBug:
@@ -39,7 +38,9 @@ def _immediate_is_negative(case: Case) -> bool:
 
 KNOWN_BUGS = (
     KnownBug(
-        frozenset(f"{push}_{segment}" for push in ("PUSHW", "PUSHD") for segment in ("CS", "SS", "DS", "ES", "FS", "GS"))
+        frozenset(
+            f"{push}_{segment}" for push in ("PUSHW", "PUSHD") for segment in ("CS", "SS", "DS", "ES", "FS", "GS")
+        )
         | {"MOV_RM16_SREG", "MOV_R32M16_SREG"},
         "(Unicorn starts 32-bit mode without a descriptor table: its selectors mean nothing)",
         lambda case: case.bits == 32,

@@ -72,9 +72,7 @@ def access_fault(descriptor: Descriptor, segment: str, offset: int, size: int, w
     return None if allowed else (vector, 0)
 
 
-def load_fault(
-    segment: str, selector: int, descriptor: Descriptor | None, cpl: int
-) -> tuple[int, int] | None:
+def load_fault(segment: str, selector: int, descriptor: Descriptor | None, cpl: int) -> tuple[int, int] | None:
     """(vector, error code) of loading a data or stack segment register in protected mode, or None (4.8.3, 4.11).
 
     `descriptor` is None where the selector lies outside its table. MOV and POP report the selector without its RPL.

@@ -20,7 +20,9 @@ ACCESSES = [
 accesses = st.lists(st.tuples(st.sampled_from(ACCESSES), st.integers(0, 7)), min_size=1, max_size=6)
 
 
-def _expected(processor: Processor, setup: Setup, linear: int, access: naive.Access) -> naive.Translation | naive.PageFault:
+def _expected(
+    processor: Processor, setup: Setup, linear: int, access: naive.Access
+) -> naive.Translation | naive.PageFault:
     def read(physical: int, size: int) -> int:
         if not processor.memory.is_ram(physical, size):
             return (1 << 8 * size) - 1

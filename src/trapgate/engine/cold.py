@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from trapgate.arch import layout
-from trapgate.arch.registers import ES, RCX, SS
+from trapgate.arch.registers import DF, ES, RCX, RDI, RSI, SS
 from trapgate.cpu.tlb import FAST_ENTRIES
 from trapgate.engine import record
 from trapgate.isa.context import DEFINITIONS, Context, Operand
 from trapgate.isa.flags import Flags
 from trapgate.isa.form import Form, MemoryShape, parse_memory
-from trapgate.isa.ir import CONVENTION, Emitter, Value
+from trapgate.isa.ir import CONVENTION, Emitter, Loop, Value
 
 # The kind of an access: its size in bytes, and
 WRITE = 0x100
@@ -184,11 +184,20 @@ class MemoryOperand(ColdOperand):
 class _Turn:
     """A turn of a string instruction (see Context.repeated)."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: ColdContext, loop: Loop | None) -> None:
+        self._c, self._loop = context, loop
         self.stop: Value | None = None
 
     def stop_after_if(self, condition: Value) -> None:
         self.stop = condition
+
+    def again_after(self, elements: Value) -> None:
+        c = self._c
+        assert self._loop is not None
+        count = c.register(RCX, c.address_bits)
+        c.set_register(RCX, count - elements.resize(c.address_bits))
+        c.spend(elements)
+        self._loop.again()
 
 
 class ColdContext(Context):
@@ -493,25 +502,64 @@ class ColdContext(Context):
 
     # -- string instructions
 
+    def spend(self, cycles: Value) -> None:
+        """Take modelled cycles (64 bits) from the budget."""
+        self._budget.set(self._budget.get() - (cycles << 32))
+
     @contextmanager
     def repeated(self) -> Iterator[_Turn]:
-        turn = _Turn()
         if not self.repeat:
-            yield turn
+            yield _Turn(self, None)
             return
         e = self.emit
-        count = self.register(RCX, self.address_bits)
         with e.loop() as loop:
+            turn = _Turn(self, loop)
             count = self.register(RCX, self.address_bits)
             loop.break_if(count.eq(0))
             with e.when(self._budget.get().slt(0), likely=False):
                 self._exit(record.EXIT_REPEAT)
             yield turn
-            left = count - 1
-            self.set_register(RCX, left)
-            self._budget.set(self._budget.get() - (1 << 32))
+            self.set_register(RCX, count - 1)
+            self.spend(e.constant(1, 64))
             if turn.stop is not None:
                 loop.break_if(turn.stop)
+
+    def string_run(self, fill: Value | None) -> Value:
+        e, size = self.emit, self.operand_bits // 8
+        if self.form.implicit == "s":
+            return e.constant(0, 64)
+        zero = e.constant(0, 64)
+        up = (self.field(layout.SYSTEM_FLAGS) & DF).eq(0)
+        # As many turns as the budget lets happen one by one, so that the run is left at the same turn.
+        elements = _smaller(self.register(RCX, self.address_bits).zext(64), self._budget.get().sar(32) + 1)
+
+        def place(segment: int, number: int, is_write: bool) -> tuple[Value, Value]:
+            nonlocal elements, up
+            linear = self._implicit_linear(segment, self.register(number, self.address_bits), is_write, size)
+            hit, entry = self._entry(linear, size, is_write)
+            elements = _smaller(elements, (e.constant(4096, 64) - (linear & 0xFFF)) >> size.bit_length() - 1)
+            up = up & hit
+            return linear, entry
+
+        to, to_entry = place(ES, RDI, True)
+        source, source_entry = place(self.form.segment, RSI, False) if fill is None else (to, to_entry)
+        elements = (up & elements.sgt(1)).select(elements, zero)
+        with e.when(elements.ne(0)):
+            to_host = e.pointer(e.load(64, e.offset(to_entry, 16)) + to)
+            from_host = e.pointer(e.load(64, e.offset(source_entry, 16)) + source)
+            i = e.variable(0)
+            end = elements << size.bit_length() - 1
+            with e.loop() as loop:
+                # One element after the other, as overlapping copies need it.
+                value = e.load(8 * size, e.offset(from_host, i.get()), 1) if fill is None else fill
+                e.store(value, e.offset(to_host, i.get()), 1)
+                i.set(i.get() + size)
+                loop.break_if(i.get().eq(end))
+        return elements
+
+
+def _smaller(a: Value, b: Value) -> Value:
+    return a.ult(b).select(a, b)
 
 
 def generate_python_exit(name: str) -> str:

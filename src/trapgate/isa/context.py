@@ -176,12 +176,22 @@ class Context(ABC):
         """
 
     @abstractmethod
+    def string_run(self, fill: Value | None) -> Value:
+        """Do as many elements of a repeated MOVS (or STOS of `fill`) as lie on one page, upwards; how many (64 bits).
+
+        0 where it cannot be done at once; the caller then does one element. Index registers and rCX are the caller's.
+        """
+
+    @abstractmethod
     def plain_python_if(self, condition: Value) -> None:
         """Hand the whole instruction to its plain Python form when `condition` holds; nothing was written yet."""
 
 
 class RepeatLoop(Protocol):
     """The turns of a string instruction."""
+
+    def again_after(self, elements: Value) -> None:
+        """`elements` (64 bits) were done at once: count them and start the next turn."""
 
     def stop_after_if(self, condition: Value) -> None:
         """No further turn when `condition` holds (REPE, REPNE); to be called at the end of the body."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trapgate.arch import layout
 from trapgate.arch.registers import DF, ES, RAX, RDI, RSI
-from trapgate.isa.context import Context, semantics
+from trapgate.isa.context import Context, RepeatLoop, semantics
 from trapgate.isa.ir import Value
 
 
@@ -19,10 +19,22 @@ def _advance(c: Context, number: int, step: Value) -> None:
     c.set_register(number, c.register(number, c.address_bits) + step)
 
 
+def _advance_run(c: Context, numbers: tuple[int, ...], turn: RepeatLoop, done: Value) -> None:
+    """After a run of elements upwards."""
+    amount = (done * (c.operand_bits // 8)).resize(c.address_bits)
+    for number in numbers:
+        _advance(c, number, amount)
+    turn.again_after(done)
+
+
 @semantics("movsb", "movsw", "movsd_string", "movsq")
 def movs(c: Context) -> None:
     step = _step(c)
-    with c.repeated():
+    with c.repeated() as turn:
+        if c.repeat:
+            done = c.string_run(None)
+            with c.emit.when(done.ne(0)):
+                _advance_run(c, (RSI, RDI), turn, done)
         value = c.load(c.string_source_segment(), c.register(RSI, c.address_bits), c.operand_bits)
         c.store(ES, c.register(RDI, c.address_bits), value)
         _advance(c, RSI, step)
@@ -33,7 +45,11 @@ def movs(c: Context) -> None:
 def stos(c: Context) -> None:
     step = _step(c)
     value = c.register(RAX, c.operand_bits)
-    with c.repeated():
+    with c.repeated() as turn:
+        if c.repeat:
+            done = c.string_run(value)
+            with c.emit.when(done.ne(0)):
+                _advance_run(c, (RDI,), turn, done)
         c.store(ES, c.register(RDI, c.address_bits), value)
         _advance(c, RDI, step)
 

@@ -70,6 +70,10 @@ class Loop:
         self._emit.branch(condition, self._exit, go_on)
         self._emit.label(go_on)
 
+    def again(self) -> None:
+        """Start the next turn."""
+        self._emit.jump(self._head)
+
     def continue_if(self, condition: Value) -> None:
         """Start the next turn when `condition` (i1) holds."""
         go_on = self._emit.new_label("go")
