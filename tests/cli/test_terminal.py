@@ -122,7 +122,7 @@ def test_ctrl_a_h_shows_the_keys(terminal: tuple[int, int]) -> None:
     with ProcessConsole(program, program) as console:
         os.write(user, b"\x01h")
         assert console.wait(5) == b""
-        assert drain(user).replace(b"\r\r", b"\r") == HELP
+        assert drain(user) == HELP
 
 
 def test_a_closed_terminal_ends_the_input_only() -> None:

@@ -16,7 +16,7 @@ from .forms import Form
 
 #: Hypothesis chooses the cases; derandomized, so that a run can be repeated, and without a database of examples.
 SETTINGS = settings(
-    max_examples=12,
+    max_examples=30,
     derandomize=True,
     database=None,
     deadline=None,

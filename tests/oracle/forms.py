@@ -23,10 +23,33 @@ FEATURES = frozenset(
 #: Always #GP at CPL 3, whatever their operands (APM vol. 3, chapter 4; IN, OUT: no I/O permission bitmap; CLI, STI:
 #: IOPL 0).
 PRIVILEGED = frozenset(
-    "CLI STI HLT CLTS INVD WBINVD IN OUT INSB INSW INSD OUTSB OUTSW OUTSD RDMSR WRMSR SWAPGS LGDT LIDT LLDT LTR LMSW "
-    "INVLPG".split()
+    [
+        "CLI",
+        "STI",
+        "HLT",
+        "CLTS",
+        "INVD",
+        "WBINVD",
+        "IN",
+        "OUT",
+        "INSB",
+        "INSW",
+        "INSD",
+        "OUTSB",
+        "OUTSW",
+        "OUTSD",
+        "RDMSR",
+        "WRMSR",
+        "SWAPGS",
+        "LGDT",
+        "LIDT",
+        "LLDT",
+        "LTR",
+        "LMSW",
+        "INVLPG",
+    ]
 )
-ALWAYS_UNDEFINED = frozenset("RSM UD0 UD1 UD2".split())
+ALWAYS_UNDEFINED = frozenset(["RSM", "UD0", "UD1", "UD2"])
 
 _EXCLUDED = {
     "leaves the page or the privilege level": "SYSCALL SYSENTER SYSEXIT SYSRET IRET IRETD IRETQ RETF INT INT1 INT3 INTO",
@@ -40,10 +63,31 @@ EXCLUDED_MNEMONICS = frozenset(name for names in _EXCLUDED.values() for name in 
 #: Second encodings that processors leave undocumented, or that mean something else on one vendor's processors.
 _EXCLUDED_CODE_PREFIXES = ("RESERVEDNOP_", "LFENCE_E", "MFENCE_F", "SFENCE_F", "PREFETCHRESERVED", "FSTPNCE", "UD0")
 _EXCLUDED_CODES = frozenset(
-    "CALL_M1616 CALL_M1632 CALL_M1664 JMP_M1616 JMP_M1632 JMP_M1664 CALL_PTR1616 CALL_PTR1632 JMP_PTR1616 JMP_PTR1632 "
-    "FDISI FENI FSETPM FNDISI FNENI FNSETPM "
-    "FSTP_STI_DFD0 FSTP_STI_DFD8 FXCH_ST0_STI_DDC8 FXCH_ST0_STI_DFC8 FCOM_ST0_STI_DCD0 FCOMP_ST0_STI_DCD8 "
-    "FCOMP_ST0_STI_DED0".split()
+    [
+        "CALL_M1616",
+        "CALL_M1632",
+        "CALL_M1664",
+        "JMP_M1616",
+        "JMP_M1632",
+        "JMP_M1664",
+        "CALL_PTR1616",
+        "CALL_PTR1632",
+        "JMP_PTR1616",
+        "JMP_PTR1632",
+        "FDISI",
+        "FENI",
+        "FSETPM",
+        "FNDISI",
+        "FNENI",
+        "FNSETPM",
+        "FSTP_STI_DFD0",
+        "FSTP_STI_DFD8",
+        "FXCH_ST0_STI_DDC8",
+        "FXCH_ST0_STI_DFC8",
+        "FCOM_ST0_STI_DCD0",
+        "FCOMP_ST0_STI_DCD8",
+        "FCOMP_ST0_STI_DED0",
+    ]
 )
 
 _CODE_NAMES = {getattr(Code, name): name for name in dir(Code) if name.isupper()}
@@ -54,7 +98,33 @@ _SEGMENT_KINDS = {
 }
 
 BRANCHES = frozenset(
-    "JA JAE JB JBE JCXZ JE JECXZ JG JGE JL JLE JMP JNE JNO JNP JNS JO JP JRCXZ JS LOOP LOOPE LOOPNE CALL RET".split()
+    [
+        "JA",
+        "JAE",
+        "JB",
+        "JBE",
+        "JCXZ",
+        "JE",
+        "JECXZ",
+        "JG",
+        "JGE",
+        "JL",
+        "JLE",
+        "JMP",
+        "JNE",
+        "JNO",
+        "JNP",
+        "JNS",
+        "JO",
+        "JP",
+        "JRCXZ",
+        "JS",
+        "LOOP",
+        "LOOPE",
+        "LOOPNE",
+        "CALL",
+        "RET",
+    ]
 )
 STRINGS = frozenset(f"{name}{size}" for name in ("MOVS", "STOS", "LODS", "CMPS", "SCAS") for size in "BWDQ") - {
     "MOVSD",

@@ -16,7 +16,21 @@ from .native import NativeProcessor
 _MASK64 = (1 << 64) - 1
 #: Linux's names of features that decide what an encoding means, by mnemonic.
 _NEEDED_FLAGS = {"POPCNT": "popcnt", "LZCNT": "abm", "CMPXCHG16B": "cx16", "LAHF": "lahf_lm", "SAHF": "lahf_lm"}
-_SSE3 = frozenset("ADDSUBPD ADDSUBPS HADDPD HADDPS HSUBPD HSUBPS LDDQU MOVDDUP MOVSHDUP MOVSLDUP FISTTP".split())
+_SSE3 = frozenset(
+    [
+        "ADDSUBPD",
+        "ADDSUBPS",
+        "HADDPD",
+        "HADDPS",
+        "HSUBPD",
+        "HSUBPS",
+        "LDDQU",
+        "MOVDDUP",
+        "MOVSHDUP",
+        "MOVSLDUP",
+        "FISTTP",
+    ]
+)
 
 
 @functools.cache

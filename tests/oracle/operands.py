@@ -11,7 +11,7 @@ from . import values
 from .forms import BRANCHES, Form
 from .values import Choices
 
-_NUMBERED = "AX CX DX BX SP BP SI DI".split()
+_NUMBERED = ["AX", "CX", "DX", "BX", "SP", "BP", "SI", "DI"]
 
 
 def _registers(pattern: str) -> tuple[int, ...]:
@@ -21,8 +21,10 @@ def _registers(pattern: str) -> tuple[int, ...]:
 GPR64 = tuple(getattr(Register, "R" + n) for n in _NUMBERED) + _registers("R{}")
 GPR32 = tuple(getattr(Register, "E" + n) for n in _NUMBERED) + _registers("R{}D")
 GPR16 = tuple(getattr(Register, n) for n in _NUMBERED) + _registers("R{}W")
-GPR8_LEGACY = tuple(getattr(Register, n) for n in "AL CL DL BL AH CH DH BH".split())
-GPR8_REX = tuple(getattr(Register, n) for n in "AL CL DL BL SPL BPL SIL DIL".split()) + _registers("R{}L")
+GPR8_LEGACY = tuple(getattr(Register, n) for n in ["AL", "CL", "DL", "BL", "AH", "CH", "DH", "BH"])
+GPR8_REX = tuple(getattr(Register, n) for n in ["AL", "CL", "DL", "BL", "SPL", "BPL", "SIL", "DIL"]) + _registers(
+    "R{}L"
+)
 XMM = tuple(getattr(Register, f"XMM{i}") for i in range(16))
 MM = tuple(getattr(Register, f"MM{i}") for i in range(8))
 ST = tuple(getattr(Register, f"ST{i}") for i in range(8))
@@ -57,7 +59,29 @@ _STRING_KINDS = {
 }
 _REPEATABLE = {"MOVS", "STOS", "LODS", "CMPS", "SCAS", "INS", "OUTS"}
 #: Instructions whose memory operand LOCK may precede (APM vol. 3, 1.2.5).
-_LOCKABLE = set("ADC ADD AND BTC BTR BTS CMPXCHG CMPXCHG8B CMPXCHG16B DEC INC NEG NOT OR SBB SUB XADD XCHG XOR".split())
+_LOCKABLE = set(
+    [
+        "ADC",
+        "ADD",
+        "AND",
+        "BTC",
+        "BTR",
+        "BTS",
+        "CMPXCHG",
+        "CMPXCHG8B",
+        "CMPXCHG16B",
+        "DEC",
+        "INC",
+        "NEG",
+        "NOT",
+        "OR",
+        "SBB",
+        "SUB",
+        "XADD",
+        "XCHG",
+        "XOR",
+    ]
+)
 
 
 @dataclass

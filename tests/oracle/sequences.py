@@ -21,8 +21,51 @@ from .undefined import ARITHMETIC, flags_from_iced, undefined_flags
 from .values import Choices
 
 _MNEMONICS = set(
-    "ADD ADC SUB SBB CMP AND OR XOR TEST NEG NOT INC DEC SHL SHR SAR ROL ROR RCL RCR IMUL MOVZX MOVSX MOV BT BTS BTR BTC "
-    "CLC STC CMC LAHF SAHF XADD CMPXCHG XCHG POPCNT CBW CWDE CDQE CWD CDQ CQO".split()
+    [
+        "ADD",
+        "ADC",
+        "SUB",
+        "SBB",
+        "CMP",
+        "AND",
+        "OR",
+        "XOR",
+        "TEST",
+        "NEG",
+        "NOT",
+        "INC",
+        "DEC",
+        "SHL",
+        "SHR",
+        "SAR",
+        "ROL",
+        "ROR",
+        "RCL",
+        "RCR",
+        "IMUL",
+        "MOVZX",
+        "MOVSX",
+        "MOV",
+        "BT",
+        "BTS",
+        "BTR",
+        "BTC",
+        "CLC",
+        "STC",
+        "CMC",
+        "LAHF",
+        "SAHF",
+        "XADD",
+        "CMPXCHG",
+        "XCHG",
+        "POPCNT",
+        "CBW",
+        "CWDE",
+        "CDQE",
+        "CWD",
+        "CDQ",
+        "CQO",
+    ]
 )
 _ATTEMPTS = 200
 

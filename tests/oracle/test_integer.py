@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
+from . import areas
 from .budget import SETTINGS, chosen, sweeps
 from .check import assert_agree, cases_of, failures, report
 from .forms import Form, family
 from .host import Reference
+from .sequences import make_sequences
 from .trapgate_side import TrapgateProcessor
 
 pytestmark = pytest.mark.xdist_group("oracle")
@@ -21,7 +23,7 @@ def test_every_form(
     pytestconfig: pytest.Config, reference: Reference, trapgate64: TrapgateProcessor, name: str
 ) -> None:
     found = []
-    for pairs in sweeps(pytestconfig, family(name), default=2):
+    for pairs in sweeps(pytestconfig, family(name), default=4):
         found += failures(reference, trapgate64, cases_of(pairs))
     assert not found, report(found)
 
@@ -30,3 +32,14 @@ def test_every_form(
 @given(pairs=chosen(FORMS))
 def test_random_cases(reference: Reference, trapgate64: TrapgateProcessor, pairs: list[tuple[Form, int]]) -> None:
     assert_agree(reference, trapgate64, cases_of(pairs))
+
+
+def test_sequences(pytestconfig: pytest.Config, reference: Reference, trapgate64: TrapgateProcessor) -> None:
+    """Several instructions in a row: dead flags, fused compares and branches."""
+    wanted = pytestconfig.getoption("--oracle-cases", default=0) or 1000
+    first = pytestconfig.getoption("--oracle-seed", default=0) if wanted != 1000 else 0
+    found = []
+    for start in range(first, first + wanted, areas.SLOT_COUNT):
+        seeds = range(start, min(start + areas.SLOT_COUNT, first + wanted))
+        found += failures(reference, trapgate64, make_sequences(seeds))
+    assert not found, report(found)

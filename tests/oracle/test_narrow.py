@@ -34,7 +34,7 @@ def test_every_16_bit_form(
     pytestconfig: pytest.Config, unicorn16: UnicornProcessor, trapgate16: TrapgateProcessor
 ) -> None:
     found = []
-    for pairs in sweeps(pytestconfig, FORMS[16], default=1):
+    for pairs in sweeps(pytestconfig, FORMS[16], default=3):
         found += failures(unicorn16, trapgate16, _cases(pairs))
     assert not found, report(found)
 
@@ -43,7 +43,7 @@ def test_every_32_bit_form(
     pytestconfig: pytest.Config, unicorn32: UnicornProcessor, trapgate32: TrapgateProcessor
 ) -> None:
     found = []
-    for pairs in sweeps(pytestconfig, FORMS[32], default=1):
+    for pairs in sweeps(pytestconfig, FORMS[32], default=3):
         found += failures(unicorn32, trapgate32, _cases(pairs))
     assert not found, report(found)
 

@@ -21,7 +21,7 @@ def test_every_form(
     pytestconfig: pytest.Config, reference: Reference, trapgate64: TrapgateProcessor, name: str
 ) -> None:
     found = []
-    for pairs in sweeps(pytestconfig, family(name), default=2):
+    for pairs in sweeps(pytestconfig, family(name), default=4):
         found += failures(reference, trapgate64, cases_of(pairs))
     assert not found, report(found)
 

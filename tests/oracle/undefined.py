@@ -28,8 +28,6 @@ _DOUBLE_SHIFTS = {"SHLD", "SHRD"}
 def _operand_size(instruction: Instruction) -> int:
     if instruction.op0_kind == OpKind.REGISTER:
         return 8 * RegisterExt.size(instruction.op0_register)
-    from iced_x86 import MemorySizeExt
-
     return 8 * MemorySizeExt.size(instruction.memory_size)
 
 

@@ -104,18 +104,16 @@ def translate(read: ReadEntry, registers: Registers, linear: int, access: Access
     error |= ERROR_US if access.user else 0
     if access.fetch and registers.pae and registers.no_execute_enable:
         error |= ERROR_ID
-    references = 0
     if registers.pae and not registers.long_mode:
         pdpte = registers.pdptes[linear >> 30 & 3]
         if not pdpte & PRESENT:
             return PageFault(error, 0)
         table = pdpte & _bits(51, 12)
     path: list[tuple[int, int, _Level]] = []
-    for level in levels:
+    for references, level in enumerate(levels, 1):
         index = linear >> level.low_bit & ((1 << level.index_bits) - 1)
         place = table + index * level.entry_size
         entry = read(place, level.entry_size)
-        references += 1
         if not entry & PRESENT:
             return PageFault(error, references)
         large = level.may_be_large and bool(entry & LARGE)

@@ -183,7 +183,7 @@ class ProcessConsole:
         self.on_quit()
 
     def _set_raw(self) -> None:
-        """Raw input; the output's newline translation stays, for what trapgate itself prints meanwhile."""
+        """Raw in both directions: the guest's own terminal driver sends carriage returns."""
         if self._input is None or self._saved_mode is None:
             return
         mode = [*self._saved_mode[:6], list(self._saved_mode[6])]
@@ -197,6 +197,7 @@ class ProcessConsole:
             | termios.IXON
             | termios.PARMRK
         )
+        mode[1] &= ~termios.OPOST
         mode[2] = mode[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
         mode[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN | termios.ISIG)
         mode[6][termios.VMIN] = 1

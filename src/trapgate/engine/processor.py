@@ -7,6 +7,7 @@ cycle `_zero`, the next deadline; the instruction part starts at all ones, so th
 from __future__ import annotations
 
 import ctypes
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -348,12 +349,18 @@ class Processor(Control):
     def run(self, max_instructions: int | None = None) -> Stopped:
         """Run until something stops the run."""
         limit = None if max_instructions is None else self.instructions + max_instructions
+        # The collector would look at hundreds of thousands of decoded instructions again and again; none are garbage.
+        collecting = gc.isenabled()
+        gc.disable()
         try:
             return self._loop(limit)
         except Unimplemented as error:
             return Stopped("unimplemented", str(error))
         except TripleFault:
             return Stopped("triple-fault")
+        finally:
+            if collecting:
+                gc.enable()
 
     def _loop(self, limit: int | None) -> Stopped:
         clock, control, q = self.clock, self.control, self.q
