@@ -19,7 +19,7 @@ from trapgate.lab.errors import CommandNotRun
 from trapgate.lab.guest import Guest, find_guest
 from trapgate.lab.initramfs import MARKER_PREFIX
 from trapgate.lab.options import RunOptions
-from trapgate.lab.run import run_guest
+from trapgate.lab.run import run_guest, telling_line
 from trapgate.lab.statistics import Statistics
 from trapgate.machine.console import ConsoleBackend
 
@@ -156,9 +156,19 @@ def test_a_commands_output_and_status_are_the_runs(monkeypatch: pytest.MonkeyPat
 
 def test_a_guest_that_does_not_run_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     guest = boot_sector_guest(splitter=ConsoleSplitter("word"))
-    text = b"Linux version 6.1\r\nKernel panic - not syncing: no init\r\n\r\n"
-    with pytest.raises(CommandNotRun, match="ended \\(reset\\) before it was done: its last line was 'Kernel panic"):
+    text = b"Linux version 6.1\r\nKernel panic - not syncing: no init\r\nKernel Offset: 0x0\r\n\r\n"
+    with pytest.raises(
+        CommandNotRun, match="ended \\(reset\\) before it was done: it said 'Kernel panic - not syncing: no init'"
+    ):
         play(monkeypatch, RunOptions(guest="debian", command=("ls",)), End("reset"), text, guest)
+
+
+@pytest.mark.parametrize(
+    ("console", "line"),
+    [("", ""), ("\r\n", ""), ("one\r\ntwo\r\n\r\n", "two"), ("Kernel panic: x\r\nend\r\n", "Kernel panic: x")],
+)
+def test_the_line_that_says_most(console: str, line: str) -> None:
+    assert telling_line(console) == line
 
 
 def test_a_triple_fault_under_a_command_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +246,7 @@ KERNELS = "wanted a kernel (Linux bzImage, multiboot 1, or ELF with a PVH entry)
         (["debian", "--"], "wanted a command after --, got nothing: add one, or leave -- out for a shell"),
         (
             ["debian", "--memory", "64M"],
-            "wanted at least 72 MB of memory for Debian's kernel and busybox, got 64 MB: use --memory 72M or more",
+            "wanted at least 80 MB of memory for Debian's kernel and busybox, got 64 MB: use --memory 80M or more",
         ),
     ],
 )

@@ -114,6 +114,7 @@ class Case:
     text: str = ""
     #: A string instruction with REP: several turns.
     repeats: bool = False
+
     #: Arithmetic flags (RFLAGS bits) that the manuals leave undefined here.
     undefined_flags: int = 0
     #: Registers (number, bits) whose contents the manuals leave undefined here.
@@ -127,3 +128,8 @@ class Case:
     #: The form's name and the seed: they make the same case again.
     form: str = ""
     seed: int = 0
+
+    @property
+    def no_turns(self) -> bool:
+        """A repeated instruction whose count (of 32 bits or less) is 0."""
+        return self.repeats and self.state.gpr[1] & 0xFFFF_FFFF == 0

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 
 from . import areas
+from . import differences as known
 from .areas import Case, Outcome, State
 from .undefined import ARITHMETIC, DF
 
@@ -48,22 +48,22 @@ def differences(case: Case, expected: Outcome, got: Outcome) -> list[str]:
     a, b = expected.state, got.state
     check("rip", a.rip, b.rip)
     width = (1 << 64) - 1 if case.bits == 64 else 0xFFFF_FFFF
+    register_bits = known.compared_register_bits(case, expected)
     for number, name in enumerate(_NAMES[: 16 if case.bits == 64 else 8]):
-        mask = width & ~(0 if faulted else case.undefined_registers.get(number, 0))
+        mask = register_bits.get(number, width) & ~(0 if faulted else case.undefined_registers.get(number, 0))
         check(name, a.gpr[number] & mask, b.gpr[number] & mask)
     mask = _COMPARED_FLAGS & ~(0 if faulted and expected.vector != 0 else case.undefined_flags)
+    mask &= ~known.uncompared_flags(case, expected)
     if (a.rflags ^ b.rflags) & mask:
         lines.append(f"flags: wanted {flag_names(a.rflags & mask)}, got {flag_names(b.rflags & mask)}")
-    if faulted and _uses_mmx(case) and floating_differences(a, b, {}):
-        # Intel's processors clear TOP although the instruction faults; the manuals let a fault change nothing.
-        a = dataclasses.replace(a, fx=case.state.fx)
-    lines += floating_differences(a, b, {} if faulted else case.undefined_xmm)
+    undefined_xmm = {} if faulted else case.undefined_xmm
+    floating = floating_differences(a, b, undefined_xmm)
+    other = known.floating_reference(case, expected)
+    if floating and other is not None:
+        floating = floating_differences(other, b, undefined_xmm)
+    lines += floating
     lines += _window_differences(case, a.window, b.window)
     return lines
-
-
-def _uses_mmx(case: Case) -> bool:
-    return "_MM" in case.form
 
 
 def floating_differences(a: State, b: State, undefined_xmm: dict[int, int]) -> list[str]:

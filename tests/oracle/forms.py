@@ -52,7 +52,9 @@ PRIVILEGED = frozenset(
 ALWAYS_UNDEFINED = frozenset(["RSM", "UD0", "UD1", "UD2"])
 
 _EXCLUDED = {
-    "leaves the page or the privilege level": "SYSCALL SYSENTER SYSEXIT SYSRET IRET IRETD IRETQ RETF INT INT1 INT3 INTO",
+    "leaves the page or the privilege level": (
+        "SYSCALL SYSENTER SYSEXIT SYSRET IRET IRETD IRETQ RETF INT INT1 INT3 INTO"
+    ),
     "loads a segment register: the host's table differs": "LDS LES LFS LGS LSS",
     "asks for the system's tables": "LAR LSL VERR VERW SGDT SIDT SLDT STR SMSW",
     "asks for the processor's identity or time": "CPUID RDTSC RDTSCP",

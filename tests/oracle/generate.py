@@ -19,8 +19,8 @@ _MASK64 = (1 << 64) - 1
 _ATTEMPTS = 50
 #: These form an address and do not use it.
 NO_ACCESS = {"LEA", "NOP", "PREFETCH", "PREFETCHW", "PREFETCHNTA", "PREFETCHT0", "PREFETCHT1", "PREFETCHT2"}
-#: Written in several steps: what a fault in the middle leaves behind differs between processors. So are 80-bit operands:
-#: Intel's processors have stored the first 8 bytes when the second page turns out to be missing.
+#: Written in several steps: what a fault in the middle leaves behind differs between processors. So are 80-bit operands
+#: (see differences.AVOIDED).
 NO_FAULTS = {
     "FXSAVE", "FXSAVE64", "FXRSTOR", "FXRSTOR64", "FNSAVE", "FSAVE", "FRSTOR", "FNSTENV", "FSTENV", "FLDENV", "ENTER",
     "JMP", "CALL", "POPF", "POPFD", "POPFQ", "BOUND", "PUSHA", "PUSHAD", "POPA", "POPAD",
@@ -68,7 +68,7 @@ def _attempt(form: Form, choices: Choices, seed: int, number: int) -> Case:
     if decoded.code != form.code or decoded.len != len(code):
         raise Unsuitable
     state = State(gpr, rflags, fx, bytes(window), rip)
-    _check(form, decoded, state, pinned, places)
+    check_accesses(form, decoded, state)
     return Case(
         code,
         state,
@@ -167,13 +167,13 @@ def _fill(made: Draft, choices: Choices, gpr: list[int], window: bytearray, offs
             window[offset + i] = data[i]
 
 
-def _check(form: Form, decoded: Instruction, state: State, pinned: set[int], places: areas.Places) -> None:
+def check_accesses(form: Form, decoded: Instruction, state: State) -> None:
     """Refuse what would touch memory that the test does not look at."""
-    name = form.mnemonic
+    name, places = form.mnemonic, areas.PLACES[form.bits]
     if name in NO_ACCESS or form.family in ("privileged", "string"):
         return
     if decoded.op_count > 1 and decoded.op1_kind == OpKind.REGISTER and name in ("BT", "BTS", "BTR", "BTC"):
-        _check_bit_offset(decoded, state, pinned)
+        _check_bit_offset(decoded, state)
     if name in ("SHLD", "SHRD") and decoded.op0_kind == OpKind.MEMORY:
         count, size = undefined.shift_count(decoded, state)
         if count > size:
@@ -232,7 +232,7 @@ def _check_access(address: int, access: int, places: areas.Places) -> None:
     raise Unsuitable
 
 
-def _check_bit_offset(decoded: Instruction, state: State, pinned: set[int]) -> None:
+def _check_bit_offset(decoded: Instruction, state: State) -> None:
     if decoded.op0_kind != OpKind.MEMORY:
         return
     number = RegisterExt.number(decoded.op1_register)

@@ -76,7 +76,7 @@ def _without_sse4a(case: Case) -> Case:
 
 
 def _bit_field(case: Case) -> Outcome:
-    """EXTRQ and INSERTQ (APM vol. 4). Fields that reach beyond bit 63 are undefined: `undefined_fields` refuses them."""
+    """EXTRQ and INSERTQ (APM vol. 4). `undefined_fields` refuses fields that reach beyond bit 63."""
     instruction = Decoder(64, case.code).decode()
     xmm = [_xmm(case.state, i) for i in range(16)]
     destination = RegisterExt.number(instruction.op0_register)

@@ -125,7 +125,7 @@ def _string(made: Draft, choices: Choices, gpr: list[int], pinned: set[int]) -> 
     destination = near if choices.chance(40) else places.window + choices.between(200, 700)
     if places.faults and choices.chance(6):
         destination = places.unmapped - choices.between(-8, 30)
-    if places.faults and choices.chance(4):
+    elif places.faults and choices.chance(4):
         source = places.unmapped - choices.between(-8, 30)
     _set_low(gpr, RSI, source, made)
     _set_low(gpr, RDI, destination, made)

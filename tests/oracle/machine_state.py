@@ -87,6 +87,8 @@ def memory_operand(made: Draft, choices: Choices, gpr: list[int], rip: int) -> b
         return branch_target(choices, rip).to_bytes(8, "little")[:size]
     if name == "LDMXCSR":
         value = mxcsr(choices) if choices.chance(85) else values.integer(choices, 32)
+        if not UNMASKED_SSE:
+            value |= _MXCSR_MASKS
         return value.to_bytes(4, "little")
     if name in ("FXRSTOR", "FXRSTOR64"):
         image = bytearray(fx_image(choices, form))

@@ -57,31 +57,14 @@ _STRING_KINDS = {
     Kind.ES_RDI: {16: OpKind.MEMORY_ESDI, 32: OpKind.MEMORY_ESEDI, 64: OpKind.MEMORY_ESRDI},
     Kind.SEG_RDI: {16: OpKind.MEMORY_SEG_DI, 32: OpKind.MEMORY_SEG_EDI, 64: OpKind.MEMORY_SEG_RDI},
 }
-_REPEATABLE = {"MOVS", "STOS", "LODS", "CMPS", "SCAS", "INS", "OUTS"}
+_REPEATABLE = frozenset(("MOVS", "STOS", "LODS", "CMPS", "SCAS", "INS", "OUTS"))
 #: Instructions whose memory operand LOCK may precede (APM vol. 3, 1.2.5).
-_LOCKABLE = set(
-    [
-        "ADC",
-        "ADD",
-        "AND",
-        "BTC",
-        "BTR",
-        "BTS",
-        "CMPXCHG",
-        "CMPXCHG8B",
-        "CMPXCHG16B",
-        "DEC",
-        "INC",
-        "NEG",
-        "NOT",
-        "OR",
-        "SBB",
-        "SUB",
-        "XADD",
-        "XCHG",
-        "XOR",
-    ]
-)
+_LOCKABLE = frozenset(
+    (
+        "ADC", "ADD", "AND", "BTC", "BTR", "BTS", "CMPXCHG", "CMPXCHG8B", "CMPXCHG16B", "DEC", "INC", "NEG", "NOT",
+        "OR", "SBB", "SUB", "XADD", "XCHG", "XOR",
+    )
+)  # fmt: skip
 
 
 @dataclass

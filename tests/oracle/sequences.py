@@ -20,53 +20,13 @@ from .operands import draft, encode
 from .undefined import ARITHMETIC, flags_from_iced, undefined_flags
 from .values import Choices
 
-_MNEMONICS = set(
-    [
-        "ADD",
-        "ADC",
-        "SUB",
-        "SBB",
-        "CMP",
-        "AND",
-        "OR",
-        "XOR",
-        "TEST",
-        "NEG",
-        "NOT",
-        "INC",
-        "DEC",
-        "SHL",
-        "SHR",
-        "SAR",
-        "ROL",
-        "ROR",
-        "RCL",
-        "RCR",
-        "IMUL",
-        "MOVZX",
-        "MOVSX",
-        "MOV",
-        "BT",
-        "BTS",
-        "BTR",
-        "BTC",
-        "CLC",
-        "STC",
-        "CMC",
-        "LAHF",
-        "SAHF",
-        "XADD",
-        "CMPXCHG",
-        "XCHG",
-        "POPCNT",
-        "CBW",
-        "CWDE",
-        "CDQE",
-        "CWD",
-        "CDQ",
-        "CQO",
-    ]
-)
+_MNEMONICS = frozenset(
+    (
+        "ADD", "ADC", "SUB", "SBB", "CMP", "AND", "OR", "XOR", "TEST", "NEG", "NOT", "INC", "DEC", "SHL", "SHR", "SAR",
+        "ROL", "ROR", "RCL", "RCR", "IMUL", "MOVZX", "MOVSX", "MOV", "BT", "BTS", "BTR", "BTC", "CLC", "STC", "CMC",
+        "LAHF", "SAHF", "XADD", "CMPXCHG", "XCHG", "POPCNT", "CBW", "CWDE", "CDQE", "CWD", "CDQ", "CQO",
+    )
+)  # fmt: skip
 _ATTEMPTS = 200
 
 

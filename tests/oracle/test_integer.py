@@ -15,6 +15,7 @@ from .trapgate_side import TrapgateProcessor
 
 pytestmark = pytest.mark.xdist_group("oracle")
 FAMILIES = ("integer", "stack", "branch", "string", "privileged")
+_SEQUENCES = 1000
 FORMS = [form for name in FAMILIES for form in family(name)]
 
 
@@ -36,10 +37,11 @@ def test_random_cases(reference: Reference, trapgate64: TrapgateProcessor, pairs
 
 def test_sequences(pytestconfig: pytest.Config, reference: Reference, trapgate64: TrapgateProcessor) -> None:
     """Several instructions in a row: dead flags, fused compares and branches."""
-    wanted = pytestconfig.getoption("--oracle-cases", default=0) or 1000
-    first = pytestconfig.getoption("--oracle-seed", default=0) if wanted != 1000 else 0
+    wanted = pytestconfig.getoption("--oracle-cases", default=0)
+    first = pytestconfig.getoption("--oracle-seed", default=0) if wanted else 0
+    end = first + (wanted or _SEQUENCES)
     found = []
-    for start in range(first, first + wanted, areas.SLOT_COUNT):
-        seeds = range(start, min(start + areas.SLOT_COUNT, first + wanted))
+    for start in range(first, end, areas.SLOT_COUNT):
+        seeds = range(start, min(start + areas.SLOT_COUNT, end))
         found += failures(reference, trapgate64, make_sequences(seeds))
     assert not found, report(found)

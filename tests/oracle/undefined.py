@@ -89,9 +89,8 @@ def undefined_registers(form: Form, instruction: Instruction, state: State) -> d
 def ignored_memory(form: Form, size: int, offset: int) -> tuple[tuple[int, int], ...]:
     """Bytes of the window, (offset, length), that saved x87 environments do not define.
 
-    The last instruction's opcode and addresses: Intel's processors keep the data pointer for unmasked exceptions only
-    (SDM vol. 1, 8.1.8, CPUID.7.EBX bit 6), AMD's FXSAVE stores them only while an exception is pending (APM vol. 2,
-    11.4.4). MXCSR_MASK tells the processors apart: AMD's has the misaligned SSE bit.
+    The last instruction's opcode and addresses: see `differences.AVOIDED`. MXCSR_MASK tells the
+    processors apart: AMD's has the misaligned SSE bit.
     """
     name = form.mnemonic
     if name in ("FXSAVE", "FXSAVE64"):

@@ -11,8 +11,11 @@ from trapgate.arch.segments import DPL_SHIFT
 from trapgate.boards.pc import Pc, PcConfig
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Processor, Stopped
-from trapgate.firmware.acpi import write_acpi_tables
+from trapgate.firmware.acpi import AcpiHardware
+from trapgate.firmware.fw_cfg import FIRST_PORT, PORT_COUNT, FwCfg
 from trapgate.firmware.image import BootImage, EntryState
+from trapgate.firmware.linux import LinuxImage
+from trapgate.firmware.tables import write_tables
 from trapgate.machine.clock import Clock
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.control import RunControl
@@ -64,14 +67,21 @@ class BareMachine:
         self.processor = Processor(
             config.profile, self.memory, self.board.bus, self.clock, self.control, handlers, self.board.acknowledge
         )
+        self.fw_cfg = FwCfg(self.memory)
+        self.board.bus.map_ports(FIRST_PORT, PORT_COUNT, self.fw_cfg)
         self.processor.apic = self.board.lapic
         pins.processor = self.processor
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory and the processor into its entry state. Raises FirmwareError."""
-        rsdp = write_acpi_tables(self.memory)
-        entry = image.load(self.memory, rsdp)
-        enter_state(self.processor, entry)
+        if isinstance(image, LinuxImage):
+            self.fw_cfg.set_boot_files(image.kernel, image.initrd, image.command_line.decode(errors="surrogateescape"))
+        hardware = AcpiHardware(fw_cfg_port=FIRST_PORT)
+        # Firmware gives the I/O APIC the identifier that its tables name.
+        self.board.bus.write_memory(hardware.io_apic_address, 4, 0)
+        self.board.bus.write_memory(hardware.io_apic_address + 0x10, 4, hardware.io_apic_id << 24)
+        rsdp = write_tables(self.memory, hardware)
+        enter_state(self.processor, image.load(self.memory, rsdp))
 
     def run(self, max_instructions: int | None = None) -> Stopped:
         """Run until something ends the run."""

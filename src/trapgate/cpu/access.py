@@ -1,9 +1,9 @@
 """Accesses that the fast tables cannot serve, as native code: TLB fills, page crossings, devices, writes to code.
 
-A handler calls `slow_access` with the linear address and the kind of the access and gets a host pointer: into RAM, or to the
-bounce buffer. What it then stores in the bounce buffer `commit` carries on. A null pointer means a fault (fault fields set).
-The budget is kept in EXIT_BUDGET across the call, so that both this code (stall cycles) and Python (a device that wants the
-run to stop soon) can change it; handlers take it from there afterwards.
+A handler calls `slow_access` with the linear address and the kind of the access and gets a host pointer: into RAM, or
+to the bounce buffer. What it then stores in the bounce buffer `commit` carries on. A null pointer means a fault
+(fault fields set). The budget is kept in EXIT_BUDGET across the call, so that both this code (stall cycles) and
+Python (a device that wants the run to stop soon) can change it; handlers take it from there afterwards.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def _emit_enter(declarations: set[str]) -> str:
     e = f.emit
     e.intrinsic_void("x86.sse.stmxcsr", [e.offset(f.state, layout.HOST_MXCSR)], "")
     place = e.offset(f.state, layout.HOST_FPU_CONTROL)
-    e.raw(f'call void asm sideeffect "fnstcw ($0)", "r,~{{memory}},~{{dirflag}},~{{fpsr}},~{{flags}}"(ptr {place.name})')
+    e.raw(
+        f'call void asm sideeffect "fnstcw ($0)", "r,~{{memory}},~{{dirflag}},~{{fpsr}},~{{flags}}"(ptr {place.name})'
+    )
     load_guest_floating_point(e, f.state)
     uop = f.argument("uop", "ptr")
     code = e.call(e.load_type("ptr", uop), "i64", [f.state, uop, f.argument("budget")], "preserve_nonecc")

@@ -39,7 +39,8 @@ MSR_SYSENTER_CS, MSR_SYSENTER_ESP, MSR_SYSENTER_EIP = 0x174, 0x175, 0x176
 MSR_PAT = 0x277
 
 _CANONICAL = frozenset((MSR_LSTAR, MSR_CSTAR, MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE))
-#: Registers that only hold what is written: MTRRs, machine check, power management and configuration as kernels use them.
+#: Registers that only hold what is written: MTRRs, machine check, power management and configuration as kernels use
+#: them.
 #: number -> bits that can be written.
 _ALL = (1 << 64) - 1
 _PLAIN: dict[int, int] = {

@@ -1,7 +1,7 @@
 """Delivery of exceptions and interrupts through the IVT or the IDT (APM vol. 2, 8.6 to 8.9).
 
-Nothing of the guest's state changes before the whole frame has been written, so a fault during delivery finds the state as
-it was.
+Nothing of the guest's state changes before the whole frame has been written, so a fault during delivery finds the
+state as it was.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class Delivery(Transfers):
                 self.cr2 = fault.address
             error = fault.error if vector in WITH_ERROR_CODE and not self.real_mode else None
             try:
-                self._enter_handler(vector, error, software=False, resume=vector not in (vectors.DB, vectors.BP, vectors.OF))
+                self._enter_handler(
+                    vector, error, software=False, resume=vector not in (vectors.DB, vectors.BP, vectors.OF)
+                )
                 return
             except Fault as second:
                 fault = self._combine(fault, second)

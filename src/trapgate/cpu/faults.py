@@ -30,3 +30,14 @@ class Fault(Exception):
 
 class TripleFault(Exception):
     """An exception while delivering a double fault: shutdown."""
+
+
+class Unimplemented(Exception):
+    """The guest used something that the modelled processor has and trapgate does not have yet."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(
+            f"unimplemented: {what} at {where}: this guest needs a feature that trapgate does not have yet"
+        )
+        self.what = what
+        self.where = where

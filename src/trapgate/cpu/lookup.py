@@ -122,7 +122,8 @@ def _emit_install(side: Side, declarations: set[str]) -> str:
 
 
 def _emit_fill(side: Side, declarations: set[str]) -> str:
-    """`i64 @fill_<side>(state, tag, mask, page, rights)`: take an entry into level 1, first-in first-out; its number."""
+    """`i64 @fill_<side>(state, tag, mask, page, rights)`: take an entry into level 1, first-in first-out; its
+    number."""
     arguments = tuple(("i64", n) for n in ("tag", "mask", "page", "rights"))
     f = NativeFunction(f"fill_{side.name}", "i64", arguments, declarations)
     e = f.emit
@@ -285,6 +286,7 @@ def _emit_translate(side: Side, declarations: set[str]) -> str:
     wide = linear.trunc(48).sext(64)
     with e.when(f.flag(layout.EFER, EFER_LMA) & wide.ne(linear), likely=False):
         f.set_field(layout.FAULT_VECTOR, NON_CANONICAL)
+        f.set_field(layout.FAULT_ADDRESS, linear)
         f.set_field(layout.FAULT_ERROR, 0)
         e.ret(0)
     with e.when(f.flag(layout.CR0, CR0_PG) ^ 1):  # (a)

@@ -6,7 +6,7 @@ import iced_x86 as iced
 from iced_x86 import OpKind, Register
 
 from trapgate.arch import layout
-from trapgate.isa.decode import REGISTER_SLOTS, SEGMENT_NUMBERS
+from trapgate.isa.operand_tables import REGISTER_SLOTS, SEGMENT_NUMBERS
 
 _WIDTH = {"r8": 8, "r16": 16, "r32": 32, "r64": 64, "x": 128, "q": 64}
 

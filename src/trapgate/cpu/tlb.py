@@ -1,14 +1,14 @@
 """The modelled TLB: its geometry, and where its tables lie in the state block.
 
-Two levels for data and two for instructions. Level 1 is fully associative and replaces first-in first-out, which does not
-depend on hits; level 2 is set-associative and replaces the least recently used, which is exact because every lookup of
-level 2 passes through here. Large pages of 4 MB and 1 GB are held as 2 MB entries.
+Two levels for data and two for instructions. Level 1 is fully associative and replaces first-in first-out, which does
+not depend on hits; level 2 is set-associative and replaces the least recently used, which is exact because every
+lookup of level 2 passes through here. Large pages of 4 MB and 1 GB are held as 2 MB entries.
 
-In front of level 1 stand the fast tables that native code checks inline: one for each side and privilege, indexed by the
-linear page number. A fast entry exists only while the level 1 entry that it came from does, so a hit in a fast table is a
-hit in the model. A fast entry has 32 bytes: read tag, write tag (linear page addresses, all ones when empty), host address
-minus linear address (data) or guest-physical page (instructions), and owner, next and previous (u16 each): the level 1
-entry it came from and its neighbours in that entry's list of fast entries.
+In front of level 1 stand the fast tables that native code checks inline: one for each side and privilege, indexed by
+the linear page number. A fast entry exists only while the level 1 entry that it came from does, so a hit in a fast
+table is a hit in the model. A fast entry has 32 bytes: read tag, write tag (linear page addresses, all ones when
+empty), host address minus linear address (data) or guest-physical page (instructions), and owner, next and previous
+(u16 each): the level 1 entry it came from and its neighbours in that entry's list of fast entries.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ class NativeFunction:
 def emit_walk(declarations: set[str]) -> str:
     """`i64 @walk(state, linear, access)`: 1 and the WALK_ fields set, or 0 and the fault fields set.
 
-    `access` has the bits of a page-fault error code (PF_W, PF_U, PF_I). The caller counts the miss; the references go to
-    the counter of the side that the access belongs to.
+    `access` has the bits of a page-fault error code (PF_W, PF_U, PF_I). The caller counts the miss; the references go
+    to the counter of the side that the access belongs to.
     """
     f = NativeFunction("walk", "i64", (("i64", "linear"), ("i64", "access")), declarations)
     e = f.emit
@@ -249,19 +249,22 @@ class _Walk:
         f.add_to_field(layout.STALL, references * f.field(layout.COST_WALK_REFERENCE))
         fetch = (self.access & PF_I).ne(0)
         place = fetch.select(
-            e.constant(layout.counter("itlb_walk_references"), 64), e.constant(layout.counter("dtlb_walk_references"), 64)
+            e.constant(layout.counter("itlb_walk_references"), 64),
+            e.constant(layout.counter("dtlb_walk_references"), 64),
         )
         f.set_field(place, f.field(place) + references)
 
 
-assert PTE_RW == RIGHT_W << 1 and PTE_US == RIGHT_U << 1
+# `level` moves the bits of an entry to those of the rights with one shift.
+assert PTE_RW == RIGHT_W << 1
+assert PTE_US == RIGHT_U << 1
 
 
 def emit_entry_access(declarations: set[str]) -> str:
     """`@read_entry` and `@write_entry`: page-table entries in guest RAM.
 
-    An entry outside RAM reads as all ones, as an open bus does. 64 bits are read wherever the entry ends before its page
-    does; the caller masks.
+    An entry outside RAM reads as all ones, as an open bus does. 64 bits are read wherever the entry ends before its
+    page does; the caller masks.
     """
     f = NativeFunction("read_entry", "i64", (("i64", "place"),), declarations)
     e, place = f.emit, f.argument("place") & f.field(layout.A20_MASK)
@@ -297,5 +300,3 @@ def is_ram(f: NativeFunction, physical: Value) -> Value:
     inside = page.ult(f.field(layout.PAGE_COUNT))
     safe = inside.select(page, e.constant(0, 64))
     return inside & e.load(8, e.pointer(f.field(layout.PAGE_KIND) + safe)).ne(0)
-
-

@@ -391,7 +391,8 @@ class BlockStore:
 
 
 def _keys(decoded: list[Decoded]) -> list[str]:
-    """The handler key of each instruction ('' for those that Python carries out), flags liveness and fusion included."""
+    """The handler key of each instruction ('' for those that Python carries out), flags liveness and fusion
+    included."""
     live = True
     keys: list[str] = []
     for d in reversed(decoded):
@@ -412,4 +413,3 @@ def _keys(decoded: list[Decoded]) -> list[str]:
         if before.name in _FUSIBLE and not before.writes_memory:
             keys[-2] = f"{keys[-2]}|{keys[-1]}"
     return keys
-

@@ -12,173 +12,22 @@ from trapgate.arch import layout
 from trapgate.arch.registers import DF, ES, RCX, RDI, RSI, SS
 from trapgate.cpu.tlb import FAST_ENTRIES
 from trapgate.engine import record
+from trapgate.engine.operands import (
+    ColdOperand,
+    CountOperand,
+    ImmediateOperand,
+    MemoryOperand,
+    RegisterOperand,
+    StackRegisterOperand,
+)
 from trapgate.isa.context import DEFINITIONS, Context, Operand
 from trapgate.isa.flags import Flags
-from trapgate.isa.form import Form, MemoryShape, parse_memory
+from trapgate.isa.form import Form, parse_memory
 from trapgate.isa.ir import CONVENTION, Emitter, Loop, Value
 
 # The kind of an access: its size in bytes, and
 WRITE = 0x100
 READ_AND_WRITE = 0x300
-
-
-class ColdOperand:
-    """What all operands share: a width and a place in the record."""
-
-    is_memory = False
-
-    def __init__(self, context: ColdContext, width: int) -> None:
-        self.c = context
-        self.width = width
-
-    def read(self) -> Value:
-        raise TypeError("operand cannot be read")
-
-    def update(self) -> Value:
-        return self.read()
-
-    def write(self, value: Value) -> None:
-        raise TypeError("operand cannot be written")
-
-    def address(self) -> Value:
-        raise TypeError("operand is not in memory")
-
-    linear = address
-
-    def displaced(self, delta: Value) -> Operand:
-        raise TypeError("operand is not in memory")
-
-    def st_index(self) -> Value:
-        raise TypeError("operand is not an x87 register")
-
-
-class RegisterOperand(ColdOperand):
-    """A general-purpose, XMM or MMX register; the slot holds its offset in the state block."""
-
-    def __init__(self, context: ColdContext, width: int, slot: int) -> None:
-        super().__init__(context, width)
-        self._slot = slot
-        self._pointer: Value | None = None
-
-    def _place(self) -> Value:
-        if self._pointer is None:
-            self._pointer = self.c.state_pointer(self.c.slot(self._slot))
-        return self._pointer
-
-    def read(self) -> Value:
-        return self.c.emit.load(self.width, self._place(), 8 if self.width > 64 else 0)
-
-    def write(self, value: Value) -> None:
-        if self.width == 32 and value.width == 32:
-            value = value.zext(64)
-        self.c.emit.store(value, self._place(), 8 if value.width > 64 else 0)
-
-
-class CountOperand(ColdOperand):
-    """CL."""
-
-    def read(self) -> Value:
-        return self.c.register(RCX, 8)
-
-
-class StackRegisterOperand(ColdOperand):
-    """ST(i); the slot holds i."""
-
-    def __init__(self, context: ColdContext, slot: int) -> None:
-        super().__init__(context, 80)
-        self._slot = slot
-
-    def st_index(self) -> Value:
-        return self.c.slot(self._slot).trunc(32)
-
-
-class ImmediateOperand(ColdOperand):
-    """An immediate; `offset` is its place in the record and `stored` its width there."""
-
-    def __init__(self, context: ColdContext, width: int, offset: int, stored: int) -> None:
-        super().__init__(context, width)
-        self._offset, self._stored = offset, stored
-
-    def read(self) -> Value:
-        if self.width <= self._stored:
-            return self.c.of_record(self._offset, self.width)
-        return self.c.of_record(self._offset, self._stored).sext(self.width)
-
-
-class MemoryOperand(ColdOperand):
-    """A memory operand; its slots hold base, index (x shapes) and segment (g and s shapes)."""
-
-    is_memory = True
-
-    def __init__(self, context: ColdContext, shape: MemoryShape, slot: int) -> None:
-        super().__init__(context, shape.width)
-        self.shape = shape
-        self._slot = slot
-        self._address: Value | None = None
-        self._updated: Value | None = None
-        self.segment_slot = slot + {"b": 1, "a": 0}.get(shape.address, 2)
-
-    def address(self) -> Value:
-        if self._address is None:
-            self._address = self._compute(None)
-        return self._address
-
-    def _compute(self, extra_base: tuple[int, int] | None) -> Value:
-        c, bits = self.c, self.shape.address_bits
-        if self.shape.address == "a":
-            return c.of_record(record.LINK, bits)
-        base_slot = c.slot(self._slot)
-        address = c.emit.load(bits, c.state_pointer(base_slot))
-        if extra_base is not None:
-            number, amount = extra_base
-            is_it = base_slot.eq(layout.gpr(number))
-            address = address + is_it.select(c.emit.constant(amount, bits), c.emit.constant(0, bits))
-        displacement = c.of_record(record.DISPLACEMENT, 32)
-        address = address + displacement.sext(bits) if bits >= 32 else address + displacement.trunc(bits)
-        if self.shape.address != "b":
-            index = c.emit.load(bits, c.state_pointer(c.slot(self._slot + 1)))
-            scale = int(self.shape.address[1])
-            address = address + (index << scale.bit_length() - 1 if scale > 1 else index)
-        return address
-
-    def linear(self) -> Value:
-        return self._linear(None, self.width // 8)
-
-    def _linear(self, is_write: bool | None, size: int) -> Value:
-        segment = self.shape.segment
-        place = self.c.state_pointer(self.c.slot(self.segment_slot)) if segment else None
-        return self.c.linear_address(self.address(), place, segment, is_write, size)
-
-    def displaced(self, delta: Value) -> Operand:
-        moved = MemoryOperand(self.c, self.shape, self._slot)
-        moved._address = self.address() + delta
-        return moved
-
-    def after_pop(self, size: int) -> Operand:
-        moved = MemoryOperand(self.c, self.shape, self._slot)
-        if self.shape.address not in ("a",):
-            moved._address = self._compute((4, size))
-        return moved
-
-    def read(self) -> Value:
-        size = self.width // 8
-        return self.c.load_linear(self._linear(False, size), self.width)
-
-    def update(self) -> Value:
-        size = self.width // 8
-        pointer = self.c.host_pointer(self._linear(True, size), size, is_write=True)
-        self._updated = pointer
-        return self.c.emit.load(self.width, pointer, 1)
-
-    def write(self, value: Value) -> None:
-        c = self.c
-        if self._updated is None:
-            c.store_linear(self._linear(True, value.width // 8), value)
-            return
-        c.emit.store(value, self._updated, 1)
-        bounce = c.state_pointer(layout.BOUNCE)
-        with c.emit.when(c.emit.compare("eq", self._updated, bounce), likely=False):
-            c.commit()
 
 
 class _Turn:
@@ -560,63 +409,3 @@ class ColdContext(Context):
 
 def _smaller(a: Value, b: Value) -> Value:
     return a.ult(b).select(a, b)
-
-
-def generate_python_exit(name: str) -> str:
-    """The handler of every instruction that Python carries out."""
-    e = Emitter()
-    state, uop, budget = Value(e, "%state", "ptr", 0), Value(e, "%uop", "ptr", 0), Value(e, "%budget", "i64", 64)
-    left = budget - e.load(64, e.offset(uop, record.COST))
-    _store_exit(e, state, uop, left)
-    e.ret(record.EXIT_PYTHON)
-    return e.text(_header(name))
-
-
-def _header(name: str) -> str:
-    return f"define {CONVENTION} i64 @{name}(ptr noalias %state, ptr noalias %uop, i64 %budget) #0"
-
-
-def _store_exit(e: Emitter, state: Value, uop: Value, budget: Value) -> None:
-    e.store(e.address(uop), e.offset(state, layout.EXIT_UOP))
-    e.store(budget, e.offset(state, layout.EXIT_BUDGET))
-
-
-def generate_exit(name: str, code: int, uop_offset: int = 0) -> str:
-    """A handler that only leaves with `code`; exit_uop is its record less `uop_offset` bytes."""
-    e = Emitter()
-    state, uop, budget = Value(e, "%state", "ptr", 0), Value(e, "%uop", "ptr", 0), Value(e, "%budget", "i64", 64)
-    _store_exit(e, state, e.offset(uop, -uop_offset), budget)
-    e.ret(code)
-    return e.text(_header(name))
-
-
-def generate_page_check(name: str) -> str:
-    """The header of a block: its page must be in the instruction TLB and map to the page it was decoded from."""
-    e = Emitter()
-    state, uop, budget = Value(e, "%state", "ptr", 0), Value(e, "%uop", "ptr", 0), Value(e, "%budget", "i64", 64)
-    b = e.variable(budget)
-    linear = e.load(64, e.offset(uop, record.PAGE_LINEAR))
-    physical = e.load(64, e.offset(uop, record.PAGE_PHYSICAL))
-    table = e.load_type("ptr", e.offset(state, layout.ITLB))
-    entry = e.offset(table, (linear >> 7) & ((FAST_ENTRIES - 1) << 5))
-    hit = e.load(64, entry).eq(linear)
-    go, check = e.new_label("go"), e.new_label("check")
-    with e.when(hit ^ 1, likely=False):
-        fetch = e.load_type("ptr", e.offset(state, layout.FETCH_PAGE))
-        found = e.call(fetch, "i64", [state, uop, budget, linear])
-        with e.when(found.eq(0), likely=False):
-            e.ret(record.EXIT_FAULT)
-        b.set(e.load(64, e.offset(state, layout.EXIT_BUDGET)))
-    e.jump(check)
-    e.label(check)
-    # After a fill the entry is there, unless paging is off and the page is no RAM.
-    same = e.load(64, e.offset(entry, 16)).eq(physical) & e.load(64, entry).eq(linear)
-    refetch = e.new_label("refetch")
-    e.branch(same, go, refetch, likely=True)
-    e.label(refetch)
-    _store_exit(e, state, uop, b.get())
-    e.ret(record.EXIT_REFETCH)
-    e.label(go)
-    following = e.offset(uop, record.RECORD_SIZE)
-    e.tail(e.load_type("ptr", following), [state, following, b.get()])
-    return e.text(_header(name))

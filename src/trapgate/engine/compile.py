@@ -26,7 +26,8 @@ attributes #0 = { nounwind }
 _GENERATING = (
     "arch/*.py", "isa/ir/*.py", "isa/*.py", "isa/general_purpose/*.py", "isa/simd/*.py", "isa/x87/*.py",
     "cpu/tlb.py", "cpu/lookup.py", "cpu/walk.py", "cpu/access.py",
-    "engine/cold.py", "engine/record.py", "engine/compile.py", "engine/handlers.py",
+    "engine/cold.py", "engine/fixed.py", "engine/operands.py", "engine/record.py", "engine/compile.py",
+    "engine/handlers.py",
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Handlers of the cold tier: built when a form is first needed, in batches, and kept on disk.
 
-A handler's key is the text of its form, or of several fused ones joined by "|". A batch on disk is a list of keys and an
-object file whose functions are named after the batch and the key's place in the list.
+A handler's key is the text of its form, or of several fused ones joined by "|". A batch on disk is a list of keys and
+an object file whose functions are named after the batch and the key's place in the list.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import trapgate.isa.simd
 import trapgate.isa.x87  # noqa: F401  (each registers its semantics)
 from trapgate.cpu.access import emit_runtime
 from trapgate.engine import record
-from trapgate.engine.cold import ColdContext, generate_exit, generate_page_check, generate_python_exit
+from trapgate.engine.cold import ColdContext
 from trapgate.engine.compile import CodeFolder, Compiler, assemble
+from trapgate.engine.fixed import generate_exit, generate_page_check, generate_python_exit
 from trapgate.isa.form import Form
 
 Progress = Callable[[str, int, int], None]

@@ -1,8 +1,8 @@
 """Decoding: from bytes to the form of an instruction and the operands of its micro-op.
 
-iced-x86 decodes; this file says how its result is carried out: which form (isa/form.py), what goes into the operand slots,
-or which plain Python function. What it returns does not depend on where the instruction stands, so it is remembered by the
-instruction's bytes.
+iced-x86 decodes; this file says how its result is carried out: which form (isa/form.py), what goes into the operand
+slots, or which plain Python function. What it returns does not depend on where the instruction stands, so it is
+remembered by the instruction's bytes.
 """
 
 from __future__ import annotations
@@ -12,13 +12,37 @@ from collections.abc import Callable
 from typing import Protocol
 
 import iced_x86 as iced
-from iced_x86 import Code, CpuidFeature, DecoderOptions, Mnemonic, OpKind, Register
+from iced_x86 import Code, DecoderOptions, OpKind, Register
 
 from trapgate.arch import layout
 from trapgate.arch.costs import BASE_CYCLES
-from trapgate.arch.registers import CS, DS, ES, FS, GS, SS
+from trapgate.arch.registers import CS, DS, ES, FS, GS
 from trapgate.isa.context import DEFINITIONS
 from trapgate.isa.form import Form
+from trapgate.isa.operand_tables import (
+    ADDRESS_LETTER,
+    BITS_MATTER,
+    CODES,
+    CONDITION_OF,
+    COUNTED,
+    FAR,
+    FEATURES,
+    IMMEDIATE_BITS,
+    IMPLICIT_KINDS,
+    MAY_FAULT,
+    MNEMONICS,
+    NEAR,
+    NO_ACCESS,
+    REGISTER_SLOTS,
+    SEGMENT_NUMBERS,
+    SHIFTS,
+    SIZED,
+    SSE_FEATURES,
+    SSE_WITHOUT_STATE,
+    STACK_OPERATIONS,
+    STRINGS,
+    SYSTEM_REGISTERS,
+)
 
 ALL_ARITHMETIC = iced.RflagsBits.OF | iced.RflagsBits.SF | iced.RflagsBits.ZF | iced.RflagsBits.AF
 ALL_ARITHMETIC |= iced.RflagsBits.CF | iced.RflagsBits.PF
@@ -60,8 +84,8 @@ class Decoded:
     """How one instruction is carried out, wherever it stands."""
 
     __slots__ = (
-        "_texts", "body", "cycles", "dead_form", "ends_block", "flags_killed", "flags_read", "flags_written", "form", "instruction",
-        "length", "may_fault", "name", "python", "relative", "target", "target_mask", "writes_memory",
+        "_texts", "body", "cycles", "dead_form", "ends_block", "flags_killed", "flags_read", "flags_written", "form",
+        "instruction", "length", "may_fault", "name", "python", "relative", "target", "target_mask", "writes_memory",
     )  # fmt: skip
 
     def __init__(self, instruction: iced.Instruction, name: str) -> None:
@@ -103,105 +127,22 @@ class Decoded:
         return self._texts
 
 
-REGISTER_SLOTS: dict[int, tuple[str, int]] = {}  # iced register -> (shape, slot)
-_GPR64 = "RAX RCX RDX RBX RSP RBP RSI RDI R8 R9 R10 R11 R12 R13 R14 R15".split()
-_GPR32 = "EAX ECX EDX EBX ESP EBP ESI EDI R8D R9D R10D R11D R12D R13D R14D R15D".split()
-_GPR16 = "AX CX DX BX SP BP SI DI R8W R9W R10W R11W R12W R13W R14W R15W".split()
-_GPR8 = "AL CL DL BL SPL BPL SIL DIL R8L R9L R10L R11L R12L R13L R14L R15L".split()
-for _names, _shape in ((_GPR64, "r64"), (_GPR32, "r32"), (_GPR16, "r16"), (_GPR8, "r8")):
-    for _i, _name in enumerate(_names):
-        REGISTER_SLOTS[getattr(Register, _name)] = (_shape, layout.gpr(_i))
-for _i, _name in enumerate(("AH", "CH", "DH", "BH")):
-    REGISTER_SLOTS[getattr(Register, _name)] = ("r8", layout.gpr(_i) + 1)
-for _i in range(16):
-    REGISTER_SLOTS[getattr(Register, f"XMM{_i}")] = ("x", layout.xmm(_i))
-for _i in range(8):
-    REGISTER_SLOTS[getattr(Register, f"MM{_i}")] = ("q", layout.fpr(_i))
-    REGISTER_SLOTS[getattr(Register, f"ST{_i}")] = ("st", _i)
-for _i, _name in enumerate(("ES", "CS", "SS", "DS", "FS", "GS")):
-    REGISTER_SLOTS[getattr(Register, _name)] = ("r64", layout.selector(_i))
-
-SEGMENT_NUMBERS = {
-    Register.ES: ES, Register.CS: CS, Register.SS: SS, Register.DS: DS, Register.FS: FS, Register.GS: GS,
-}  # fmt: skip
-_SYSTEM_REGISTERS = {getattr(Register, f"CR{i}"): "cr" for i in range(16)}
-_SYSTEM_REGISTERS |= {getattr(Register, f"DR{i}"): "dr" for i in range(16)}
-_SYSTEM_REGISTERS |= dict.fromkeys(SEGMENT_NUMBERS, "sreg")
-
-MNEMONICS: dict[int, str] = {
-    value: name.lower() for name, value in vars(Mnemonic).items() if isinstance(value, int) and not name.startswith("_")
-}
-_CODES: dict[int, str] = {
-    value: name for name, value in vars(Code).items() if isinstance(value, int) and not name.startswith("_")
-}
-FEATURES: dict[int, str] = {
-    value: name
-    for name, value in vars(CpuidFeature).items()
-    if isinstance(value, int) and not name.startswith("_")
-}
-_CONDITIONS = "o no b ae e ne be a s ns p np l ge le g".split()
-_CONDITION_OF = {
-    MNEMONICS[getattr(Mnemonic, f"{prefix}{c}".upper())]: (operation, i)
-    for prefix, operation in (("j", "jcc"), ("set", "setcc"), ("cmov", "cmovcc"))
-    for i, c in enumerate(_CONDITIONS)
-}
-
-_STRINGS = {
-    "movsb": 8, "movsw": 16, "movsd": 32, "movsq": 64, "stosb": 8, "stosw": 16, "stosd": 32, "stosq": 64,
-    "lodsb": 8, "lodsw": 16, "lodsd": 32, "lodsq": 64, "cmpsb": 8, "cmpsw": 16, "cmpsd": 32, "cmpsq": 64,
-    "scasb": 8, "scasw": 16, "scasd": 32, "scasq": 64,
-}  # fmt: skip
-_SIZED = {
-    "cbw": 16, "cwde": 32, "cdqe": 64, "cwd": 16, "cdq": 32, "cqo": 64, "pushf": 16, "pushfd": 32, "pushfq": 64,
-    "popf": 16, "popfd": 32, "popfq": 64, "pusha": 16, "pushad": 32, "popa": 16, "popad": 32,
-}  # fmt: skip
-_STACK = {
-    "push", "pop", "call", "call_indirect", "ret", "leave", "enter0", "pushf", "pushfd", "pushfq",
-    "popf", "popfd", "popfq", "pusha", "pushad", "popa", "popad", "iretq_within",
-}  # fmt: skip
-#: Operations that do something else in 64-bit code than in 16- and 32-bit code.
-_BITS_MATTER = {"fxsave", "fxsave64", "fxrstor", "fxrstor64", "ret", "jmp_indirect", "call_indirect"}
-_COUNTED = {"jcxz": 16, "jecxz": 32, "jrcxz": 64}
-_IMPLICIT_KINDS = {
-    OpKind.MEMORY_SEG_SI: 16, OpKind.MEMORY_SEG_ESI: 32, OpKind.MEMORY_SEG_RSI: 64,
-    OpKind.MEMORY_SEG_DI: 16, OpKind.MEMORY_SEG_EDI: 32, OpKind.MEMORY_SEG_RDI: 64,
-    OpKind.MEMORY_ESDI: 16, OpKind.MEMORY_ESEDI: 32, OpKind.MEMORY_ESRDI: 64,
-}  # fmt: skip
-_IMMEDIATE_BITS = {
-    OpKind.IMMEDIATE8: 8, OpKind.IMMEDIATE8_2ND: 8, OpKind.IMMEDIATE16: 16, OpKind.IMMEDIATE32: 32,
-    OpKind.IMMEDIATE64: 64, OpKind.IMMEDIATE8TO16: 16, OpKind.IMMEDIATE8TO32: 32, OpKind.IMMEDIATE8TO64: 64,
-    OpKind.IMMEDIATE32TO64: 64,
-}  # fmt: skip
-_NEAR = (OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64)
-_FAR = (OpKind.FAR_BRANCH16, OpKind.FAR_BRANCH32)
-_MAY_FAULT = {"div", "idiv", "aam", "wait"}
-_SHIFTS = {"shl", "sal", "shr", "sar", "rol", "ror", "rcl", "rcr", "shld", "shrd"}
-_ADDRESS_LETTER = {64: "", 32: "d", 16: "w"}
-_NO_ACCESS = {"lea", "nop", "reservednop"}
-_SSE_FEATURES = {"SSE", "SSE2", "SSE3", "SSE4A"}
-_SSE_WITHOUT_STATE = {
-    "prefetchnta", "prefetcht0", "prefetcht1", "prefetcht2", "prefetchw", "prefetch", "lfence", "mfence", "sfence",
-    "movnti", "pause", "clflush", "monitor", "mwait",
-}  # fmt: skip
-#: FCS, FDS etc. apart, these mnemonics begin with f and are no x87 instructions.
-_STACK_INCREMENT_BITS = {16: 16, 32: 32, 64: 64}
-
 UD, NM = "raise_ud", "raise_nm"
 
 
 def _name_of(instruction: iced.Instruction, has_bmi: bool) -> tuple[str, int]:
     """(operation, condition)."""
     mnemonic = MNEMONICS[instruction.mnemonic]
-    if mnemonic in _CONDITION_OF:
-        return _CONDITION_OF[mnemonic]
+    if mnemonic in CONDITION_OF:
+        return CONDITION_OF[mnemonic]
     kind = instruction.op_kind(0) if instruction.op_count else -1
     if mnemonic in ("jmp", "call"):
-        if kind in _NEAR:
+        if kind in NEAR:
             return mnemonic, -1
-        code = _CODES[instruction.code]
-        far = kind in _FAR or "M1616" in code or "M1632" in code or "M1664" in code
+        code = CODES[instruction.code]
+        far = kind in FAR or "M1616" in code or "M1632" in code or "M1664" in code
         return f"{mnemonic}_{'far' if far else 'indirect'}", -1
-    if mnemonic in ("movsd", "cmpsd") and kind in (*_IMPLICIT_KINDS, OpKind.MEMORY_SEG_ESI):
+    if mnemonic in ("movsd", "cmpsd") and kind in (*IMPLICIT_KINDS, OpKind.MEMORY_SEG_ESI):
         return f"{mnemonic}_string", -1
     if instruction.code == Code.MOVQ_RM64_MM:
         return "movq_from_mmx", -1  # its operand widths are those of MOVQ mm, r64
@@ -213,7 +154,7 @@ def _name_of(instruction: iced.Instruction, has_bmi: bool) -> tuple[str, int]:
 def _system_operand(instruction: iced.Instruction) -> str:
     for i in range(instruction.op_count):
         if instruction.op_kind(i) == OpKind.REGISTER:
-            kind = _SYSTEM_REGISTERS.get(instruction.op_register(i))
+            kind = SYSTEM_REGISTERS.get(instruction.op_register(i))
             if kind:
                 return kind
     return ""
@@ -283,8 +224,10 @@ class Decoder:
         system = _system_operand(instruction)
         if system and name in ("mov", "push", "pop"):
             name = f"{name}_{system}"
-        if name == "mov_sreg" and instruction.op_kind(1) == OpKind.REGISTER and (
-            instruction.op_register(1) in SEGMENT_NUMBERS
+        if (
+            name == "mov_sreg"
+            and instruction.op_kind(1) == OpKind.REGISTER
+            and (instruction.op_register(1) in SEGMENT_NUMBERS)
         ):
             name = "mov_from_sreg"
         if name == "iretq" and self.mode.bits == 64 and self.mode.cpl == 0:
@@ -310,14 +253,14 @@ class Decoder:
             if mnemonic == "wait":
                 return NM if mode.wait_nm else ""
             return NM if mode.x87 else ""
-        if mnemonic in _SSE_WITHOUT_STATE:
+        if mnemonic in SSE_WITHOUT_STATE:
             return ""
         refusal = ""
         if names & {"FXSR"}:
             refusal = mode.x87
         elif "MMX" in names or any(self._is_mm(instruction, i) for i in range(instruction.op_count)):
             refusal = mode.mmx
-        elif names & _SSE_FEATURES:
+        elif names & SSE_FEATURES:
             refusal = mode.sse
         return {"": "", "nm": NM, "ud": UD}[refusal]
 
@@ -349,7 +292,7 @@ class Decoder:
     def _ip_mask(self, instruction: iced.Instruction) -> int:
         for i in range(instruction.op_count):
             kind = instruction.op_kind(i)
-            if kind in _NEAR:
+            if kind in NEAR:
                 return {OpKind.NEAR_BRANCH16: 0xFFFF, OpKind.NEAR_BRANCH32: 0xFFFF_FFFF}.get(kind, (1 << 64) - 1)
         return (1 << self.mode.bits) - 1
 
@@ -366,7 +309,7 @@ class Decoder:
         for i in range(instruction.op_count):
             kind = instruction.op_kind(i)
             if kind == OpKind.REGISTER:
-                if i and name in _SHIFTS and instruction.op_register(i) == Register.CL and i == instruction.op_count - 1:
+                if i and name in SHIFTS and instruction.op_register(i) == Register.CL and i == instruction.op_count - 1:
                     shapes.append("cl")
                     continue
                 shape, slot = REGISTER_SLOTS[instruction.op_register(i)]
@@ -377,20 +320,20 @@ class Decoder:
                     segment = SEGMENT_NUMBERS[instruction.memory_segment]
                     address_bits = {"r64": 64, "r32": 32, "r16": 16}[REGISTER_SLOTS[instruction.memory_base][0]]
                     continue
-                has_memory = name not in _NO_ACCESS
+                has_memory = name not in NO_ACCESS
                 shapes.append(self._memory_operand(instruction, decoded, fields))
-            elif kind in _IMPLICIT_KINDS:
-                address_bits = _IMPLICIT_KINDS[kind]
+            elif kind in IMPLICIT_KINDS:
+                address_bits = IMPLICIT_KINDS[kind]
                 if kind not in (OpKind.MEMORY_ESDI, OpKind.MEMORY_ESEDI, OpKind.MEMORY_ESRDI):
                     segment = SEGMENT_NUMBERS[instruction.memory_segment]
-            elif kind in _NEAR:
+            elif kind in NEAR:
                 decoded.target_mask = self._ip_mask(instruction)
                 target = instruction.near_branch_target
                 decoded.target = (target - instruction.ip) & decoded.target_mask
             else:
-                bits = _IMMEDIATE_BITS[kind]
+                bits = IMMEDIATE_BITS[kind]
                 shapes.append(fields.add_immediate(bits, instruction.immediate(i), kind))
-        is_string = name in _STRINGS and name not in ("movsd", "cmpsd") or name.endswith("_string")
+        is_string = (name in STRINGS and name not in ("movsd", "cmpsd")) or name.endswith("_string")
         if is_string or name in ("xlatb", "maskmovq", "maskmovdqu"):
             implicit = self._implicit(segment)
             has_memory = True
@@ -403,18 +346,18 @@ class Decoder:
             condition,
             self._size_of(instruction, name),
             self._address_bits(instruction, name, address_bits),
-            self.mode.stack if name in _STACK else "",
+            self.mode.stack if name in STACK_OPERATIONS else "",
             self._repeat(instruction, name),
             segment,
             implicit,
-            bits=self.mode.bits if name in _BITS_MATTER else 0,
+            bits=self.mode.bits if name in BITS_MATTER else 0,
         )
         decoded.body = fields.pack()
         self._analyze(decoded, has_memory)
         return decoded
 
     def _memory_operand(self, instruction: iced.Instruction, decoded: Decoded, fields: _Fields) -> str:
-        bits = iced.MemorySizeExt.size(instruction.memory_size) * 8 if decoded.name not in _NO_ACCESS else 0
+        bits = iced.MemorySizeExt.size(instruction.memory_size) * 8 if decoded.name not in NO_ACCESS else 0
         base, index = instruction.memory_base, instruction.memory_index
         displacement = instruction.memory_displacement
         number = SEGMENT_NUMBERS[instruction.memory_segment]
@@ -443,11 +386,11 @@ class Decoder:
             segment = "g" if number in (FS, GS) else ""
         else:
             segment = "" if mode.is_flat(number) and number != CS else "s"
-        if segment and decoded.name not in _NO_ACCESS:
+        if segment and decoded.name not in NO_ACCESS:
             fields.slots.append(layout.segment(number))
         else:
             segment = ""
-        return f"m{bits}{address}{_ADDRESS_LETTER[address_bits]}{segment}"
+        return f"m{bits}{address}{ADDRESS_LETTER[address_bits]}{segment}"
 
     def _implicit(self, source: int) -> str:
         mode = self.mode
@@ -464,12 +407,12 @@ class Decoder:
 
     def _operand_bits(self, instruction: iced.Instruction, name: str) -> int:
         base = name.removesuffix("_string")
-        if base in _STRINGS and (name in _STRINGS and name not in ("movsd", "cmpsd") or name != base):
-            return _STRINGS[base]
-        if name in _SIZED:
-            return _SIZED[name]
+        if base in STRINGS and ((name in STRINGS and name not in ("movsd", "cmpsd")) or name != base):
+            return STRINGS[base]
+        if name in SIZED:
+            return SIZED[name]
         if name in ("call", "call_indirect", "ret", "leave", "enter0"):
-            code = _CODES[instruction.code]
+            code = CODES[instruction.code]
             if name in ("leave", "enter0", "ret"):
                 return {"W": 16, "D": 32, "Q": 64}[code.replace("_IMM16_IMM8", "").replace("_IMM16", "")[-1]]
             return int(code[-2:]) if code[-2:] in ("16", "32", "64") else 64
@@ -480,7 +423,7 @@ class Decoder:
     @staticmethod
     def _environment_bits(instruction: iced.Instruction) -> int:
         """16 or 32 for x87 environment images; 64 for FXSAVE64."""
-        code = _CODES[instruction.code]
+        code = CODES[instruction.code]
         if code.endswith("64_M512BYTE"):
             return 64
         return 16 if "14BYTE" in code or "94BYTE" in code else 32
@@ -488,17 +431,17 @@ class Decoder:
     def _address_bits(self, instruction: iced.Instruction, name: str, implicit: int) -> int:
         if implicit:
             return implicit
-        if name in _COUNTED:
-            return _COUNTED[name]
+        if name in COUNTED:
+            return COUNTED[name]
         if name in ("loop", "loope", "loopne"):
-            code = _CODES[instruction.code]
+            code = CODES[instruction.code]
             return 64 if code.endswith("RCX") else 32 if code.endswith("ECX") else 16
         return 0
 
     @staticmethod
     def _repeat(instruction: iced.Instruction, name: str) -> str:
         base = name.removesuffix("_string")
-        if base not in _STRINGS or name in ("movsd", "cmpsd"):
+        if base not in STRINGS or name in ("movsd", "cmpsd"):
             return ""
         if base[:4] in ("cmps", "scas"):
             return "rep" if instruction.has_rep_prefix else "repne" if instruction.has_repne_prefix else ""
@@ -507,20 +450,22 @@ class Decoder:
     def _analyze(self, decoded: Decoded, has_memory: bool) -> None:
         """What the flags and faults of an instruction mean for those around it."""
         instruction, name = decoded.instruction, decoded.name
-        stack = name in _STACK
-        decoded.may_fault = has_memory or stack or decoded.ends_block or name in _MAY_FAULT or name[0] == "f"
+        stack = name in STACK_OPERATIONS
+        decoded.may_fault = has_memory or stack or decoded.ends_block or name in MAY_FAULT or name[0] == "f"
         decoded.writes_memory = (has_memory or stack) and not decoded.ends_block
         read, modified = instruction.rflags_read & ALL_ARITHMETIC, instruction.rflags_modified & ALL_ARITHMETIC
         decoded.flags_read = bool(read)
         decoded.flags_written = bool(modified)
         conditional = False
-        if name in _SHIFTS:
+        if name in SHIFTS:
             last = instruction.op_count - 1
             count_is_constant = instruction.op_kind(last) != OpKind.REGISTER
             # A count of 0 leaves the flags: by a register nobody knows.
-            width = int(decoded.form.operands[0].lstrip("rm").split("b")[0].split("x")[0].split("a")[0] or 0) if (
-                decoded.form is not None and not has_memory
-            ) else 0
+            width = (
+                int(decoded.form.operands[0].lstrip("rm").split("b")[0].split("x")[0].split("a")[0] or 0)
+                if (decoded.form is not None and not has_memory)
+                else 0
+            )
             mask = 63 if width == 64 else 31
             conditional = not (count_is_constant and instruction.immediate(last) & mask & 31)
         if decoded.form is not None and decoded.form.repeat:
@@ -554,7 +499,7 @@ class _Fields:
 
     def pack(self) -> bytes:
         """Bytes 8..31 of the record."""
-        slots = (self.slots + [0, 0, 0, 0])[:4]
+        slots = [*self.slots, 0, 0, 0, 0][:4]
         if len(self.slots) > 4:
             raise ValueError("an instruction with more than four operand slots")
         return struct.pack("<4HIIQ", *slots, self.displacement, self.immediate, self.wide & ((1 << 64) - 1))

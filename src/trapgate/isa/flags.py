@@ -1,9 +1,9 @@
 """The arithmetic flags, lazily: remembered as operands and result, worked out when somebody asks.
 
-In the state block they are three words (arch/layout.py): `zero`, which is 0 exactly when ZF is set; `sign`, whose bit 63
-is SF and whose low byte's even parity is PF; `carry`, the vector of carries out of each bit, moved up so that bit 63 is CF
-and bit 62 the carry into the top bit (OF = bit 63 xor bit 62), with the carry out of bit 3 (AF) kept in bit 3.
-Any combination of the six flags can be expressed, so POPF and SAHF need nothing special.
+In the state block they are three words (arch/layout.py): `zero`, which is 0 exactly when ZF is set; `sign`, whose bit
+63 is SF and whose low byte's even parity is PF; `carry`, the vector of carries out of each bit, moved up so that bit
+63 is CF and bit 62 the carry into the top bit (OF = bit 63 xor bit 62), with the carry out of bit 3 (AF) kept in bit
+3. Any combination of the six flags can be expressed, so POPF and SAHF need nothing special.
 
 The carries of a sum r = a + b (+ carry-in) are majority(a, b, not r), those of a difference r = a - b (- borrow) are
 majority(not a, b, r): carry-ins need no place of their own.

@@ -1,4 +1,5 @@
-"""The form of an instruction: all that its native handler depends on, so that one handler serves every instruction of it.
+"""The form of an instruction: all that its native handler depends on, so that one handler serves every instruction of
+it.
 
 Operand shapes are short texts:
 
@@ -8,9 +9,9 @@ Operand shapes are short texts:
     i8 .. i64        immediate in the micro-op's 32-bit field, sign-extended; I64: in its 64-bit field
     j8 j16           second immediate, in the displacement field
     m<bits><address><size><segment>   memory operand of that many bits, where
-        <address>  b base + displacement; x1 x2 x4 x8 base + index * scale + displacement; a absolute, in the 64-bit field
-        <size>     address size: '' 64, d 32, w 16 bits
-        <segment>  '' base 0 and no limit; g base added (FS, GS in 64-bit mode); s base, limit and rights checked
+        <address>  b base + displacement; x1 x2 x4 x8 base + index * scale + displacement; a absolute, in the 64-bit
+        field <size>     address size: '' 64, d 32, w 16 bits <segment>  '' base 0 and no limit; g base added (FS, GS
+        in 64-bit mode); s base, limit and rights checked
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class Form(NamedTuple):
         c = "" if self.condition < 0 else str(self.condition)
         s = "" if self.segment < 0 else str(self.segment)
         fields = (self.name, ",".join(self.operands), c, str(self.operand_bits or ""), str(self.address_bits or ""))
-        return "/".join((*fields, self.stack, self.repeat, s, self.implicit, "" if self.live else "n", str(self.bits or "")))
+        return "/".join(
+            (*fields, self.stack, self.repeat, s, self.implicit, "" if self.live else "n", str(self.bits or ""))
+        )
 
     @classmethod
     def parse(cls, text: str) -> Form:
@@ -72,4 +75,16 @@ class Form(NamedTuple):
         name, operands, c, o, a, stack, repeat, s, implicit, live, bits = text.split("/")
         shapes = tuple(operands.split(",")) if operands else ()
         condition, segment = int(c) if c else -1, int(s) if s else -1
-        return cls(name, shapes, condition, int(o or 0), int(a or 0), stack, repeat, segment, implicit, live != "n", int(bits or 0))
+        return cls(
+            name,
+            shapes,
+            condition,
+            int(o or 0),
+            int(a or 0),
+            stack,
+            repeat,
+            segment,
+            implicit,
+            live != "n",
+            int(bits or 0),
+        )

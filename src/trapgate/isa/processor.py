@@ -1,8 +1,8 @@
 """The processor as plain Python forms of instructions see it, and their register.
 
-A Python form is a function `f(processor, instruction)`; `instruction` is iced-x86's. When it is called, `rip` is that of the
-next instruction; a raised Fault makes the run loop restore it. Registered with @python_form("name"): the mnemonic in lower
-case, or the name that isa/decode.py gives special cases (mov_cr, jmp_far, cli_python ...).
+A Python form is a function `f(processor, instruction)`; `instruction` is iced-x86's. When it is called, `rip` is that
+of the next instruction; a raised Fault makes the run loop restore it. Registered with @python_form("name"): the
+mnemonic in lower case, or the name that isa/decode.py gives special cases (mov_cr, jmp_far, cli_python ...).
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Table(Protocol):
 
 
 class Processor(Protocol):
-    """What a Python form may use. Addresses are linear unless they say otherwise; widths are in bits, sizes in bytes."""
+    """What a Python form may use. Addresses are linear unless they say otherwise; widths are in bits, sizes in
+    bytes."""
 
     profile: CpuProfile
     rip: int

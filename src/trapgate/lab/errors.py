@@ -37,4 +37,4 @@ class CommandNotRun(RunError):
     """The guest ended without running the command that it was given."""
 
     def __init__(self, got: str, last: str) -> None:
-        super().__init__("the guest to run the command", got, f"its last line was {last!r}, see it with --serial stdio")
+        super().__init__("the guest to run the command", got, f"it said {last!r}, run it without a command to see all")

@@ -101,12 +101,18 @@ def _status(end: End, guest: Guest) -> int:
     if end.reason == "user-quit":
         return 0
     if guest.splitter is not None:
-        lines = guest.splitter.preamble.decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        last = telling_line(guest.splitter.preamble.decode(errors="replace"))
         raise CommandNotRun(f"one that ended ({end.reason}) before it was done", last)
     if end.reason == "guest-exit" and end.guest_status != guest.success_status:
         return end.guest_status & 0xFF
     return 0
+
+
+def telling_line(console: str) -> str:
+    """The line of a console that says most about its end: a kernel's panic, else the last one that is not empty."""
+    lines = [line.strip() for line in console.split("\n") if line.strip()]
+    panics = [line for line in lines if "Kernel panic" in line]
+    return (panics or lines or [""])[-1]
 
 
 def _message(end: End, options: RunOptions) -> str:

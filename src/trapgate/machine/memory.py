@@ -49,7 +49,7 @@ class PhysicalMemory:
         self.size = size
         low = min(size, LOW_LIMIT)
         top = low if size <= LOW_LIMIT else HIGH_BASE + size - low
-        self._ranges = [range(0, low)] + ([range(HIGH_BASE, top)] if top > HIGH_BASE else [])
+        self._ranges = [range(low)] + ([range(HIGH_BASE, top)] if top > HIGH_BASE else [])
         self.top = top
         self.page_count = top // PAGE
         self._ram = _reserve(top)

@@ -1,7 +1,7 @@
 """MUL, IMUL, DIV, IDIV (APM vol. 3, chapter 3).
 
-Flags that the manual leaves undefined (SF, ZF, AF, PF after a multiplication, all after a division) are set from the low
-half of a product, and kept by a division.
+Flags that the manual leaves undefined (SF, ZF, AF, PF after a multiplication, all after a division) are set from the
+low half of a product, and kept by a division.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Emits LLVM assembly text: one Emitter writes one function.
 
 Text, because building it costs a tenth of what an object tree costs. Control flow inside a semantic function is written
-with `with emit.when(condition):` and `with emit.loop() as loop:`; values that change along the way live in a `Variable`.
+with `with emit.when(condition):` and `with emit.loop() as loop:`; values that change along the way live in a
+`Variable`.
 """
 
 from __future__ import annotations
@@ -197,7 +198,8 @@ class Emitter:
         return self.define(f"insertelement {a.type} {a.name}, {element.type} {element.name}, {i.type} {i.name}", a.type)
 
     def intrinsic(self, name: str, type_: str, arguments: Sequence[Value], suffix: str | None = None) -> Value:
-        """Call `@llvm.<name>`, returning `type_`; `suffix` is its overload part where it has one (default: from type)."""
+        """Call `@llvm.<name>`, returning `type_`; `suffix` is its overload part where it has one (default: from
+        type)."""
         suffix = _mangle(arguments[0].type) if suffix is None else suffix
         full = f"@llvm.{name}" + (f".{suffix}" if suffix else "")
         self.declarations.add(f"declare {type_} {full}({', '.join(a.type for a in arguments)})")

@@ -1,7 +1,8 @@
 """A typed value: the operand of every operator in a semantic function.
 
 Integers have a width in bits and wrap as machine words do. Comparisons are named (`ult` is unsigned less-than, `slt`
-signed), because Python's `<` cannot tell the two apart. Plain Python ints mix in as constants of the other side's width.
+signed), because Python's `<` cannot tell the two apart. Plain Python ints mix in as constants of the other side's
+width.
 """
 
 from __future__ import annotations

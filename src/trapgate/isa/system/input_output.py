@@ -6,7 +6,7 @@ import iced_x86 as iced
 from iced_x86 import OpKind, Register
 
 from trapgate.arch.registers import DF, ES, RAX, RCX, RDI, RDX, RSI
-from trapgate.isa.decode import SEGMENT_NUMBERS
+from trapgate.isa.operand_tables import SEGMENT_NUMBERS
 from trapgate.isa.processor import Processor, python_form
 
 #: Modelled cycles of one port access: about 1 us on an ISA-style bus at 2 GHz (assumed; Adams and Agesen, ASPLOS 2006,

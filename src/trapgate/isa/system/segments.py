@@ -7,7 +7,7 @@ import iced_x86 as iced
 from trapgate.arch.registers import CS, SS
 from trapgate.arch.segments import ATTRIBUTE_P, TSS16_AVAILABLE, TSS32_AVAILABLE, attributes_of, base_of, limit_of
 from trapgate.arch.vectors import GP, NP, UD
-from trapgate.isa.decode import SEGMENT_NUMBERS
+from trapgate.isa.operand_tables import SEGMENT_NUMBERS
 from trapgate.isa.processor import Processor, python_form
 
 

@@ -1,0 +1,187 @@
+"""Why native code was left, one method each (engine/record.py has the codes).
+
+Each gets the host address of a record and returns the record to go on at, or 0 to look up `rip`.
+"""
+
+from __future__ import annotations
+
+import trapgate.isa.system  # noqa: F401  (registers the Python forms)
+from trapgate.arch import layout, vectors
+from trapgate.arch.registers import RSP, SS
+from trapgate.cpu.faults import Fault
+from trapgate.cpu.lookup import NON_CANONICAL
+from trapgate.engine import record
+from trapgate.engine.blocks import Block
+from trapgate.engine.native_core import NativeCore, signed
+from trapgate.isa.operand_tables import SEGMENT_NUMBERS
+from trapgate.isa.processor import PYTHON_FORMS
+
+_M64 = (1 << 64) - 1
+
+
+class Exits(NativeCore):
+    """Handlers of the exits of native code."""
+
+    def _deliver(self, fault: Fault) -> None:
+        self.deliver_exception(fault)
+        self.redirected = True
+
+    def _exit_budget(self, uop: int) -> int:
+        self.on_slice()
+        return uop
+
+    def _exit_unlinked_target(self, uop: int) -> int:
+        block = self.blocks.block_at(uop)
+        assert block.target is not None
+        return self._link(block, True, block.target)
+
+    def _exit_unlinked_next(self, uop: int) -> int:
+        block = self.blocks.block_at(uop)
+        return self._link(block, False, block.next_rip)
+
+    def _link(self, block: Block, is_target: bool, rip: int) -> int:
+        translation = block.translation
+        mode = translation.mode
+        self.rip = rip
+        if mode.decode.bits == 64:
+            linear, here = rip, block.rip
+        else:
+            if rip > mode.code_limit:
+                self.instruction_rip = rip
+                self._deliver(Fault(vectors.GP, 0))
+                return 0
+            linear, here = mode.code_base + rip & 0xFFFF_FFFF, mode.code_base + block.rip & 0xFFFF_FFFF
+        if linear >> 12 == here >> 12 and block.second_page is None:
+            generation = self.blocks.generation
+            to = self.blocks.find(translation, rip, block.page)
+            if self.blocks.generation != generation:
+                return to.address
+        else:
+            try:
+                page = self._fetch(linear)
+            except Fault as fault:
+                self.instruction_rip = rip
+                self._deliver(fault)
+                return 0
+            generation = self.blocks.generation
+            to = self.blocks.find(translation, rip, page)
+            if self.blocks.generation != generation:
+                return to.address
+        return self.blocks.link(block, is_target, to)
+
+    def _partial(self, uop: int) -> Block:
+        """Count the instructions of a block that were done before the record."""
+        block = self.blocks.block_at(uop)
+        done = block.index_of(uop)
+        self.instructions += done
+        self.clock.now += block.cycles_before(done)
+        self.rip = self.instruction_rip = block.rip_of(uop)
+        return block
+
+    def _exit_fault(self, uop: int) -> int:
+        block = self._partial(uop)
+        q = self.q
+        vector, error = q[layout.FAULT_VECTOR >> 3], q[layout.FAULT_ERROR >> 3]
+        if vector == vectors.PF:
+            fault = Fault(vector, error, q[layout.FAULT_ADDRESS >> 3])
+        else:
+            if vector == NON_CANONICAL:
+                vector = vectors.SS if self._uses_stack(block, uop) else vectors.GP
+            fault = Fault(vector, None if error == _M64 else error)
+        self._deliver(fault)
+        return 0
+
+    def _uses_stack(self, block: Block, uop: int) -> bool:
+        """64-bit mode: a non-canonical address in a stack reference is #SS(0), not #GP(0) (APM vol. 2, 8.2.13)."""
+        if uop < block.first:
+            return False
+        decoded = block.decoded[block.index_of(uop)]
+        if decoded.form is None:
+            return False
+        if decoded.form.stack:
+            # Pushes and pops are near rSP; a memory operand (PUSH, POP, CALL) may be anywhere.
+            distance = signed(self.q[layout.FAULT_ADDRESS >> 3] - self.register(RSP, 64) & _M64)
+            if abs(distance) <= 64:
+                return True
+        has_memory = any(shape.startswith("m") for shape in decoded.form.operands)
+        return has_memory and SEGMENT_NUMBERS[decoded.instruction.memory_segment] == SS
+
+    def _exit_python(self, uop: int) -> int:
+        blocks = self.blocks
+        words, base = blocks.words, blocks.base
+        site = blocks.sites[words[(uop + record.LINK - base) >> 3]]
+        self.rip, self.instruction_rip = site.next_rip, site.rip
+        decoded = site.decoded
+        try:
+            PYTHON_FORMS[decoded.name](self, decoded.instruction)
+        except Fault as fault:
+            self.instructions -= 1
+            self.clock.now -= 1
+            self.charged = 0
+            self.rip = site.rip
+            self._deliver(fault)
+            return 0
+        if self.charged:
+            self.clock.now += self.charged
+            self.charged = 0
+        if self.redirected:
+            return 0
+        return words[(uop + record.NEXT_LINK - base) >> 3]
+
+    def _exit_python_inside(self, uop: int) -> int:
+        block = self._partial(uop)
+        decoded = block.decoded[block.index_of(uop)]
+        form = PYTHON_FORMS.get(decoded.name + "_python")
+        if form is None:
+            self.unimplemented(f"the instruction {decoded.instruction} with these operands")
+        self.rip = self.instruction_rip + decoded.length
+        try:
+            form(self, decoded.instruction)
+        except Fault as fault:
+            self.rip = self.instruction_rip
+            self._deliver(fault)
+            return 0
+        self.instructions += 1
+        self.clock.now += 1
+        return 0
+
+    def _exit_lookup(self, uop: int) -> int:
+        return self._exit_lookup_at(self.q[layout.RIP >> 3])
+
+    def _exit_lookup_at(self, rip: int) -> int:
+        self.rip = rip
+        try:
+            block = self._find(rip)
+        except Fault as fault:
+            self.instruction_rip = rip
+            self._deliver(fault)
+            return 0
+        translation = self._translation
+        assert translation is not None
+        translation.remember(rip, block.address)
+        return block.address
+
+    def _exit_stale(self, uop: int) -> int:
+        old = self._partial(uop)
+        if uop > old.address:
+            return 0
+        # The jump cache, or a link made before the block went, still led here.
+        return self._exit_lookup_at(old.rip)
+
+    def _exit_window(self, uop: int) -> int:
+        block = self.blocks.block_at(uop)
+        self.rip = block.next_rip
+        self.shadow = block.decoded[-1].name == "sti"
+        return 0
+
+    def _exit_repeat(self, uop: int) -> int:
+        self._partial(uop)
+        return 0
+
+    def _exit_refetch(self, uop: int) -> int:
+        block = self.blocks.block_at(uop)
+        self.rip = block.rip
+        if block.second_page is not None and block.valid:
+            # The page that its instruction crosses into has changed.
+            self.blocks.forget(block)
+        return 0

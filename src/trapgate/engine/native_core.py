@@ -1,0 +1,336 @@
+"""The processor connected to native code: entry points, callbacks, pins, time, and finding the code at an address.
+
+The budget that native code counts down packs two numbers: (modelled cycles << 32) + instructions. Its cycle part is 0
+at the cycle `_zero`, the next deadline; the instruction part starts at all ones (LOW), so that it never borrows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+import trapgate.isa.system  # noqa: F401  (registers the Python forms)
+from trapgate.arch import layout, vectors
+from trapgate.arch.cpuid import CpuProfile
+from trapgate.arch.paging import ADDRESS_MASK, PF_I, PTE_P, PTE_PS
+from trapgate.arch.registers import CR0_PG, CR4_PAE, CR4_PSE
+from trapgate.cpu import tlb
+from trapgate.cpu.control import Control
+from trapgate.cpu.faults import Fault, Unimplemented
+from trapgate.cpu.mode import Mode
+from trapgate.engine.blocks import Block, BlockStore, Translation
+from trapgate.engine.handlers import HandlerStore
+from trapgate.isa.decode import Decoder
+from trapgate.isa.processor import PYTHON_FORMS
+from trapgate.machine.bus import Bus
+from trapgate.machine.clock import Clock
+from trapgate.machine.control import RunControl
+from trapgate.machine.memory import PhysicalMemory
+
+LOW = 0xFFFF_FFFF
+_M64 = (1 << 64) - 1
+#: Longest stretch of native code, in cycles: Ctrl-C and the console are looked at in between.
+SLICE = 20_000_000
+#: Modelled cycles of a hit in level 2 of the TLB and of one memory reference of a walk (assumed until cost profiles
+#: come).
+L2_HIT_CYCLES = 5
+WALK_REFERENCE_CYCLES = 10
+
+
+def signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+class NativeCore(Control):
+    """The processor connected to its native code. `acknowledge` gives the vector when INTR is taken."""
+
+    def __init__(
+        self,
+        profile: CpuProfile,
+        memory: PhysicalMemory,
+        bus: Bus,
+        clock: Clock,
+        control: RunControl,
+        handlers: HandlerStore,
+        acknowledge: Callable[[], int],
+    ) -> None:
+        super().__init__(profile, memory.view, memory.base, bus)
+        self.memory, self.clock, self.control = memory, clock, control
+        self._acknowledge = acknowledge
+        self.handlers = handlers
+        self.blocks = BlockStore(memory, handlers)
+        self.exception_counts: dict[int, int] = {}
+        self.interrupt_counts: dict[int, int] = {}
+        self.instructions = 0
+        self.tsc_offset = 0
+        self._zero = 0
+        self._intr = False
+        self._nmi = False
+        self._reset_wanted = False
+        self._translations: dict[Mode, Translation] = {}
+        self._decoders: dict[object, Decoder] = {}
+        self._translation: Translation | None = None
+        self._forced = 0
+        self._pending_error: BaseException | None = None
+        #: Called when the processor has halted, with the cycles until the next event: a place to wait for real.
+        self.on_idle: Callable[[int], None] = lambda cycles: None
+        #: Called about every SLICE cycles: a place to look at the console.
+        self.on_slice: Callable[[], None] = lambda: None
+        self.is_ram = memory.is_ram
+        self.before_write = self._before_write
+        self._connect()
+        self._python_forms = frozenset(PYTHON_FORMS)
+        self.reset()
+
+    # -- connecting native code
+
+    def _connect(self) -> None:
+        runtime = self.handlers.runtime
+        prototype = ctypes.CFUNCTYPE
+        word = ctypes.c_uint64
+        self._enter = prototype(word, word, word, word)(runtime["enter"])
+        self.native_translate = prototype(word, word, word, word)(runtime["translate_data"])
+        self._translate_code = prototype(word, word, word, word)(runtime["translate_instruction"])
+        self.native_flush = prototype(None, word, word)(runtime["flush"])
+        self.native_flush_page = prototype(None, word, word)(runtime["flush_page"])
+        self.native_reset_fast = prototype(None, word)(runtime["reset_fast"])
+        self._protect = prototype(None, word, word)(runtime["protect"])
+        nothing = prototype(None)
+        pair = prototype(None, word, word)
+        self._callbacks = (nothing(self._on_device_read), nothing(self._on_device_write), pair(self._on_code_write))
+        set_ = self.state.set
+        address = self.state.address
+        for offset, callback in zip(
+            (layout.ON_DEVICE_READ, layout.ON_DEVICE_WRITE, layout.ON_CODE_WRITE), self._callbacks, strict=True
+        ):
+            set_(offset, ctypes.cast(callback, ctypes.c_void_p).value or 0)
+        set_(layout.SLOW_ACCESS, runtime["slow_access"])
+        set_(layout.COMMIT, runtime["commit"])
+        set_(layout.FETCH_PAGE, runtime["fetch_page"])
+        set_(layout.RAM_BASE, self.memory.base)
+        set_(layout.PAGE_KIND, self.memory.page_kind_address)
+        set_(layout.CODE_MAP, self.memory.code_map_address)
+        set_(layout.PAGE_COUNT, self.memory.page_count)
+        set_(layout.COST_L2_HIT, L2_HIT_CYCLES)
+        set_(layout.COST_WALK_REFERENCE, WALK_REFERENCE_CYCLES)
+        self._kept_by_reset = frozenset(
+            (layout.ON_DEVICE_READ, layout.ON_DEVICE_WRITE, layout.ON_CODE_WRITE, layout.SLOW_ACCESS, layout.COMMIT,
+             layout.FETCH_PAGE, layout.RAM_BASE, layout.PAGE_KIND, layout.CODE_MAP, layout.PAGE_COUNT,
+             layout.COST_L2_HIT, layout.COST_WALK_REFERENCE)
+        )  # fmt: skip
+        self.blocks.on_new_code_page = lambda page: self._protect(address, page)
+        self.blocks.peek_page = self._peek_page
+        self.memory.on_code_write = self.blocks.drop
+
+    # -- pins (machine/pins.py)
+
+    def set_intr(self, level: bool) -> None:
+        """INTR."""
+        self._intr = level
+        self.q[layout.INTERRUPT_PENDING >> 3] = int(level or self._nmi)
+
+    def pulse_nmi(self) -> None:
+        """NMI."""
+        self._nmi = True
+        self.q[layout.INTERRUPT_PENDING >> 3] = 1
+
+    def request_reset(self) -> None:
+        """INIT#: before the next instruction."""
+        self._reset_wanted = True
+
+    def set_a20(self, enabled: bool) -> None:
+        """A20M#."""
+        self.state.set(layout.A20_MASK, -1 if enabled else ~(1 << 20))
+        self.native_flush(self.state.address, 0)
+        self.native_reset_fast(self.state.address)
+        self.refetch()
+
+    # -- time
+
+    def time_stamp(self) -> int:
+        """The TSC now."""
+        return self.clock.now + self.tsc_offset & _M64
+
+    def set_time_stamp(self, value: int) -> None:
+        """Write the TSC."""
+        self.tsc_offset = value - self.clock.now
+        self._set_zero(self._zero)
+
+    def _set_zero(self, cycle: int) -> None:
+        self._zero = cycle
+        self.q[layout.TSC_AT_ZERO >> 3] = cycle + self.tsc_offset & _M64
+
+    # -- callbacks from native code: they must not raise
+
+    def _on_code_write(self, physical: int, size: int) -> None:
+        try:
+            self.blocks.drop(physical, size)
+        except BaseException as error:
+            self._remember(error)
+
+    def _before_write(self, physical: int, size: int) -> None:
+        code = self.memory.code_map
+        if code[physical >> 12]:
+            self.blocks.drop(physical, size)
+
+    def _on_device_read(self) -> None:
+        try:
+            self._enter_device()
+            q = self.q
+            size, split = q[layout.BOUNCE_SIZE >> 3], q[layout.BOUNCE_SPLIT >> 3]
+            first, second = q[layout.BOUNCE_FIRST >> 3], q[layout.BOUNCE_SECOND >> 3]
+            value = self.read_physical(first, split)
+            if size > split:
+                value |= self.read_physical(second, size - split) << 8 * split
+            self.state.bytes[layout.BOUNCE : layout.BOUNCE + size] = value.to_bytes(size, "little")
+            self._leave_device()
+        except BaseException as error:
+            self._remember(error)
+
+    def _on_device_write(self) -> None:
+        try:
+            self._enter_device()
+            q = self.q
+            size, split = q[layout.BOUNCE_SIZE >> 3], q[layout.BOUNCE_SPLIT >> 3]
+            first, second = q[layout.BOUNCE_FIRST >> 3], q[layout.BOUNCE_SECOND >> 3]
+            value = int.from_bytes(self.state.bytes[layout.BOUNCE : layout.BOUNCE + size], "little")
+            self.write_physical(first, split, value & ((1 << 8 * split) - 1))
+            if size > split:
+                self.write_physical(second, size - split, value >> 8 * split)
+            self._leave_device()
+        except BaseException as error:
+            self._remember(error)
+
+    def _enter_device(self) -> None:
+        """Give the clock the exact cycle of a memory-mapped access."""
+        q = self.q
+        uop = q[layout.EXIT_UOP >> 3]
+        budget = signed(q[layout.EXIT_BUDGET >> 3])
+        block = self.blocks.block_at(uop)
+        inside = block.cycles_before(block.index_of(uop))
+        self.clock.now = self._zero - (budget >> 32) - self._forced + inside
+
+    def _leave_device(self) -> None:
+        """Let native code end at its block's end when the device changed what must happen soon."""
+        deadline = self.clock.deadline
+        sooner = deadline is not None and deadline < self._zero
+        wanted = self._intr or self._nmi or self._reset_wanted or self.control.request is not None
+        if (sooner or wanted) and not self._forced:
+            self._force_exit()
+
+    def _force_exit(self) -> None:
+        budget = signed(self.q[layout.EXIT_BUDGET >> 3])
+        cycles = (budget >> 32) + 1
+        if cycles > 0:
+            self._forced = cycles
+            self.q[layout.EXIT_BUDGET >> 3] = budget - (cycles << 32) & _M64
+
+    def _remember(self, error: BaseException) -> None:
+        if self._pending_error is None:
+            self._pending_error = error
+        self._force_exit()
+
+    # -- finding code
+
+    def _select(self) -> Translation:
+        """Make the current mode's tables the ones that native code uses."""
+        mode = self.mode()
+        translation = self._translations.get(mode)
+        if translation is None:
+            if len(self._translations) >= 256:
+                self.blocks.drop_all()
+                self.blocks.forget_translations()
+                self._translations.clear()
+            decoder: Decoder | None = self._decoders.get(mode.decode)
+            if decoder is None:
+                if len(self._decoders) >= 256:
+                    self._decoders.clear()
+                decoder = Decoder(mode.decode, self.profile.features, self._python_forms)
+                self._decoders[mode.decode] = decoder
+            translation = self._translations[mode] = self.blocks.translation(mode, decoder)
+        q, base = self.q, self.state.address
+        user = self.cpl == 3
+        table = tlb.FAST_ENTRIES * tlb.FAST_SIZE if user else 0
+        q[layout.DTLB >> 3] = base + tlb.DATA.fast + table
+        q[layout.ITLB >> 3] = base + tlb.INSTRUCTION.fast + table
+        q[layout.USER >> 3] = 4 if user else 0
+        q[layout.CODE_BASE >> 3] = mode.code_base
+        q[layout.CODE_LIMIT >> 3] = mode.code_limit
+        q[layout.CODE_BITS >> 3] = mode.decode.bits
+        q[layout.JUMP_CACHE >> 3] = translation.jump_cache
+        self._translation = translation
+        return translation
+
+    def _find(self, rip: int, single: bool = False) -> Block:
+        """The block at `rip` in the current mode; raises Fault when it cannot be fetched."""
+        translation = self._translation
+        if translation is None or self._mode is None:
+            translation = self._select()
+        mode = translation.mode
+        if mode.decode.bits == 64:
+            linear = rip
+        else:
+            if rip > mode.code_limit:
+                raise Fault(vectors.GP, 0)
+            linear = mode.code_base + rip & 0xFFFF_FFFF
+        page = self._fetch(linear)
+        return self.blocks.find(translation, rip, page, single)
+
+    def _fetch(self, linear: int) -> int:
+        """Guest-physical page of code, through the modelled TLB."""
+        q = self.q
+        q[layout.STALL >> 3] = 0
+        result = self._translate_code(self.state.address, linear, q[layout.USER >> 3] | PF_I)
+        stall = q[layout.STALL >> 3]
+        if stall:
+            self.clock.now += stall
+        if result == 0:
+            vector = q[layout.FAULT_VECTOR >> 3]
+            address = q[layout.FAULT_ADDRESS >> 3] if vector == vectors.PF else None
+            raise Fault(vector & 0xFF, q[layout.FAULT_ERROR >> 3], address)
+        physical = q[layout.TRANSLATED >> 3]
+        if result == 1:
+            raise Unimplemented("execution outside RAM", f"rip {self.rip:#x}, guest-physical {physical:#x}")
+        return physical & ~0xFFF
+
+    def _peek_page(self, linear: int) -> int | None:
+        """Guest-physical page of a linear address, without counting, filling or setting anything."""
+        q = self.q
+        if not q[layout.CR0 >> 3] & CR0_PG:
+            return self._ram_page(linear)
+        read = self._peek_entry
+        cr3, cr4 = self.cr3, self.cr4
+        if not cr4 & CR4_PAE:
+            entry = read((cr3 & 0xFFFF_F000) + (linear >> 22) * 4, 4)
+            if entry & PTE_P and entry & PTE_PS and cr4 & CR4_PSE:
+                return self._ram_page(entry & 0xFFC0_0000 | (entry >> 13 & 0xFF) << 32 | linear & 0x3F_F000)
+            if entry & PTE_P:
+                entry = read((entry & 0xFFFF_F000) + (linear >> 12 & 0x3FF) * 4, 4)
+            return self._ram_page(entry & 0xFFFF_F000) if entry & PTE_P else None
+        if self.long_mode:
+            table = cr3 & ADDRESS_MASK
+            levels: tuple[int, ...] = (39, 30, 21, 12)
+        else:
+            pdpte = self.state.get(layout.PDPTE + 8 * (linear >> 30 & 3))
+            if not pdpte & PTE_P:
+                return None
+            table, levels = pdpte & ADDRESS_MASK, (21, 12)
+        for shift in levels:
+            entry = read(table + (linear >> shift & 511) * 8, 8)
+            if not entry & PTE_P:
+                return None
+            if shift == 12 or (shift in (30, 21) and entry & PTE_PS):
+                inside = (1 << shift) - 1
+                return self._ram_page(entry & ADDRESS_MASK & ~inside | linear & inside)
+            table = entry & ADDRESS_MASK
+        return None
+
+    def _ram_page(self, physical: int) -> int | None:
+        page = physical & ~0xFFF & self.state.get(layout.A20_MASK)
+        return page if self.memory.is_ram(page) else None
+
+    def _peek_entry(self, physical: int, size: int) -> int:
+        physical &= self.state.get(layout.A20_MASK)
+        if not self.memory.is_ram(physical, size):
+            return 0
+        return int.from_bytes(self.ram[physical : physical + size], "little")
