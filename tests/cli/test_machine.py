@@ -137,6 +137,21 @@ def test_ctrl_a_x_ends_the_run(sector: Path) -> None:
     assert child.exitstatus == 0
 
 
+def test_a_pipe_waits_until_the_guest_listens(process: Command, sector: Path) -> None:
+    """Ten thousand reads of the empty port, then IER = 1, then ECHO."""
+    wait = "b9 10 27 ba fd 03 ec e2 fd"
+    listen = "ba f9 03 b0 01 ee"
+    answer = process("run", write(sector, wait + listen + ECHO), input=b"piped\x1b")
+    assert (answer.status, answer.output) == (41, "? piped")
+
+
+def test_a_guest_that_nothing_can_wake_ends(process: Command, sector: Path) -> None:
+    """cli; the 8254's counter 0 in mode 0 without a count; hlt."""
+    answer = process("run", write(sector, "fa b0 30 e6 43 f4"))
+    assert answer.status == 0
+    assert "trapgate: the guest's processor has halted, and nothing is left to wake it\n" in answer.errors
+
+
 def test_two_runs_are_the_same(process: Command, tmp_path: Path) -> None:
     reports = []
     outputs = []

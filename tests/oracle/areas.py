@@ -28,7 +28,7 @@ UNMAPPED = DATA + PAGE
 #: Base of GS: such operands differ from others by it.
 GS_BASE = 0x1234_5678
 #: Selectors as Linux gives them to a 64-bit process.
-USER_CODE, USER_DATA = 0x33, 0x2B
+USER_CODE, USER_DATA, USER_CODE_32 = 0x33, 0x2B, 0x23
 
 INT3 = 0xCC
 #: MXCSR after reset: every exception masked, round to nearest.
@@ -60,17 +60,22 @@ class Places:
         return self.read_only + 2 * PAGE
 
 
-#: 16- and 32-bit code has everything below 64 KiB, within the reach of 16-bit offsets.
+#: What Unicorn runs has everything below 64 KiB, within the reach of 16-bit offsets.
 PLACES = {
-    64: Places(SLOTS, SLOT_COUNT, READ_ONLY, True),
-    32: Places(0x4000, 128, 0xC000, True),
-    16: Places(0x4000, 64, 0x8000, False),
+    "long64": Places(SLOTS, SLOT_COUNT, READ_ONLY, True),
+    "compat32": Places(SLOTS, SLOT_COUNT, READ_ONLY, True),
+    "protected32": Places(0x4000, 128, 0xC000, True),
+    "real16": Places(0x4000, 64, 0x8000, False),
 }
 
+#: Size of code in each mode: 64-bit and 32-bit (compatibility mode) user code of a 64-bit system, which the host can
+#: run; 32-bit protected mode and real mode, which Unicorn can.
+BITS = {"long64": 64, "compat32": 32, "protected32": 32, "real16": 16}
 
-def slot_address(number: int, bits: int = 64) -> int:
+
+def slot_address(number: int, mode: str = "long64") -> int:
     """Address of the instruction of case `number` of a batch."""
-    return PLACES[bits].slots + number * SLOT_SIZE + SLOT_START
+    return PLACES[mode].slots + number * SLOT_SIZE + SLOT_START
 
 
 def read_only_bytes() -> bytes:
@@ -110,7 +115,7 @@ class Case:
 
     code: bytes
     state: State
-    bits: int = 64
+    mode: str = "long64"
     text: str = ""
     #: A string instruction with REP: several turns.
     repeats: bool = False
@@ -128,6 +133,11 @@ class Case:
     #: The form's name and the seed: they make the same case again.
     form: str = ""
     seed: int = 0
+
+    @property
+    def bits(self) -> int:
+        """Size of the code: 16, 32 or 64."""
+        return BITS[self.mode]
 
     @property
     def no_turns(self) -> bool:

@@ -36,6 +36,6 @@ def sweeps(config: pytest.Config, forms: Sequence[Form], default: int) -> Iterat
     first = config.getoption("--oracle-seed", default=0) if wanted else 0
     rounds = -(-wanted // len(forms)) if wanted else default
     pairs = [(form, seed) for seed in range(first, first + rounds) for form in forms]
-    size = areas.PLACES[forms[0].bits].slot_count
+    size = areas.PLACES[forms[0].mode].slot_count
     for start in range(0, len(pairs), size):
         yield pairs[start : start + size]

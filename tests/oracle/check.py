@@ -24,7 +24,7 @@ def cases_of(chosen: Iterable[tuple[Form, int]]) -> list[Case]:
     for form, seed in chosen:
         if not host.can_run(form.mnemonic):
             continue
-        case = make_case(form, seed, len(cases) % areas.PLACES[form.bits].slot_count)
+        case = make_case(form, seed, len(cases) % areas.PLACES[form.mode].slot_count)
         if not host.undefined_fields(case):
             cases.append(case)
     return cases

@@ -106,7 +106,7 @@ def _window_differences(case: Case, wanted: bytes, got: bytes) -> list[str]:
     if not offsets:
         return []
     first, last = offsets[0], offsets[-1] + 1
-    base = areas.PLACES[case.bits].window
+    base = areas.PLACES[case.mode].window
     return [f"memory at {base + first:#x}: wanted {wanted[first:last][:32].hex()}, got {got[first:last][:32].hex()}"]
 
 
@@ -115,7 +115,7 @@ def describe(case: Case, lines: list[str]) -> str:
     state, fx = case.state, case.state.fx
     registers = " ".join(f"{name}={value:x}" for name, value in zip(_NAMES, state.gpr, strict=True))
     text = [
-        f"{case.text}   [{case.code.hex()}] {case.bits}-bit, form {case.form}, seed {case.seed}, at {state.rip:#x}",
+        f"{case.text}   [{case.code.hex()}] {case.mode}, form {case.form}, seed {case.seed}, at {state.rip:#x}",
         *(f"  {line}" for line in lines),
         f"  before: {registers}",
         f"  flags {flag_names(state.rflags)} ({state.rflags:#x}), not compared: {flag_names(case.undefined_flags)}",

@@ -36,16 +36,22 @@ def handlers() -> HandlerStore:
 @pytest.fixture(scope="session")
 def trapgate64(handlers: HandlerStore) -> TrapgateProcessor:
     """Trapgate in 64-bit code at CPL 3."""
-    return TrapgateProcessor(64, handlers)
+    return TrapgateProcessor("long64", handlers)
 
 
 @pytest.fixture(scope="session")
 def trapgate32(handlers: HandlerStore) -> TrapgateProcessor:
     """Trapgate in flat 32-bit code at CPL 0."""
-    return TrapgateProcessor(32, handlers)
+    return TrapgateProcessor("protected32", handlers)
 
 
 @pytest.fixture(scope="session")
 def trapgate16(handlers: HandlerStore) -> TrapgateProcessor:
     """Trapgate in real mode."""
-    return TrapgateProcessor(16, handlers)
+    return TrapgateProcessor("real16", handlers)
+
+
+@pytest.fixture(scope="session")
+def trapgate_compat(handlers: HandlerStore) -> TrapgateProcessor:
+    """Trapgate in compatibility mode at CPL 3."""
+    return TrapgateProcessor("compat32", handlers)

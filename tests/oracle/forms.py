@@ -10,6 +10,8 @@ from functools import cache
 
 from iced_x86 import Code, CpuidFeature, EncodingKind, Instruction, Mnemonic, OpCodeInfo, OpCodeOperandKind
 
+from .areas import BITS
+
 #: What the profile `opteron-2007` offers, as iced-x86 names it.
 FEATURES = frozenset(
     getattr(CpuidFeature, name)
@@ -136,9 +138,10 @@ STRINGS = frozenset(f"{name}{size}" for name in ("MOVS", "STOS", "LODS", "CMPS",
 
 @dataclass(frozen=True)
 class Form:
-    """One form in one mode."""
+    """One form in one mode (see areas.BITS)."""
 
     code: int
+    mode: str
     bits: int
     name: str
     mnemonic: str
@@ -146,7 +149,7 @@ class Form:
     family: str
 
     def __repr__(self) -> str:
-        return f"{self.name}/{self.bits}"
+        return f"{self.name}/{self.mode}"
 
 
 def code_name(code: int) -> str:
@@ -193,8 +196,9 @@ def _unsupported(info: OpCodeInfo, name: str, mnemonic: str, bits: int) -> bool:
 
 
 @cache
-def all_forms(bits: int) -> tuple[Form, ...]:
-    """Every tested form of a 16-, 32- or 64-bit code segment, in iced-x86's order."""
+def all_forms(mode: str) -> tuple[Form, ...]:
+    """Every tested form of a mode, in iced-x86's order."""
+    bits = BITS[mode]
     forms = []
     for code, name in sorted(_CODE_NAMES.items()):
         info = OpCodeInfo(code)
@@ -204,11 +208,11 @@ def all_forms(bits: int) -> tuple[Form, ...]:
         mnemonic = _MNEMONIC_NAMES[instruction.mnemonic]
         if not features <= FEATURES or _unsupported(info, name, mnemonic, bits):
             continue
-        forms.append(Form(code, bits, name, mnemonic, _family(info, mnemonic, features)))
+        forms.append(Form(code, mode, bits, name, mnemonic, _family(info, mnemonic, features)))
     return tuple(forms)
 
 
 @cache
-def family(name: str, bits: int = 64) -> tuple[Form, ...]:
+def family(name: str, mode: str = "long64") -> tuple[Form, ...]:
     """The tested forms of one family."""
-    return tuple(form for form in all_forms(bits) if form.family == name)
+    return tuple(form for form in all_forms(mode) if form.family == name)

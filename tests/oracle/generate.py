@@ -46,8 +46,8 @@ def make_case(form: Form, seed: int, number: int = 0) -> Case:
 
 
 def _attempt(form: Form, choices: Choices, seed: int, number: int) -> Case:
-    places = areas.PLACES[form.bits]
-    rip = areas.slot_address(number, form.bits)
+    places = areas.PLACES[form.mode]
+    rip = areas.slot_address(number, form.mode)
     made = draft(form, choices)
     width = 64 if form.bits == 64 else 32
     gpr = [values.integer(choices, width) if i < 8 or form.bits == 64 else 0 for i in range(16)]
@@ -72,14 +72,14 @@ def _attempt(form: Form, choices: Choices, seed: int, number: int) -> Case:
     return Case(
         code,
         state,
-        form.bits,
+        form.mode,
         str(decoded),
         form.family == "string" and (decoded.has_rep_prefix or decoded.has_repne_prefix),
         undefined.undefined_flags(form, decoded, state),
         undefined.undefined_registers(form, decoded, state),
         undefined.undefined_xmm(form, decoded),
         -1 if ea is None else ea - places.window,
-        undefined.ignored_memory(form, made.size, 0 if ea is None else ea - places.window),
+        undefined.ignored_memory(form, made.size, 0 if ea is None else ea - places.window, gpr[RSP] - places.window),
         form.name,
         seed,
     )
@@ -169,7 +169,7 @@ def _fill(made: Draft, choices: Choices, gpr: list[int], window: bytearray, offs
 
 def check_accesses(form: Form, decoded: Instruction, state: State) -> None:
     """Refuse what would touch memory that the test does not look at."""
-    name, places = form.mnemonic, areas.PLACES[form.bits]
+    name, places = form.mnemonic, areas.PLACES[form.mode]
     if name in NO_ACCESS or form.family in ("privileged", "string"):
         return
     if decoded.op_count > 1 and decoded.op1_kind == OpKind.REGISTER and name in ("BT", "BTS", "BTR", "BTC"):

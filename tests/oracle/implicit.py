@@ -25,7 +25,7 @@ def constrain(made: Draft, choices: Choices, gpr: list[int], window: bytearray, 
     if family == "string":
         _string(made, choices, gpr, pinned)
     if name in ("MASKMOVQ", "MASKMOVDQU"):
-        places = areas.PLACES[made.form.bits]
+        places = areas.PLACES[made.form.mode]
         _set_low(gpr, RDI, places.window + choices.between(0, 500), made)
         pinned.add(RDI)
     if name in ("SHL", "SAL", "SHR", "SAR", "ROL", "ROR", "RCL", "RCR", "SHLD", "SHRD"):
@@ -53,7 +53,7 @@ def _set_low(gpr: list[int], number: int, value: int, made: Draft) -> None:
 
 
 def _stack(made: Draft, choices: Choices, gpr: list[int], window: bytearray, pinned: set[int]) -> None:
-    places, name = areas.PLACES[made.form.bits], made.form.mnemonic
+    places, name = areas.PLACES[made.form.mode], made.form.mnemonic
     offset = choices.between(36, 90) * 8
     if choices.chance(10):
         offset += choices.between(1, 7)
@@ -100,7 +100,7 @@ def _branch(made: Draft, choices: Choices, gpr: list[int], window: bytearray, ri
     target, instruction, name = branch_target(choices, rip), made.instruction, made.form.mnemonic
     kind = instruction.op0_kind if instruction.op_count else OpKind.MEMORY
     if name == "RET":
-        at = gpr[RSP] - areas.PLACES[made.form.bits].window
+        at = gpr[RSP] - areas.PLACES[made.form.mode].window
         if 0 <= at <= len(window) - 8:
             window[at : at + 8] = target.to_bytes(8, "little")
     elif kind in _NEAR:
@@ -119,7 +119,7 @@ def _branch(made: Draft, choices: Choices, gpr: list[int], window: bytearray, ri
 
 
 def _string(made: Draft, choices: Choices, gpr: list[int], pinned: set[int]) -> None:
-    places = areas.PLACES[made.form.bits]
+    places = areas.PLACES[made.form.mode]
     source = places.window + choices.between(200, 700)
     near = source + choices.between(-24, 24)
     destination = near if choices.chance(40) else places.window + choices.between(200, 700)

@@ -17,9 +17,9 @@ from .areas import Case, Outcome, State
 
 PAGE_FAULT, BREAKPOINT = 14, 3
 _TIMEOUT_SECONDS = 20.0
-_HEAD = struct.Struct("<23Q")
-#: Ends an instruction under test that did not branch: jmp qword ptr [address]
-_LEAVE = bytes.fromhex("ff2425")
+_HEAD = struct.Struct("<24Q")
+#: Ends an instruction under test that did not branch: jmp qword ptr [address], and in 32-bit code jmp far [address].
+_LEAVE, _LEAVE_FAR = bytes.fromhex("ff2425"), bytes.fromhex("ff2d")
 
 
 class NativeRunFailed(Exception):
@@ -62,7 +62,7 @@ class NativeProcessor:
         for number, case in enumerate(cases):
             state = case.state
             at = inputs + number * native_code.RECORD_SIZE
-            head = _HEAD.pack(*state.gpr, state.rflags, state.rip, 0, 0, 0, 0, 0)
+            head = _HEAD.pack(*state.gpr, state.rflags, state.rip, 0, 0, 0, 0, 0, int(case.bits == 32))
             memory[at : at + len(head)] = head
             at += native_code.FX
             memory[at : at + areas.FX_SIZE + areas.WINDOW_SIZE] = state.fx + state.window
@@ -72,7 +72,7 @@ class NativeProcessor:
             if slot != number or start != areas.SLOT_START:
                 raise ValueError(f"case {number} starts at {case.state.rip:#x}, wanted {areas.slot_address(number):#x}")
             at = slots + number * areas.SLOT_SIZE
-            memory[at : at + areas.SLOT_SIZE] = slot_bytes(case.code)
+            memory[at : at + areas.SLOT_SIZE] = slot_bytes(case)
         self._call(cases)
         return [self._outcome(case, outputs + i * native_code.RECORD_SIZE) for i, case in enumerate(cases)]
 
@@ -124,8 +124,10 @@ class NativeProcessor:
         return self._worker
 
 
-def slot_bytes(code: bytes) -> bytes:
+def slot_bytes(case: Case) -> bytes:
     """A slot with its instruction, the way out behind it, and breakpoints around both."""
     leave = _LEAVE + struct.pack("<I", native_code.LEAVE_POINTER)
-    body = bytes([areas.INT3]) * areas.SLOT_START + code + leave
+    if case.bits == 32:
+        leave = _LEAVE_FAR + struct.pack("<I", native_code.LEAVE_FAR_POINTER)
+    body = bytes([areas.INT3]) * areas.SLOT_START + case.code + leave
     return body.ljust(areas.SLOT_SIZE, bytes([areas.INT3]))

@@ -21,6 +21,8 @@ SIGNAL_STACK = 0x2000_4000
 SIGNAL_STACK_SIZE = 0x1_0000
 #: Holds the address of `exit`: where an instruction that did not branch goes.
 LEAVE_POINTER = CURRENT + areas.PAGE - 8
+#: The same for 32-bit code: offset and selector of a far jump.
+LEAVE_FAR_POINTER = LEAVE_POINTER - 8
 PRIVATE_END = SIGNAL_STACK + SIGNAL_STACK_SIZE
 
 INPUTS = 0x2040_0000
@@ -34,9 +36,13 @@ TRAP_NUMBER = 152
 ERROR = 160
 ADDRESS = 168
 FAULT_IP = 176
-HOST_STACK = 184
-INDEX = 192
-COUNT = 200
+#: Not 0: the instruction is 32-bit code.
+NARROW = 184
+HOST_STACK = 192
+INDEX = 200
+COUNT = 208
+#: Where a far jump goes that starts 32-bit code: offset and selector.
+FAR_TARGET = 216
 FX = 256
 REGISTERS_SIZE = FX + areas.FX_SIZE
 RECORD_SIZE = REGISTERS_SIZE + areas.WINDOW_SIZE
@@ -45,7 +51,7 @@ GPRS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{i}" for i 
 
 # ucontext_t on x86-64 Linux (asm/sigcontext.h): struct sigcontext starts at byte 40.
 _SIGCONTEXT = 40
-_UC_RIP, _UC_ERR, _UC_TRAPNO, _UC_CR2 = (_SIGCONTEXT + 8 * i for i in (16, 19, 20, 22))
+_UC_CS, _UC_RIP, _UC_ERR, _UC_TRAPNO, _UC_CR2 = (_SIGCONTEXT + 8 * i for i in (18, 16, 19, 20, 22))
 
 #: RFLAGS as compiled code expects them.
 _PLAIN_FLAGS = 0x202
@@ -90,10 +96,27 @@ def assembly() -> str:
         rep movsq
         fxrstor64 [{CURRENT + FX}]
         mov rsp, {STACK_TOP}
+        cmp {_at(NARROW)}, 0
+        jne narrow
+        xor eax, eax
+        mov ds, eax
+        mov es, eax
         push {_at(RFLAGS)}
         popfq
         {load}
         jmp {_at(TARGET)}
+    narrow:
+        mov eax, {areas.USER_DATA}
+        mov ds, eax
+        mov es, eax
+        mov rax, {_at(TARGET)}
+        mov dword ptr [{CURRENT + FAR_TARGET}], eax
+        mov dword ptr [{CURRENT + FAR_TARGET + 4}], {areas.USER_CODE_32}
+        push {_at(RFLAGS)}
+        popfq
+        {load}
+        .byte 0xFF, 0x2C, 0x25
+        .long {CURRENT + FAR_TARGET}
     exit:
         {save}
         mov rsp, {STACK_TOP}
@@ -137,6 +160,7 @@ def assembly() -> str:
         mov {_at(FAULT_IP)}, rax
         lea rax, [rip + exit]
         mov qword ptr [rdx + {_UC_RIP}], rax
+        mov word ptr [rdx + {_UC_CS}], {areas.USER_CODE}
         ret
     """
 

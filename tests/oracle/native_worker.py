@@ -66,6 +66,8 @@ def main() -> None:
     ctypes.memmove(native_code.CODE, code, len(code))
     leave = struct.pack("<Q", native_code.CODE + labels["exit"])
     ctypes.memmove(native_code.LEAVE_POINTER, leave, len(leave))
+    leave = struct.pack("<IH", native_code.CODE + labels["exit"], areas.USER_CODE)
+    ctypes.memmove(native_code.LEAVE_FAR_POINTER, leave, len(leave))
     stack = _SignalStack(native_code.SIGNAL_STACK, 0, native_code.SIGNAL_STACK_SIZE)
     _check(_libc.sigaltstack(ctypes.byref(stack), None) != 0, "sigaltstack")
     action = _SigAction(native_code.CODE + labels["handler"], flags=_SA_SIGINFO | _SA_ONSTACK | _SA_NODEFER)

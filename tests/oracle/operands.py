@@ -132,6 +132,8 @@ def draft(form: Form, choices: Choices, may_use_memory: bool = True) -> Draft:
 def _address_size(form: Form, info: OpCodeInfo, choices: Choices) -> int:
     if info.address_size:
         return int(info.address_size)
+    if form.mode == "compat32":
+        return form.bits  # nothing is mapped within the reach of 16 bits
     other = {64: 32, 32: 16, 16: 32}[form.bits]
     return other if choices.chance(15) else form.bits
 

@@ -24,7 +24,7 @@ _LONGEST = 15
 
 
 def _forms() -> dict[int, Form]:
-    return {form.code: form for form in all_forms(64)}
+    return {form.code: form for form in all_forms("long64")}
 
 
 def make_prefixed(seed: int, number: int) -> Case:

@@ -31,11 +31,11 @@ _ATTEMPTS = 200
 
 
 @cache
-def middle_forms(bits: int) -> tuple[Form, ...]:
+def middle_forms(mode: str) -> tuple[Form, ...]:
     """Forms that may stand anywhere in a sequence."""
     return tuple(
         form
-        for form in all_forms(bits)
+        for form in all_forms(mode)
         if form.family == "integer"
         and (form.mnemonic in _MNEMONICS or form.mnemonic.startswith(("SET", "CMOV")))
         and "MOFFS" not in form.name
@@ -45,10 +45,10 @@ def middle_forms(bits: int) -> tuple[Form, ...]:
 
 
 @cache
-def last_forms(bits: int) -> tuple[Form, ...]:
+def last_forms(mode: str) -> tuple[Form, ...]:
     """Forms that may end a sequence: these, and the conditional branches."""
-    branches = tuple(f for f in all_forms(bits) if f.name.startswith("J") and f.mnemonic != "JMP")
-    return branches + branches + middle_forms(bits)
+    branches = tuple(f for f in all_forms(mode) if f.name.startswith("J") and f.mnemonic != "JMP")
+    return branches + branches + middle_forms(mode)
 
 
 def _flags_after(form: Form, instruction: Instruction, case: Case, undefined: int) -> int:
@@ -60,27 +60,27 @@ def _flags_after(form: Form, instruction: Instruction, case: Case, undefined: in
     return undefined & ~written | new
 
 
-def make_sequence(seed: int, number: int, bits: int = 64) -> Case:
+def make_sequence(seed: int, number: int, mode: str = "long64") -> Case:
     """Two to five instructions, for slot `number`."""
     for attempt in range(_ATTEMPTS):
         choices = Choices(((seed * _ATTEMPTS + attempt) << 4) + 7)
         try:
-            return _attempt(choices, seed, number, bits)
+            return _attempt(choices, seed, number, mode)
         except Unsuitable:
             continue
     raise AssertionError(f"no suitable sequence with seed {seed} in {_ATTEMPTS} attempts")
 
 
-def _attempt(choices: Choices, seed: int, number: int, bits: int) -> Case:
-    first = choices.pick(middle_forms(bits))
+def _attempt(choices: Choices, seed: int, number: int, mode: str) -> Case:
+    first = choices.pick(middle_forms(mode))
     case = make_case(first, choices.bits(20), number)
-    decoded = Decoder(bits, case.code, ip=case.state.rip).decode()
+    decoded = Decoder(areas.BITS[mode], case.code, ip=case.state.rip).decode()
     undefined = _flags_after(first, decoded, case, 0)
     code, texts, names = case.code, [case.text], [first.name]
     count = choices.between(1, 4)
     for i in range(count):
-        form = choices.pick(last_forms(bits) if i == count - 1 else middle_forms(bits))
-        more, decoded = _register_instruction(form, choices, case.state.rip, len(code), bits)
+        form = choices.pick(last_forms(mode) if i == count - 1 else middle_forms(mode))
+        more, decoded = _register_instruction(form, choices, case.state.rip, len(code), mode)
         undefined = _flags_after(form, decoded, case, undefined)
         code += more
         texts.append(str(decoded))
@@ -96,7 +96,7 @@ def _attempt(choices: Choices, seed: int, number: int, bits: int) -> Case:
     )
 
 
-def _register_instruction(form: Form, choices: Choices, rip: int, offset: int, bits: int) -> tuple[bytes, Instruction]:
+def _register_instruction(form: Form, choices: Choices, rip: int, offset: int, mode: str) -> tuple[bytes, Instruction]:
     made = draft(form, choices, may_use_memory=False)
     if made.memory is not None:
         raise Unsuitable
@@ -106,12 +106,12 @@ def _register_instruction(form: Form, choices: Choices, rip: int, offset: int, b
         code = encode(made, rip + offset)
     except ValueError as error:
         raise Unsuitable from error
-    decoded = Decoder(bits, code, ip=rip + offset).decode()
+    decoded = Decoder(areas.BITS[mode], code, ip=rip + offset).decode()
     if decoded.code != form.code or offset + len(code) > areas.SLOT_SIZE - areas.SLOT_START - 64:
         raise Unsuitable
     return code, decoded
 
 
-def make_sequences(seeds: Sequence[int], bits: int = 64) -> list[Case]:
+def make_sequences(seeds: Sequence[int], mode: str = "long64") -> list[Case]:
     """One sequence for each seed."""
-    return [make_sequence(seed, i % areas.PLACES[bits].slot_count, bits) for i, seed in enumerate(seeds)]
+    return [make_sequence(seed, i % areas.PLACES[mode].slot_count, mode) for i, seed in enumerate(seeds)]

@@ -13,7 +13,7 @@ from .trapgate_side import TrapgateProcessor
 from .unicorn_side import UnicornProcessor, can_judge, is_compared
 
 pytestmark = pytest.mark.xdist_group("oracle")
-FORMS = {bits: [form for form in all_forms(bits) if is_compared(form)] for bits in (16, 32)}
+FORMS = {mode: [form for form in all_forms(mode) if is_compared(form)] for mode in ("real16", "protected32")}
 
 
 def _cases(pairs: list[tuple[Form, int]]) -> list[Case]:
@@ -22,19 +22,19 @@ def _cases(pairs: list[tuple[Form, int]]) -> list[Case]:
 
 @pytest.fixture(scope="module")
 def unicorn16() -> UnicornProcessor:
-    return UnicornProcessor(16)
+    return UnicornProcessor("real16")
 
 
 @pytest.fixture(scope="module")
 def unicorn32() -> UnicornProcessor:
-    return UnicornProcessor(32)
+    return UnicornProcessor("protected32")
 
 
 def test_every_16_bit_form(
     pytestconfig: pytest.Config, unicorn16: UnicornProcessor, trapgate16: TrapgateProcessor
 ) -> None:
     found = []
-    for pairs in sweeps(pytestconfig, FORMS[16], default=3):
+    for pairs in sweeps(pytestconfig, FORMS["real16"], default=3):
         found += failures(unicorn16, trapgate16, _cases(pairs))
     assert not found, report(found)
 
@@ -43,13 +43,13 @@ def test_every_32_bit_form(
     pytestconfig: pytest.Config, unicorn32: UnicornProcessor, trapgate32: TrapgateProcessor
 ) -> None:
     found = []
-    for pairs in sweeps(pytestconfig, FORMS[32], default=3):
+    for pairs in sweeps(pytestconfig, FORMS["protected32"], default=3):
         found += failures(unicorn32, trapgate32, _cases(pairs))
     assert not found, report(found)
 
 
 @SETTINGS
-@given(pairs=chosen(FORMS[16]))
+@given(pairs=chosen(FORMS["real16"]))
 def test_random_16_bit_cases(
     unicorn16: UnicornProcessor, trapgate16: TrapgateProcessor, pairs: list[tuple[Form, int]]
 ) -> None:
@@ -57,7 +57,7 @@ def test_random_16_bit_cases(
 
 
 @SETTINGS
-@given(pairs=chosen(FORMS[32]))
+@given(pairs=chosen(FORMS["protected32"]))
 def test_random_32_bit_cases(
     unicorn32: UnicornProcessor, trapgate32: TrapgateProcessor, pairs: list[tuple[Form, int]]
 ) -> None:

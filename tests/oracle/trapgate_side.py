@@ -26,6 +26,7 @@ from trapgate.arch.registers import (
     EFER_LMA,
     EFER_LME,
     EFER_NXE,
+    FS,
     GS,
     SS,
 )
@@ -73,23 +74,29 @@ class _Observed(Processor):
 class TrapgateProcessor:
     """Trapgate in 64-bit user code, flat 32-bit code at CPL 0, or real mode."""
 
-    def __init__(self, bits: int, handlers: HandlerStore) -> None:
-        self.bits = bits
-        self._places = areas.PLACES[bits]
+    def __init__(self, mode: str, handlers: HandlerStore) -> None:
+        self._mode = mode
+        self._places = areas.PLACES[mode]
         self.memory = PhysicalMemory(_MEMORY_SIZE)
         clock = Clock(OPTERON_2007.frequency)
         self.processor = _Observed(
             OPTERON_2007, self.memory, Bus(), clock, RunControl(), handlers, acknowledge=lambda: 0xFF
         )
         self._map_pages()
-        {64: self._enter_long_mode, 32: self._enter_protected_mode, 16: self._enter_real_mode}[bits]()
+        enter = {
+            "long64": self._enter_long_mode,
+            "compat32": self._enter_long_mode,
+            "protected32": self._enter_protected_mode,
+            "real16": self._enter_real_mode,
+        }
+        enter[mode]()
 
     # -- where things are
 
     def _map_pages(self) -> None:
         """Page tables for the areas; real mode uses the addresses as they are."""
         places = self._places
-        if self.bits == 16:
+        if self._mode == "real16":
             self._slots_at, self._window_at = places.slots, places.window
             self._data_at = places.read_only
             return
@@ -106,7 +113,7 @@ class TrapgateProcessor:
     def _map(self, linear: int, physical: int, rights: int) -> None:
         """One 4 KB page, by four-level tables, or by the two levels of 32-bit ones."""
         table = _TABLES_AT
-        shifts, size, bits = ((39, 30, 21), 8, 9) if self.bits == 64 else ((22,), 4, 10)
+        shifts, size, bits = ((39, 30, 21), 8, 9) if self._mode in ("long64", "compat32") else ((22,), 4, 10)
         mask = (1 << bits) - 1
         for shift in shifts:
             place = table + (linear >> shift & mask) * size
@@ -121,14 +128,16 @@ class TrapgateProcessor:
     def _enter_long_mode(self) -> None:
         self._control(CR0_PE | CR0_PG, CR4_PAE | CR4_PGE, EFER_LME | EFER_LMA | EFER_NXE)
         segments = self.processor.segments
+        flat_data = DATA_RW_ACCESSED | ATTRIBUTE_DB | ATTRIBUTE_G | _DPL3
         for number, segment in enumerate(segments):
-            segment.load(0, 0, 0xFFFF_FFFF, DATA_RW_ACCESSED | _DPL3)
-            if number == CS:
-                segment.load(areas.USER_CODE, 0, 0xFFFF_FFFF, CODE_ACCESSED | ATTRIBUTE_L | ATTRIBUTE_G | _DPL3)
-            elif number == SS:
-                attributes = DATA_RW_ACCESSED | ATTRIBUTE_DB | ATTRIBUTE_G | _DPL3
-                segment.load(areas.USER_DATA, 0, 0xFFFF_FFFF, attributes)
-        segments[GS].base = areas.GS_BASE
+            is_null = number >= FS or (self._mode == "long64" and number not in (CS, SS))
+            segment.load(0 if is_null else areas.USER_DATA, 0, 0xFFFF_FFFF, 0 if is_null else flat_data)
+        if self._mode == "long64":
+            segments[CS].load(areas.USER_CODE, 0, 0xFFFF_FFFF, CODE_ACCESSED | ATTRIBUTE_L | ATTRIBUTE_G | _DPL3)
+            segments[GS].base = areas.GS_BASE
+        else:
+            attributes = CODE_ACCESSED | ATTRIBUTE_DB | ATTRIBUTE_G | _DPL3
+            segments[CS].load(areas.USER_CODE_32, 0, 0xFFFF_FFFF, attributes)
         # A TSS whose I/O permission bitmap lies beyond its limit.
         self._map(_TSS, _TSS_AT, _PRESENT | _WRITABLE)
         self.memory.write_u16(_TSS_AT + 0x66, 0x68)

@@ -21,6 +21,7 @@ _FROM_ICED = {
     RflagsBits.SF: SF,
     RflagsBits.OF: OF,
 }
+_PUSHES_OF_SELECTORS = frozenset(f"PUSHD_{segment}" for segment in ("CS", "SS", "DS", "ES", "FS", "GS"))
 _SHIFTS = {"SHL", "SAL", "SHR", "SAR", "ROL", "ROR", "RCL", "RCR"}
 _DOUBLE_SHIFTS = {"SHLD", "SHRD"}
 
@@ -86,7 +87,7 @@ def undefined_registers(form: Form, instruction: Instruction, state: State) -> d
     return {RegisterExt.number(register): mask}
 
 
-def ignored_memory(form: Form, size: int, offset: int) -> tuple[tuple[int, int], ...]:
+def ignored_memory(form: Form, size: int, offset: int, stack: int) -> tuple[tuple[int, int], ...]:
     """Bytes of the window, (offset, length), that saved x87 environments do not define.
 
     The last instruction's opcode and addresses: see `differences.AVOIDED`. MXCSR_MASK tells the
@@ -98,6 +99,10 @@ def ignored_memory(form: Form, size: int, offset: int) -> tuple[tuple[int, int],
     if name in ("FNSTENV", "FNSAVE"):
         start, end = (6, 14) if size in (14, 94) else (12, 28)
         return ((offset + start, end - start),)
+    if form.name in _PUSHES_OF_SELECTORS:
+        # SDM vol. 2, PUSH: with an operand size of 32 bits 'either a zero-extended value is pushed on the stack or the
+        # segment selector is written on the stack using a 16-bit move'. AMD's processors push it zero-extended.
+        return ((stack - 2, 2),)
     return ()
 
 

@@ -43,7 +43,7 @@ KNOWN_BUGS = (
         )
         | {"MOV_RM16_SREG", "MOV_R32M16_SREG"},
         "(Unicorn starts 32-bit mode without a descriptor table: its selectors mean nothing)",
-        lambda case: case.bits == 32,
+        lambda case: case.mode == "protected32",
     ),
     KnownBug(
         frozenset({"TEST_RM8_IMM8_F6R1", "TEST_RM16_IMM16_F7R1", "TEST_RM32_IMM32_F7R1"}),
@@ -53,6 +53,11 @@ KNOWN_BUGS = (
         frozenset({"RETNW_IMM16", "RETND_IMM16"}),
         "APM vol. 3, RET (near): the immediate is an unsigned 16-bit number; Unicorn extends its sign",
         _immediate_is_negative,
+    ),
+    KnownBug(
+        frozenset({"ARPL_RM16_R16", "ARPL_R32M16_R32"}),
+        "SDM vol. 2, ARPL: the destination is written only when its RPL is raised; Unicorn always writes, and faults",
+        lambda case: case.operand_offset < 0,
     ),
     KnownBug(
         frozenset({"CLFLUSH_M8"}),
@@ -83,12 +88,13 @@ def can_judge(case: Case) -> bool:
 
 
 class UnicornProcessor:
-    """Unicorn in one mode, 16 or 32 bits."""
+    """Unicorn in real16 or protected32 mode."""
 
-    def __init__(self, bits: int) -> None:
-        self.bits = bits
-        self._places = places = areas.PLACES[bits]
-        self._unicorn = uc = unicorn.Uc(unicorn.UC_ARCH_X86, {16: unicorn.UC_MODE_16, 32: unicorn.UC_MODE_32}[bits])
+    def __init__(self, mode: str) -> None:
+        self._places = places = areas.PLACES[mode]
+        self._unicorn = uc = unicorn.Uc(
+            unicorn.UC_ARCH_X86, {16: unicorn.UC_MODE_16, 32: unicorn.UC_MODE_32}[areas.BITS[mode]]
+        )
         uc.mem_map(places.slots, places.slot_count * areas.SLOT_SIZE, unicorn.UC_PROT_ALL)
         uc.mem_map(places.read_only, areas.PAGE, unicorn.UC_PROT_READ)
         uc.mem_map(places.read_only + areas.PAGE, areas.PAGE, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)

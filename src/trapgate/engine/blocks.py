@@ -396,13 +396,11 @@ def _keys(decoded: list[Decoded]) -> list[str]:
     live = True
     keys: list[str] = []
     for d in reversed(decoded):
-        form = d.form
-        if form is None:
+        if d.python:
             keys.append("")
             live = True
             continue
-        dead = not live and d.dead_form is not None and not d.writes_memory
-        keys.append(d.dead_text() if dead else d.text())
+        keys.append(d.dead_text if not live and not d.writes_memory else d.text)
         if d.may_fault or d.flags_read:
             live = True
         elif d.flags_killed:

@@ -50,6 +50,9 @@ ALL_ARITHMETIC |= iced.RflagsBits.CF | iced.RflagsBits.PF
 #: AMD: how a 66h prefix acts on near branches. All reserved NOPs, ENDBR among them, are NOPs.
 OPTIONS = DecoderOptions.AMD | DecoderOptions.FORCE_RESERVED_NOP
 
+#: Most instructions that a decoder remembers.
+REMEMBERED = 200_000
+
 #: What a Python form gets: the processor (isa/processor.py) and the decoded instruction.
 PythonForm = Callable[..., None]
 
@@ -84,8 +87,8 @@ class Decoded:
     """How one instruction is carried out, wherever it stands."""
 
     __slots__ = (
-        "_texts", "body", "cycles", "dead_form", "ends_block", "flags_killed", "flags_read", "flags_written", "form",
-        "instruction", "length", "may_fault", "name", "python", "relative", "target", "target_mask", "writes_memory",
+        "body", "cycles", "dead_text", "ends_block", "flags_killed", "flags_read", "form", "instruction", "length",
+        "may_fault", "name", "python", "relative", "target", "target_mask", "text", "writes_memory",
     )  # fmt: skip
 
     def __init__(self, instruction: iced.Instruction, name: str) -> None:
@@ -96,7 +99,8 @@ class Decoded:
         self.cycles = BASE_CYCLES.get(name, 1)
         self.python = False
         self.form: Form | None = None
-        self.dead_form: Form | None = None
+        #: The key of its handler, and of the one for when nobody reads the flags that it sets ("" in Python).
+        self.text = self.dead_text = ""
         #: Bytes 8..31 of the record.
         self.body = b""
         #: The 64-bit field is rip plus this (rip-relative operands), or None.
@@ -108,23 +112,33 @@ class Decoded:
         self.may_fault = True
         self.writes_memory = False
         self.flags_read = True
-        self.flags_written = False
         self.flags_killed = False
-        self._texts: list[str] = []
 
-    def text(self) -> str:
-        """The key of its handler."""
-        return self._both()[0]
 
-    def dead_text(self) -> str:
-        """The key of its handler when nobody reads the flags that it sets."""
-        return self._both()[1]
+class _Kind:
+    """What all instructions of one code and one form share."""
 
-    def _both(self) -> list[str]:
-        if not self._texts:
-            assert self.form is not None
-            self._texts = [self.form.text(), (self.dead_form or self.form).text()]
-        return self._texts
+    __slots__ = ("dead_text", "flags_killed", "flags_read", "form", "may_fault", "text", "writes_memory")
+
+    def __init__(self, form: Form, instruction: iced.Instruction, has_memory: bool, ends_block: bool) -> None:
+        name = form.name
+        stack = name in STACK_OPERATIONS
+        self.form = form
+        self.may_fault = has_memory or stack or ends_block or name in MAY_FAULT or name[0] == "f"
+        self.writes_memory = (has_memory or stack) and not ends_block
+        modified = instruction.rflags_modified & ALL_ARITHMETIC
+        self.flags_read = bool(instruction.rflags_read & ALL_ARITHMETIC)
+        # A shift by 0 and a repeated instruction without turns leave the flags as they were.
+        certain = not form.repeat and (name not in SHIFTS or _shifts_for_certain(instruction))
+        self.flags_killed = modified == ALL_ARITHMETIC and certain
+        can_be_dead = modified and not ends_block and not form.repeat
+        self.text = form.text()
+        self.dead_text = form._replace(live=False).text() if can_be_dead else self.text
+
+
+def _shifts_for_certain(instruction: iced.Instruction) -> bool:
+    last = instruction.op_count - 1
+    return instruction.op_kind(last) != OpKind.REGISTER and bool(instruction.immediate(last) & 31)
 
 
 UD, NM = "raise_ud", "raise_nm"
@@ -172,7 +186,7 @@ class Decoder:
         self._python_forms = python_forms
         self._memory: dict[bytes, Decoded] = {}
         self._operations: dict[int, tuple[str, int, bool]] = {}
-        self._sizes: dict[tuple[int, str], int] = {}
+        self._kinds: dict[tuple[object, ...], _Kind] = {}
 
     def block(self, code: bytes, limit: int, single: bool) -> tuple[list[Decoded], bool]:
         """Decode from the start of `code` until a block ends, `limit` instructions, or the bytes run out.
@@ -192,6 +206,8 @@ class Decoder:
             key = code[position:end]
             decoded = memory.get(key)
             if decoded is None:
+                if len(memory) >= REMEMBERED:
+                    memory.clear()
                 decoded = memory[key] = self._decode(instruction)
             out.append(decoded)
             position = end
@@ -340,20 +356,28 @@ class Decoder:
             shapes = [s for s in shapes if name.startswith("maskmov")]
             if not name.startswith("maskmov"):
                 fields.slots.clear()
-        decoded.form = Form(
-            name,
-            tuple(shapes),
-            condition,
-            self._size_of(instruction, name),
-            self._address_bits(instruction, name, address_bits),
-            self.mode.stack if name in STACK_OPERATIONS else "",
-            self._repeat(instruction, name),
-            segment,
-            implicit,
-            bits=self.mode.bits if name in BITS_MATTER else 0,
-        )
+        certain = name not in SHIFTS or _shifts_for_certain(instruction)
+        repeat = self._repeat(instruction, name)
+        key = (instruction.code, name, tuple(shapes), segment, address_bits, repeat, certain)
+        kind_of = self._kinds.get(key)
+        if kind_of is None:
+            form = Form(
+                name,
+                tuple(shapes),
+                condition,
+                self._operand_bits(instruction, name),
+                self._address_bits(instruction, name, address_bits),
+                self.mode.stack if name in STACK_OPERATIONS else "",
+                repeat,
+                segment,
+                implicit,
+                bits=self.mode.bits if name in BITS_MATTER else 0,
+            )
+            kind_of = self._kinds[key] = _Kind(form, instruction, has_memory, definition.ends_block)
+        decoded.form, decoded.text, decoded.dead_text = kind_of.form, kind_of.text, kind_of.dead_text
+        decoded.may_fault, decoded.writes_memory = kind_of.may_fault, kind_of.writes_memory
+        decoded.flags_read, decoded.flags_killed = kind_of.flags_read, kind_of.flags_killed
         decoded.body = fields.pack()
-        self._analyze(decoded, has_memory)
         return decoded
 
     def _memory_operand(self, instruction: iced.Instruction, decoded: Decoded, fields: _Fields) -> str:
@@ -398,13 +422,6 @@ class Decoder:
             return "g" if source in (FS, GS) else ""
         return "" if mode.is_flat(ES) and source in (-1, DS) and mode.is_flat(DS) else "s"
 
-    def _size_of(self, instruction: iced.Instruction, name: str) -> int:
-        key = (instruction.code, name)
-        size = self._sizes.get(key)
-        if size is None:
-            size = self._sizes[key] = self._operand_bits(instruction, name)
-        return size
-
     def _operand_bits(self, instruction: iced.Instruction, name: str) -> int:
         base = name.removesuffix("_string")
         if base in STRINGS and ((name in STRINGS and name not in ("movsd", "cmpsd")) or name != base):
@@ -440,39 +457,14 @@ class Decoder:
 
     @staticmethod
     def _repeat(instruction: iced.Instruction, name: str) -> str:
+        if not (instruction.has_rep_prefix or instruction.has_repne_prefix):
+            return ""
         base = name.removesuffix("_string")
         if base not in STRINGS or name in ("movsd", "cmpsd"):
             return ""
         if base[:4] in ("cmps", "scas"):
             return "rep" if instruction.has_rep_prefix else "repne" if instruction.has_repne_prefix else ""
         return "rep" if instruction.has_rep_prefix or instruction.has_repne_prefix else ""
-
-    def _analyze(self, decoded: Decoded, has_memory: bool) -> None:
-        """What the flags and faults of an instruction mean for those around it."""
-        instruction, name = decoded.instruction, decoded.name
-        stack = name in STACK_OPERATIONS
-        decoded.may_fault = has_memory or stack or decoded.ends_block or name in MAY_FAULT or name[0] == "f"
-        decoded.writes_memory = (has_memory or stack) and not decoded.ends_block
-        read, modified = instruction.rflags_read & ALL_ARITHMETIC, instruction.rflags_modified & ALL_ARITHMETIC
-        decoded.flags_read = bool(read)
-        decoded.flags_written = bool(modified)
-        conditional = False
-        if name in SHIFTS:
-            last = instruction.op_count - 1
-            count_is_constant = instruction.op_kind(last) != OpKind.REGISTER
-            # A count of 0 leaves the flags: by a register nobody knows.
-            width = (
-                int(decoded.form.operands[0].lstrip("rm").split("b")[0].split("x")[0].split("a")[0] or 0)
-                if (decoded.form is not None and not has_memory)
-                else 0
-            )
-            mask = 63 if width == 64 else 31
-            conditional = not (count_is_constant and instruction.immediate(last) & mask & 31)
-        if decoded.form is not None and decoded.form.repeat:
-            conditional = True
-        decoded.flags_killed = modified == ALL_ARITHMETIC and not conditional
-        if modified and decoded.form is not None and not decoded.ends_block and not decoded.form.repeat:
-            decoded.dead_form = decoded.form._replace(live=False)
 
 
 class _Fields:

@@ -19,8 +19,12 @@ from trapgate.lab.statistics import Statistics
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.control import GuestExit, PowerOff, Reset, UserQuit
 
+#: Modelled cycles between two looks at the console: 10 ms of the guest's time at 2 GHz.
+POLL_PERIOD = 20_000_000
 #: Seconds: for a shorter sleep of the guest no system call is made.
 SHORTEST_WAIT = 0.0005
+#: Seconds: after a longer wait for input, look whether the run is to end.
+LONGEST_WAIT = 0.1
 
 
 class BareRun:
@@ -35,8 +39,8 @@ class BareRun:
         self._machine = BareMachine(config, output, self._handlers)
         self._console = console
         self._host_seconds = 0.0
-        self._machine.processor.on_slice = self._poll
         self._machine.processor.on_idle = self._idle
+        self._next_poll = self._machine.clock.schedule(POLL_PERIOD, self._poll)
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory. Raises FirmwareError."""
@@ -73,7 +77,7 @@ class BareRun:
 
     def _end(self, stopped: Stopped) -> End:
         request = self._machine.control.request
-        if stopped.reason == "request":
+        if request is not None:
             match request:
                 case PowerOff():
                     return End("power-off")
@@ -91,20 +95,49 @@ class BareRun:
         return End("triple-fault" if stopped.reason == "triple-fault" else "unimplemented", report=report)
 
     def _poll(self) -> None:
-        """Between two slices of native code: show what was sent, take what was typed."""
+        """Show what was sent and take what was typed, and again after POLL_PERIOD. No guest can see this event."""
         self._receive(0.0)
+        self._poll_after(self._machine.clock.now)
+
+    def _poll_after(self, cycle: int) -> None:
+        self._next_poll = self._machine.clock.schedule(cycle + POLL_PERIOD, self._poll)
 
     def _idle(self, cycles: int) -> None:
-        """The guest sleeps for `cycles`. While somebody may type it sleeps for real, else time passes at once."""
-        seconds = cycles / self._machine.clock.hz
-        self._receive(seconds if seconds >= SHORTEST_WAIT and self._console.has_input else 0.0)
+        """The processor sleeps. While somebody may type it sleeps for real, else time passes at once."""
+        clock, control = self._machine.clock, self._machine.control
+        clock.cancel(self._next_poll)
+        if clock.deadline is None:
+            # Only input can wake it; without input nothing can, and the processor's loop ends the run.
+            while self._listens() and clock.deadline is None and control.request is None:
+                self._receive(LONGEST_WAIT)
+        else:
+            self._sleep((clock.deadline - clock.now) / clock.hz)
+        if clock.deadline is not None:
+            self._poll_after(clock.deadline)
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait for input, at most `seconds` of host time, if there can be any."""
+        if seconds < SHORTEST_WAIT or not self._listens():
+            self._receive(0.0)
+            return
+        received = self._machine.board.serial.incoming
+        end = time.monotonic() + seconds
+        while not received and self._machine.control.request is None and (left := end - time.monotonic()) > 0:
+            self._receive(min(left, LONGEST_WAIT))
 
     def _receive(self, seconds: float) -> None:
-        serial = self._machine.board.serial
-        if not self._console.is_interactive and not serial.ier & IER_RECEIVED:
-            # Nobody types: a file's bytes wait until the guest listens, or its drivers would clear them away at boot.
+        """Hand typed bytes to the serial port, after waiting at most `seconds` of host time for them."""
+        if not self._listens():
             self._console.flush()
             return
         data = self._console.wait(seconds) if seconds else self._console.poll()
         if data:
-            serial.receive(data)
+            self._machine.board.serial.receive(data)
+
+    def _listens(self) -> bool:
+        """True when input may come and is wanted.
+
+        The bytes of a pipe or file wait until the guest listens, or its drivers would clear them away at boot.
+        """
+        listening = bool(self._machine.board.serial.ier & IER_RECEIVED)
+        return self._console.has_input and (self._console.is_interactive or listening)

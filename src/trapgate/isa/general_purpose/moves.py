@@ -95,7 +95,7 @@ def cmpxchg8b(c: Context, destination: Operand) -> None:
     width = destination.width
     half = width // 2
     if width == 128:
-        c.fault_if((destination.address() & 15).ne(0), 13, 0)
+        c.fault_if((destination.linear() & 15).ne(0), 13, 0)
     old = destination.update()
     expected = (c.register(RDX, half).zext(width) << half) | c.register(RAX, half).zext(width)
     new = (c.register(RCX, half).zext(width) << half) | c.register(RBX, half).zext(width)
