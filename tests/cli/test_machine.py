@@ -54,10 +54,20 @@ def test_serial_output_goes_where_it_is_told(process: Command, sector: Path, tmp
     assert (answer.status, answer.output) == (1, "")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams(sector: Path, closed: str) -> None:
+    command = f'"$@" {closed}'
+    arguments = ["sh", "-c", command, "sh", sys.executable, "-m", "trapgate", "run", write(sector, HELLO)]
+    done = subprocess.run(arguments, capture_output=True, env=child_environment(), timeout=TIMEOUT, check=False)
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+
+
 def test_a_triple_fault_is_reported(process: Command, sector: Path) -> None:
     answer = process("run", write(sector, TRIPLE_FAULT))
     assert answer.status == 3
     assert "trapgate: triple fault: the guest's processor has shut down\n" in answer.errors
+    assert "exceptions so far: #DF 1, #GP 1\n" in answer.errors
     assert "rip=0000000000007c05" in answer.errors
     assert "rsp=0000000000007c00" in answer.errors
     assert "0000000000007c05  cc                                int3" in answer.errors

@@ -27,7 +27,7 @@ def _is_ours(form: Form) -> bool:
     return form.family == "simd" or form.mnemonic.startswith(("FXSAVE", "FXRSTOR"))
 
 
-FORMS = [form for form in all_forms(64) if _is_ours(form)]
+FORMS = [form for form in all_forms("long64") if _is_ours(form)]
 
 
 def _mxcsr(state: State) -> int:

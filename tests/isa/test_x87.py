@@ -119,7 +119,7 @@ def _case(code: bytes, seed: int, number: int) -> Case:
     flags = 0x202 | choices.bits(12) & 0x8D5
     state = State(gpr, flags, bytes(image), bytes(window), areas.slot_address(number))
     text = "; ".join(str(instruction) for instruction in decoded)
-    return Case(code, state, 64, text, ignored_memory=tuple(ignored), seed=seed)
+    return Case(code, state, "long64", text, ignored_memory=tuple(ignored), seed=seed)
 
 
 def _check(cases: list[Case], native: NativeProcessor, ours: Runner) -> None:

@@ -63,7 +63,7 @@ def open_console(serial: str, interactive: bool) -> Iterator[ProcessConsole]:
 @contextmanager
 def progress(console: ProcessConsole) -> Iterator[ProgressDisplay]:
     """A display of long preparations on stderr, taken away in the end."""
-    display = ProgressDisplay(console, sys.stderr.isatty())
+    display = ProgressDisplay(console, sys.stderr is not None and sys.stderr.isatty())
     try:
         yield display
     finally:

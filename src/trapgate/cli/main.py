@@ -50,7 +50,9 @@ def main() -> NoReturn:
     """The entry point: runs the command line of this process and exits."""
     result = run_command(sys.argv[1:])
     try:
-        sys.stdout.flush()
+        # None when it was closed before this process began.
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         # Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

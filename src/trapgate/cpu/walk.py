@@ -181,6 +181,9 @@ class _Walk:
         # NX is reserved while EFER.NXE is 0.
         nx_enabled = f.flag(layout.EFER, EFER_NXE)
         reserved = reserved | nx_enabled.select(e.constant(0, 64), e.constant(PTE_NX, 64))
+        # Bits 62:52 are the system's to use in long mode only (APM vol. 2, 5.2.3 and 5.3.3).
+        long_mode = f.flag(layout.EFER, EFER_LMA)
+        reserved = reserved | long_mode.select(e.constant(0, 64), e.constant(0x7FF << 52, 64))
         if is_large is not None:
             low = (large - 1) & ~0x1FFF  # bit 12 is PAT
             reserved = reserved | is_large.select(e.constant(low, 64), e.constant(0, 64))

@@ -5,15 +5,16 @@ Each gets the host address of a record and returns the record to go on at, or 0 
 
 from __future__ import annotations
 
+from iced_x86 import Register
+
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
 from trapgate.arch import layout, vectors
-from trapgate.arch.registers import RSP, SS
+from trapgate.arch.registers import RSP
 from trapgate.cpu.faults import Fault
 from trapgate.cpu.lookup import NON_CANONICAL
 from trapgate.engine import record
 from trapgate.engine.blocks import Block
 from trapgate.engine.native_core import NativeCore, signed
-from trapgate.isa.operand_tables import SEGMENT_NUMBERS
 from trapgate.isa.processor import PYTHON_FORMS
 
 _M64 = (1 << 64) - 1
@@ -103,8 +104,13 @@ class Exits(NativeCore):
             distance = signed(self.q[layout.FAULT_ADDRESS >> 3] - self.register(RSP, 64) & _M64)
             if abs(distance) <= 64:
                 return True
-        has_memory = any(shape.startswith("m") for shape in decoded.form.operands)
-        return has_memory and SEGMENT_NUMBERS[decoded.instruction.memory_segment] == SS
+        # The base register decides; overrides by ES, CS, SS and DS do nothing in 64-bit code.
+        instruction = decoded.instruction
+        if not any(shape.startswith("m") for shape in decoded.form.operands):
+            return False
+        if instruction.segment_prefix in (Register.FS, Register.GS):
+            return False
+        return instruction.memory_base in (Register.RSP, Register.RBP, Register.ESP, Register.EBP)
 
     def _exit_python(self, uop: int) -> int:
         blocks = self.blocks

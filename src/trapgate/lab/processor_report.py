@@ -5,6 +5,7 @@ from __future__ import annotations
 import iced_x86 as iced
 
 from trapgate.arch.registers import CS, GPR_NAMES
+from trapgate.cpu.faults import NAMES
 from trapgate.engine.processor import Processor
 
 #: Instructions that are shown from rip on, and the most bytes that one has (APM vol. 3, 1.1).
@@ -14,7 +15,7 @@ PAGE = 4096
 
 
 def describe_processor(processor: Processor) -> str:
-    """Registers, segments, control registers and the code at rip, in lines. Changes nothing in the processor."""
+    """Registers, segments, control registers, exceptions so far and the code at rip, in lines. Changes nothing."""
     registers = [f"{name:>3}={processor.q[number]:016x}" for number, name in enumerate(GPR_NAMES)]
     lines = ["  ".join(registers[start : start + 4]) for start in range(0, len(registers), 4)]
     lines.append(
@@ -33,6 +34,9 @@ def describe_processor(processor: Processor) -> str:
         f"gdt={processor.gdtr_base:016x}  limit={processor.gdtr_limit:04x}"
         f"  idt={processor.idtr_base:016x}  limit={processor.idtr_limit:04x}"
     )
+    counts = sorted(processor.exception_counts.items())
+    exceptions = ", ".join(f"{NAMES.get(vector, vector)} {count}" for vector, count in counts)
+    lines.append(f"exceptions so far: {exceptions or 'none'}")
     return "\n".join([*lines, *_code_lines(processor)])
 
 

@@ -88,3 +88,11 @@ def sysexit(p: Processor, instruction: iced.Instruction) -> None:
     p.load_flat_stack(selector + 24 | 3, 3)
     p.set_register(RSP, 32, stack)
     p.rip = target
+
+
+@python_form("swapgs_python")
+def swapgs(p: Processor, instruction: iced.Instruction) -> None:
+    """Where it is not allowed."""
+    if p.bits != 64:
+        p.fault(UD)
+    p.fault(GP, 0)
