@@ -24,11 +24,11 @@ class Exits(NativeCore):
     """Handlers of the exits of native code."""
 
     def _deliver(self, fault: Fault) -> None:
+        self.recent_exceptions.append((fault.vector, fault.error, self.rip, fault.address))
         self.deliver_exception(fault)
         self.redirected = True
 
     def _exit_budget(self, uop: int) -> int:
-        self.on_slice()
         return uop
 
     def _exit_unlinked_target(self, uop: int) -> int:

@@ -7,6 +7,7 @@ at the cycle `_zero`, the next deadline; the instruction part starts at all ones
 from __future__ import annotations
 
 import ctypes
+from collections import deque
 from collections.abc import Callable
 
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
@@ -29,7 +30,7 @@ from trapgate.machine.memory import PhysicalMemory
 
 LOW = 0xFFFF_FFFF
 _M64 = (1 << 64) - 1
-#: Longest stretch of native code, in cycles: Ctrl-C and the console are looked at in between.
+#: Longest stretch of native code, in cycles: a request to stop the run is looked at in between.
 SLICE = 20_000_000
 #: Modelled cycles of a hit in level 2 of the TLB and of one memory reference of a walk (assumed until cost profiles
 #: come).
@@ -74,8 +75,8 @@ class NativeCore(Control):
         self._pending_error: BaseException | None = None
         #: Called when the processor has halted, with the cycles until the next event: a place to wait for real.
         self.on_idle: Callable[[int], None] = lambda cycles: None
-        #: Called about every SLICE cycles: a place to look at the console.
-        self.on_slice: Callable[[], None] = lambda: None
+        #: The last exceptions: (vector, error code, rip, linear address of a page fault).
+        self.recent_exceptions: deque[tuple[int, int | None, int, int | None]] = deque(maxlen=8)
         self.is_ram = memory.is_ram
         self.before_write = self._before_write
         self._connect()

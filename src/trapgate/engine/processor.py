@@ -144,9 +144,9 @@ class Processor(Exits):
         return uop
 
     def _wait(self) -> bool:
-        """Halted: let time pass to the next event. False when none will ever come."""
+        """Halted: let time pass to the next event. False when nothing will ever wake the processor."""
         deadline = self.clock.deadline
-        if deadline is None:
+        if deadline is None or not self.q[layout.SYSTEM_FLAGS >> 3] & IF:
             return False
         cycles = deadline - self.clock.now
         if cycles > 0:

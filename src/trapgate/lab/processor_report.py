@@ -37,7 +37,21 @@ def describe_processor(processor: Processor) -> str:
     counts = sorted(processor.exception_counts.items())
     exceptions = ", ".join(f"{NAMES.get(vector, vector)} {count}" for vector, count in counts)
     lines.append(f"exceptions so far: {exceptions or 'none'}")
+    lines.extend(_exception_lines(processor))
     return "\n".join([*lines, *_code_lines(processor)])
+
+
+def _exception_lines(processor: Processor) -> list[str]:
+    """The last exceptions, oldest first, with error code, rip and the address of a page fault."""
+    lines = ["last exceptions:"] if processor.recent_exceptions else []
+    for vector, error, rip, address in processor.recent_exceptions:
+        text = f"  {NAMES.get(vector, vector)} at rip={rip:016x}"
+        if error is not None:
+            text += f"  error={error:04x}"
+        if address is not None:
+            text += f"  address={address:016x}"
+        lines.append(text)
+    return lines
 
 
 def _code_lines(processor: Processor) -> list[str]:
