@@ -19,7 +19,7 @@ pytestmark = pytest.mark.engine
 # Real-mode code for 0000:7C00.
 EXIT_16 = "b0 10 e6 f4"  # mov al, 16; out F4h, al
 LOOP = "eb fe"  # jmp $
-SLEEP = "fa f4 eb fd"  # cli; hlt; jmp back to the hlt
+SLEEP = "fb f4 eb fd"  # sti, hlt, jmp back: every interrupt is masked at the 8259s
 TRIPLE_FAULT = "0f 01 1e 10 7c cc"  # lidt [7C10h] with limit 0; int3
 HELLO = "ba f8 03 b0 68 ee b0 69 ee b0 0d ee b0 0a ee b0 00 e6 f4"  # "hi", then exit with value 0
 #: Sends "? " and then echoes what is received, by polling; ESC ends with value 20.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support import Command
+from trapgate.arch.cpuid import PROFILES
 from trapgate.firmware.image import BootImage
 from trapgate.firmware.linux import LinuxImage
 from trapgate.firmware.raw import RawImage
@@ -230,8 +231,8 @@ KERNELS = "wanted a kernel (Linux bzImage, multiboot 1, or ELF with a PVH entry)
             "wanted an initrd file at missing, got no such file or directory: name another file",
         ),
         (
-            ["--cpu", "pentium"],
-            "wanted a processor that trapgate has (opteron-2007), got 'pentium': choose one with --cpu",
+            ["--cpu", "z80"],
+            f"wanted a processor that trapgate has ({', '.join(PROFILES)}), got 'z80': choose one with --cpu",
         ),
         (["sector", "--kernel", "tiny"], "wanted a guest or --kernel, got both: leave one of them out"),
         (

@@ -81,8 +81,23 @@ RESERVED_BITS = _field("reserved_bits")
 A20_MASK = _field("a20_mask")
 #: 4 while the processor runs at CPL 3, else 0: the user bit of accesses.
 USER = _field("user")
+#: PDPTE bit 7 where the processor has no 1 GB pages, else 0; reserved bits of a 4 MB page's entry.
+RESERVED_IN_PDPTE = _field("reserved_in_pdpte")
+RESERVED_IN_4MB = _field("reserved_in_4mb")
 #: Not 0 while every data access must take the slow path (alignment checks, data breakpoints).
 WATCH_DATA = _field("watch_data")
+#: Not 0 while misaligned accesses raise #AC (CR0.AM, RFLAGS.AC, CPL 3).
+ALIGNMENT_CHECK = _field("alignment_check")
+#: Data breakpoints: first and last linear address, and the accesses that hit (1 writes, 2 reads; 0: not in use).
+WATCH_SIZE = 24
+WATCH_FIRST, WATCH_LAST, WATCH_KINDS = 0, 8, 16
+WATCHES = _field("watches", 4 * WATCH_SIZE)
+#: Bit n: the current instruction has hit data breakpoint n.
+WATCH_HITS = _field("watch_hits")
+#: Not 0 while instructions run one at a time: then a hit is noted, else the instruction is left to be run that way.
+STEPPING = _field("stepping")
+#: Exception flags (MXCSR's bits 5:0) of an SSE instruction that raises an unmasked exception.
+SIMD_FLAGS = _field("simd_flags")
 
 # Guest RAM (see machine/memory.py)
 RAM_BASE = _field("ram_base")

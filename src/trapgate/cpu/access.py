@@ -22,6 +22,10 @@ KIND_READ_TOO = 0x200
 MXCSR_MASKS = 0x1F80
 FPU_MASKS = 0x3F
 BOUNCE_PYTHON, BOUNCE_TWO_PAGES = 1, 2
+#: Accesses that a data breakpoint looks for (layout.WATCH_KINDS).
+WATCH_WRITE, WATCH_READ = 1, 2
+#: Stands in FAULT_VECTOR when an access has hit a data breakpoint: the instruction is to run again by itself.
+WATCHED = 0x200
 ALIGNMENT_CHECK = 17
 
 
@@ -34,6 +38,7 @@ def emit_runtime() -> tuple[list[str], set[str]]:
     functions += lookup.emit_flushes(declarations)
     functions += [
         _emit_drop_code(declarations),
+        _emit_watch(declarations),
         _emit_slow_access(declarations),
         _emit_commit(declarations),
         _emit_fetch_page(declarations),
@@ -122,6 +127,46 @@ def _drop_code_under(f: NativeFunction, host: Value, size: Value) -> None:
             e.call_void("@drop_code", [f.state, physical, size])
 
 
+def _emit_watch(declarations: set[str]) -> str:
+    """`i64 @watch(state, linear, kind, access)`: alignment checks and data breakpoints; not 0 to leave the handler.
+
+    Every operand has its own alignment (APM vol. 2, 8.2.17): its size, or for the sizes that are no power of two, 8
+    for an 80-bit number and 4 for what is left. A page fault goes before #AC (APM vol. 2, table 8-8).
+    """
+    arguments = (("i64", "linear"), ("i64", "kind"), ("i64", "access"))
+    f = NativeFunction("watch", "i64", arguments, declarations)
+    e, linear, kind = f.emit, f.argument("linear"), f.argument("kind")
+    size = kind & KIND_SIZE
+    with e.when(f.field(layout.ALIGNMENT_CHECK).ne(0)):
+        required = (size & (size - 1)).eq(0).select(size, size.eq(10).select(e.constant(8, 64), e.constant(4, 64)))
+        with e.when((linear & (required - 1)).ne(0)):
+            for place in (linear, linear + size - 1):
+                with e.when(e.call("@translate_data", "i64", [f.state, place, f.argument("access")]).eq(0)):
+                    e.ret(1)
+            f.set_field(layout.FAULT_VECTOR, ALIGNMENT_CHECK)
+            f.set_field(layout.FAULT_ERROR, 0)
+            e.ret(1)
+    write = (kind & KIND_WRITE).ne(0)
+    reads = (write ^ 1) | (kind & KIND_READ_TOO).ne(0)
+    done = write.select(e.constant(WATCH_WRITE, 64), e.constant(0, 64))
+    done = done | reads.select(e.constant(WATCH_READ, 64), e.constant(0, 64))
+    hits = e.variable(0)
+    for i in range(4):
+        o = layout.WATCHES + i * layout.WATCH_SIZE
+        hit = (f.field(o + layout.WATCH_KINDS) & done).ne(0)
+        hit = hit & linear.ule(f.field(o + layout.WATCH_LAST))
+        hit = hit & (linear + size - 1).uge(f.field(o + layout.WATCH_FIRST))
+        hits.set(hits.get() | (hit.zext(64) << i))
+    with e.when(hits.get().eq(0)):
+        e.ret(0)
+    with e.when(f.field(layout.STEPPING).ne(0)):
+        f.set_field(layout.WATCH_HITS, f.field(layout.WATCH_HITS) | hits.get())
+        e.ret(0)
+    f.set_field(layout.FAULT_VECTOR, WATCHED)
+    e.ret(1)
+    return f.text()
+
+
 def _emit_slow_access(declarations: set[str]) -> str:
     arguments = (("ptr", "uop"), ("i64", "budget"), ("i64", "linear"), ("i64", "kind"))
     f = NativeFunction("slow_access", "ptr", arguments, declarations)
@@ -138,11 +183,9 @@ def _emit_slow_access(declarations: set[str]) -> str:
         e.raw(f"ret ptr {pointer.name}")
         e.terminated = True
 
-    # Alignment checks; data breakpoints are Python's business and use the same field.
     with e.when(f.field(layout.WATCH_DATA).ne(0), likely=False):
-        with e.when((linear & (size - 1)).ne(0) & (size & (size - 1)).eq(0)):
-            f.set_field(layout.FAULT_VECTOR, ALIGNMENT_CHECK)
-            f.set_field(layout.FAULT_ERROR, 0)
+        found = e.call("@watch", "i64", [f.state, linear, kind, access])
+        with e.when(found.ne(0)):
             leave(null)
 
     split = e.constant(4096, 64) - (linear & 0xFFF)

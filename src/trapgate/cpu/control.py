@@ -11,16 +11,13 @@ from trapgate.arch.registers import (
     CR0_PG,
     CR0_WP,
     CR0_WRITABLE,
-    CR4_OSFXSR,
     CR4_PAE,
     CR4_PGE,
     CR4_PSE,
     CS,
-    EFER_FFXSR,
     EFER_LMA,
     EFER_LME,
     EFER_NXE,
-    EFER_SCE,
     FS,
     GS,
 )
@@ -39,33 +36,11 @@ MSR_SYSENTER_CS, MSR_SYSENTER_ESP, MSR_SYSENTER_EIP = 0x174, 0x175, 0x176
 MSR_PAT = 0x277
 
 _CANONICAL = frozenset((MSR_LSTAR, MSR_CSTAR, MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE))
-#: Registers that only hold what is written: MTRRs, machine check, power management and configuration as kernels use
-#: them.
-#: number -> bits that can be written.
-_ALL = (1 << 64) - 1
-_PLAIN: dict[int, int] = {
-    MSR_STAR: _ALL, MSR_LSTAR: _ALL, MSR_CSTAR: _ALL, MSR_SFMASK: 0xFFFF_FFFF,
-    MSR_SYSENTER_CS: 0xFFFF, MSR_SYSENTER_ESP: _ALL, MSR_SYSENTER_EIP: _ALL,
-    0x2FF: 0xCFF, 0x250: _ALL, 0x258: _ALL, 0x259: _ALL,
-    0x17A: 7, 0x17B: _ALL, 0x1D9: 0x7F,
-    0xC001_0010: _ALL, 0xC001_0015: _ALL, 0xC001_001F: _ALL, 0xC001_001A: _ALL, 0xC001_001D: _ALL,
-    0xC001_0055: _ALL, 0xC001_1020: _ALL, 0xC001_1021: _ALL, 0xC001_1022: _ALL, 0xC001_1023: _ALL,
-    0xC001_102A: _ALL, 0xC001_1029: _ALL,
-    **dict.fromkeys(range(512, 528), _ALL),
-    **dict.fromkeys(range(616, 624), _ALL),
-    **dict.fromkeys(range(1024, 1048), _ALL),
-    **dict.fromkeys(range(3221291008, 3221291016), _ALL),
-    **dict.fromkeys(range(3221291030, 3221291034), _ALL),
-}  # fmt: skip
-#: Registers that can only be read, or whose writes change nothing.
-_CONSTANT = {
-    0xFE: 0x508,  # MTRRcap: 8 variable, fixed, write-combining
-    0x179: 0x106,  # MCG_CAP: six banks, MCG_CTL
-    0x8B: 0x0100_0083,  # microcode patch level
-    0xC001_0061: 0, 0xC001_0062: 0, 0xC001_0063: 0, 0xC001_0071: 0,
-    **{0xC001_0064 + i: 0 for i in range(5)},
-    0xC001_0140: 0, 0xC001_0141: 0,
-    0x1DB: 0, 0x1DC: 0, 0x1DD: 0, 0x1DE: 0,
+_M64 = (1 << 64) - 1
+#: Registers of the processor's own, and the feature or flag without which they are not there.
+_OWN = {
+    MSR_FS_BASE: "LM", MSR_GS_BASE: "LM", MSR_KERNEL_GS_BASE: "LM", MSR_TSC_AUX: "RDTSCP", MSR_TSC: "TSC",
+    MSR_APIC_BASE: "APIC", MSR_PAT: "PAT",
 }  # fmt: skip
 
 
@@ -129,10 +104,7 @@ class Control(Delivery):
 
     def set_cr4(self, value: int) -> None:
         """MOV CR4 (APM vol. 2, 3.1.3)."""
-        writable = 0x7FF
-        if not self.profile.has("FXSR"):
-            writable &= ~CR4_OSFXSR
-        if value & ~writable:
+        if value & ~self.profile.cr4_bits:
             raise Fault(vectors.GP, 0)
         old = self.cr4
         if self.long_mode and not value & CR4_PAE:
@@ -146,8 +118,7 @@ class Control(Delivery):
 
     def set_efer(self, value: int) -> None:
         """WRMSR to EFER (APM vol. 2, 3.1.7)."""
-        allowed = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_FFXSR
-        if value & ~allowed:
+        if value & ~self.profile.efer_bits:
             raise Fault(vectors.GP, 0)
         old = self.efer
         if (old ^ value) & EFER_LME and self.cr0 & CR0_PG:
@@ -164,8 +135,15 @@ class Control(Delivery):
 
     # -- MSRs
 
+    def _require_msr(self, number: int) -> None:
+        """#GP(0) for a register that comes with a feature, where the profile lacks it."""
+        flag = _OWN.get(number)
+        if (flag is not None and flag not in self.profile.flags) or (number == MSR_EFER and not self.profile.efer_bits):
+            raise Fault(vectors.GP, 0)
+
     def read_msr(self, number: int) -> int:
         """RDMSR; #GP(0) for a register that the processor does not have."""
+        self._require_msr(number)
         if number == MSR_FS_BASE:
             return self.segments[FS].base
         if number == MSR_GS_BASE:
@@ -180,14 +158,15 @@ class Control(Delivery):
             return self.time_stamp()
         if number == MSR_APIC_BASE and self.apic is not None:
             return self.apic.apic_base
-        if number == MSR_PAT or number in _PLAIN:
+        if number == MSR_PAT or number in self.profile.msrs:
             return self.msrs.get(number, 0)
-        if number in _CONSTANT:
-            return _CONSTANT[number]
+        if number in self.profile.constant_msrs:
+            return self.profile.constant_msrs[number]
         raise Fault(vectors.GP, 0)
 
     def write_msr(self, number: int, value: int) -> None:
         """WRMSR; #GP(0) for a register that the processor does not have or a value that it does not take."""
+        self._require_msr(number)
         if number in _CANONICAL and not is_canonical(value):
             raise Fault(vectors.GP, 0)
         if number == MSR_FS_BASE:
@@ -210,9 +189,9 @@ class Control(Delivery):
             if any(value >> 8 * i & 0xFF not in (0, 1, 4, 5, 6, 7) for i in range(8)):
                 raise Fault(vectors.GP, 0)
             self.msrs[number] = value
-        elif number in _PLAIN:
-            self.msrs[number] = value & _PLAIN[number]
-        elif number not in _CONSTANT or number in (0xFE, 0x179):
+        elif number in self.profile.msrs:
+            self.msrs[number] = value & self.profile.msrs[number]
+        elif number not in self.profile.constant_msrs or number in self.profile.read_only_msrs:
             raise Fault(vectors.GP, 0)
 
     def time_stamp(self) -> int:

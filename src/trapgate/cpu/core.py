@@ -208,12 +208,7 @@ class Core(Registers):
 
     def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """CPUID: the profile's leaves with what depends on the current state (25481, 2.2)."""
-        leaves = self.profile.leaves
-        limit = leaves[0x8000_0000][0] if leaf >> 31 else leaves[0][0]
-        known = leaves.get(leaf)
-        if known is None:
-            known = (0, 0, 0, 0)
-        eax, ebx, ecx, edx = known if leaf <= limit else (0, 0, 0, 0)
+        eax, ebx, ecx, edx = self.profile.cpuid(leaf)
         if leaf in (1, 0x8000_0001) and (self.apic is None or not self.apic.apic_base >> 11 & 1):
             edx &= ~(1 << 9)
         return eax, ebx, ecx, edx

@@ -7,31 +7,31 @@ state as it was.
 from __future__ import annotations
 
 from trapgate.arch import vectors
-from trapgate.arch.paging import PF_U
-from trapgate.arch.registers import AC, CS, DS, ES, FS, GS, IF, NT, RF, RSP, SS, TF, VM
+from trapgate.arch.registers import AC, CR4_VME, CS, DS, ES, FS, GS, IF, IOPL, NT, RF, RSP, SS, TF, VIF, VM
 from trapgate.arch.segments import (
-    ATTRIBUTE_CODE,
     ATTRIBUTE_DB,
     ATTRIBUTE_DC,
     ATTRIBUTE_L,
     ATTRIBUTE_P,
-    ATTRIBUTE_S,
     CODE_ACCESSED,
     INTERRUPT_GATE16,
     INTERRUPT_GATE32,
     TASK_GATE,
     TRAP_GATE16,
     TRAP_GATE32,
-    TSS16_AVAILABLE,
-    TSS16_BUSY,
+    TSS32_AVAILABLE,
+    TSS32_BUSY,
     attributes_of,
     limit_of,
 )
 from trapgate.cpu.core import is_canonical
 from trapgate.cpu.faults import CONTRIBUTORY, WITH_ERROR_CODE, Fault, TripleFault
-from trapgate.cpu.transfer import Transfers, dpl_of
+from trapgate.cpu.segmentation import CODE_MASK, V86_ATTRIBUTES, StackSegment, dpl_of
+from trapgate.cpu.tasks import SwitchKind
+from trapgate.cpu.transfer import Transfers
 
-_M64 = (1 << 64) - 1
+#: Offset in a 32-bit TSS of the I/O permission bitmap's offset (APM vol. 2, 12.2.4).
+_IO_BITMAP = 0x66
 
 
 class Delivery(Transfers):
@@ -56,9 +56,12 @@ class Delivery(Transfers):
                 self._enter_handler(
                     vector, error, software=False, resume=vector not in (vectors.DB, vectors.BP, vectors.OF)
                 )
-                return
             except Fault as second:
                 fault = self._combine(fault, second)
+                continue
+            if not self.task_trap:
+                return
+            fault = self.take_task_trap()
 
     @staticmethod
     def _combine(first: Fault, second: Fault) -> Fault:
@@ -78,13 +81,60 @@ class Delivery(Transfers):
             self._enter_handler(vector, None, software=False, resume=False)
         except Fault as fault:
             self.deliver_exception(fault)
+        else:
+            self.deliver_task_trap()
 
-    def software_interrupt(self, vector: int) -> None:
-        """INT n, INT3, INTO: `rip` is already that of the next instruction."""
-        if self.virtual8086 and self.rflags >> 12 & 3 != 3 and vector != 3:
-            raise Fault(vectors.GP, 0)
+    def trap(self, vector: int) -> None:
+        """Deliver an exception that comes after an instruction: `rip` is already that of the next one."""
+        self.deliver_exception(Fault(vector))
+
+    def software_interrupt(self, vector: int, sensitive: bool = True) -> None:
+        """INT n (`sensitive`), INT3 and INTO (not): `rip` is already that of the next instruction.
+
+        In virtual-8086 mode INT n depends on IOPL and the redirection bitmap (APM vol. 2, 8.10.2; vol. 3, INT):
+
+        | CR4.VME | bit of the bitmap | IOPL | INT n                                                             |
+        |---------|-------------------|------|-------------------------------------------------------------------|
+        | a 1     | 0                 | 3    | real-mode handler; IF cleared                                     |
+        | b 1     | 0                 | <3   | real-mode handler; image with IF = VIF and IOPL = 3; VIF cleared |
+        | c else  |                   | 3    | through the IDT                                                   |
+        | d else  |                   | <3   | #GP(0)                                                            |
+        """
+        if self.virtual8086 and sensitive:
+            if self.cr4 & CR4_VME and not self._goes_to_monitor(vector):
+                self._deliver_virtual(vector)
+                self.interrupt_counts[vector] = self.interrupt_counts.get(vector, 0) + 1
+                return
+            if self.rflags & IOPL != IOPL:
+                raise Fault(vectors.GP, 0)
         self._enter_handler(vector, None, software=True, resume=False)
         self.interrupt_counts[vector] = self.interrupt_counts.get(vector, 0) + 1
+        self.deliver_task_trap()
+
+    def _goes_to_monitor(self, vector: int) -> bool:
+        """The vector's bit in the 32 bytes below the I/O permission bitmap; #GP(0) beyond the TSS's limit."""
+        tr = self.tr
+        if tr.attributes & 0xF not in (TSS32_AVAILABLE, TSS32_BUSY) or tr.limit < _IO_BITMAP + 1:
+            raise Fault(vectors.GP, 0)
+        place = self.read_system(tr.base + _IO_BITMAP, 2) - 32 + vector // 8
+        if not 0 <= place <= tr.limit:
+            raise Fault(vectors.GP, 0)
+        return bool(self.read_system(tr.base + place, 1) >> (vector & 7) & 1)
+
+    def _deliver_virtual(self, vector: int) -> None:
+        """Through the interrupt table at linear address 0, staying in virtual-8086 mode."""
+        entry = self.read_system(4 * vector, 4)
+        flags = image = self.rflags
+        cleared = IF
+        if flags & IOPL != IOPL:
+            image = flags & ~IF | IOPL | (IF if flags & VIF else 0)
+            cleared = VIF
+        sp = self.write_frame([image, self.segments[CS].selector, self.rip], 2, self.register(RSP, 16), 16, None, 3)
+        self.set_register(RSP, 16, sp)
+        self.rflags = flags & ~(cleared | TF | RF)
+        self.segments[CS].load(entry >> 16, entry >> 16 << 4, 0xFFFF, V86_ATTRIBUTES)
+        self.rip = entry & 0xFFFF
+        self.mode_changed()
 
     def _enter_handler(self, vector: int, error: int | None, software: bool, resume: bool) -> None:
         if self.real_mode:
@@ -98,10 +148,11 @@ class Delivery(Transfers):
         if vector * 4 + 3 > self.idtr_limit:
             raise Fault(vectors.GP, 0)
         entry = self.read_system(self.idtr_base + 4 * vector, 4)
-        frame = self.rip & 0xFFFF | self.segments[CS].selector << 16 | (self.rflags & 0xFFFF) << 32
+        if entry & 0xFFFF > self.segments[CS].limit:
+            raise Fault(vectors.GP, 0)
         bits = self.stack_bits
-        sp = self.register(RSP, bits) - 6 & ((1 << bits) - 1)
-        self.write_segment(SS, sp, 6, frame)
+        words = [self.rflags, self.segments[CS].selector, self.rip]
+        sp = self.write_frame(words, 2, self.register(RSP, bits), bits, None, 0)
         self.set_register(RSP, bits, sp)
         self.rflags = self.rflags & ~(IF | TF | AC | RF)
         cs = self.segments[CS]
@@ -120,8 +171,7 @@ class Delivery(Transfers):
                 fault.error |= external
             raise
         attributes = attributes_of(descriptor)
-        is_code = attributes & (ATTRIBUTE_S | ATTRIBUTE_CODE) == ATTRIBUTE_S | ATTRIBUTE_CODE
-        if not is_code or dpl_of(attributes) > self.cpl:
+        if attributes & CODE_MASK != CODE_MASK or dpl_of(attributes) > self.cpl:
             raise Fault(vectors.GP, selector & ~3 | external)
         if not attributes & ATTRIBUTE_P:
             raise Fault(vectors.NP, selector & ~3 | external)
@@ -152,9 +202,9 @@ class Delivery(Transfers):
         new_cpl = self.cpl if code & ATTRIBUTE_DC else dpl_of(code)
         ist = gate >> 32 & 7
         if ist:
-            rsp = self._from_tss(36 + 8 * (ist - 1), 8, external)
+            rsp = self.from_tss(36 + 8 * (ist - 1), 8, external)
         elif new_cpl < self.cpl:
-            rsp = self._from_tss(4 + 8 * new_cpl, 8, external)
+            rsp = self.from_tss(4 + 8 * new_cpl, 8, external)
         else:
             rsp = self.register(RSP, 64)
         rsp &= ~15
@@ -163,29 +213,17 @@ class Delivery(Transfers):
         words += [self.segments[CS].selector, self.rip]
         if error is not None:
             words.append(error)
-        frame = 0
-        for word in words:
-            frame = frame << 64 | word & _M64
-        size = 8 * len(words)
-        rsp = rsp - size & _M64
-        if not (is_canonical(rsp) and is_canonical(rsp + size - 1)):
-            raise Fault(vectors.SS, external)
         if not is_canonical(offset):
             raise Fault(vectors.GP, external)
-        self.write_linear(rsp, size, frame, PF_U if new_cpl == 3 else 0)
+        rsp = self.write_long_frame(words, rsp, new_cpl, external)
         inward = new_cpl != self.cpl
-        self._enter_code(selector, descriptor, place, code, new_cpl)
+        self.enter_code(selector, descriptor, place, new_cpl)
         if inward:
             self.segments[SS].load(new_cpl, 0, 0, 0)
         self.set_register(RSP, 64, rsp)
         cleared = TF | NT | RF | VM | (IF if attributes & 0x1F == INTERRUPT_GATE32 else 0)
         self.rflags = flags & ~cleared
         self.rip = offset
-
-    def _from_tss(self, offset: int, size: int, external: int) -> int:
-        if offset + size - 1 > self.tr.limit:
-            raise Fault(vectors.TS, self.tr.selector & ~3 | external)
-        return self.read_system(self.tr.base + offset, size)
 
     # -- legacy protected mode (APM vol. 2, 8.7 and 8.8)
 
@@ -200,7 +238,13 @@ class Delivery(Transfers):
             raise Fault(vectors.GP, vector * 8 + 2 + external)
         self._check_gate(attributes, vector, software, external)
         if kind == TASK_GATE:
-            self.unimplemented(f"the task gate of vector {vector}")
+            fault = self.switch_task(self.task_of_gate(gate, external), SwitchKind.EVENT, external, error, resume)
+            if fault is None:
+                return
+            if software:
+                self.deliver_exception(fault)  # the instruction itself is done
+                return
+            raise fault
         wide = kind in (INTERRUPT_GATE32, TRAP_GATE32)
         offset = gate & 0xFFFF | (gate >> 32 & 0xFFFF_0000 if wide else 0)
         selector = gate >> 16 & 0xFFFF
@@ -215,9 +259,9 @@ class Delivery(Transfers):
         words = [flags | RF if resume else flags, self.segments[CS].selector, self.rip]
         if error is not None:
             words.append(error)
-        stack = None
+        stack: StackSegment | None = None
         if inward:
-            stack, sp = self._inner_stack(new_cpl, external)
+            stack, sp = self.inner_stack(new_cpl, external)
             outer = [self.segments[SS].selector, self.register(RSP, 32)]
             if v86:
                 outer = [self.segments[n].selector for n in (GS, FS, DS, ES)] + outer
@@ -228,8 +272,8 @@ class Delivery(Transfers):
             sp = self.register(RSP, stack_bits)
         if offset > limit_of(descriptor):
             raise Fault(vectors.GP, external)
-        sp = self._write_frame(words, 4 if wide else 2, sp, stack_bits, stack, new_cpl, external)
-        self._enter_code(selector, descriptor, place, code, new_cpl)
+        sp = self.write_frame(words, 4 if wide else 2, sp, stack_bits, stack, new_cpl, external)
+        self.enter_code(selector, descriptor, place, new_cpl)
         if stack is not None:
             self.segments[SS].load(*stack)
         if v86:
@@ -240,44 +284,3 @@ class Delivery(Transfers):
         self.rflags = flags & ~cleared
         self.rip = offset
         self.mode_changed()
-
-    def _inner_stack(self, cpl: int, external: int) -> tuple[tuple[int, int, int, int], int]:
-        """(SS as loaded, stack pointer) of an inner level, from the TSS."""
-        if self.tr.attributes & 0xF in (TSS16_AVAILABLE, TSS16_BUSY):
-            sp, ss = self._from_tss(2 + 4 * cpl, 2, external), self._from_tss(4 + 4 * cpl, 2, external)
-        else:
-            sp, ss = self._from_tss(4 + 8 * cpl, 4, external), self._from_tss(8 + 8 * cpl, 2, external)
-        try:
-            return self.check_stack_segment(ss, cpl, vectors.TS), sp
-        except Fault as fault:
-            if fault.vector in (vectors.TS, vectors.SS) and fault.error is not None:
-                fault.error |= external
-            raise
-
-    def _write_frame(
-        self,
-        words: list[int],
-        size: int,
-        sp: int,
-        stack_bits: int,
-        stack: tuple[int, int, int, int] | None,
-        cpl: int,
-        external: int,
-    ) -> int:
-        """Push the words; returns the new stack pointer."""
-        total = size * len(words)
-        mask = (1 << stack_bits) - 1
-        sp = sp - total & mask
-        frame = 0
-        for word in words:
-            frame = frame << 8 * size | word & ((1 << 8 * size) - 1)
-        if stack is None:
-            linear = self.segment_linear(SS, sp, total, write=True)
-        else:
-            _, base, limit, attributes = stack
-            low, high = (limit + 1, mask) if attributes & ATTRIBUTE_DC else (0, limit)
-            if sp < low or sp + total - 1 > high:
-                raise Fault(vectors.SS, stack[0] & ~3 | external)
-            linear = base + sp & 0xFFFF_FFFF
-        self.write_linear(linear, total, frame, PF_U if cpl == 3 else 0)
-        return sp

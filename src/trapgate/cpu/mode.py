@@ -30,6 +30,10 @@ class DecodeMode(NamedTuple):
     mmx: str
     #: FWAIT raises #NM (CR0.MP and TS).
     wait_nm: bool
+    #: MXCSR unmasks some exception.
+    simd_checked: bool = False
+    #: DR7 enables instruction breakpoints.
+    instruction_breakpoints: bool = False
 
     def is_flat(self, segment: int) -> bool:
         """True when accesses through the segment need neither base nor limit."""
@@ -44,3 +48,5 @@ class Mode(NamedTuple):
     code_base: int
     #: Highest offset that may be fetched.
     code_limit: int
+    #: Linear addresses of instruction breakpoints.
+    breakpoints: tuple[int, ...] = ()

@@ -10,7 +10,9 @@ from typing import Any, NoReturn, Protocol
 
 from trapgate.arch import layout
 from trapgate.arch.cpuid import CpuProfile
+from trapgate.arch.paging import PTE_PS
 from trapgate.arch.registers import (
+    AC,
     ARITHMETIC_FLAGS,
     CR0_EM,
     CR0_MP,
@@ -72,6 +74,8 @@ class Registers:
         self.idtr_base = self.idtr_limit = 0
         self.cr2 = 0
         self.dr = [0] * 8
+        #: Linear addresses of the enabled instruction breakpoints (cpu/debug.py).
+        self.breakpoints: frozenset[int] = frozenset()
         self.msrs: dict[int, int] = {}
         self.rip = 0
         self.instruction_rip = 0
@@ -82,6 +86,8 @@ class Registers:
         self.charged = 0
         #: True when the next instruction must be looked up again.
         self.redirected = False
+        #: True when the next instruction must run by itself (cpu/debug.py).
+        self.step_wanted = False
         self._mode: Mode | None = None
         self._modes: dict[tuple[int, ...], Mode] = {}
         # Native functions, set by the engine: (state address, ...) -> int
@@ -115,9 +121,12 @@ class Registers:
         self.rip, self.cpl = 0xFFF0, 0
         self.cr2 = 0
         self.dr = [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400]
-        self.msrs = dict(_RESET_MSRS)
-        self.shadow = self.halted = False
-        self.state.set(layout.RESERVED_BITS, ((1 << 52) - 1) & ~((1 << self.profile.physical_bits) - 1))
+        self.breakpoints = frozenset()
+        self.msrs = dict(self.profile.reset_msrs)
+        self.shadow = self.halted = self.step_wanted = False
+        self.state.set(layout.RESERVED_BITS, self.profile.reserved_address_bits)
+        self.state.set(layout.RESERVED_IN_PDPTE, 0 if "PAGE1GB" in self.profile.flags else PTE_PS)
+        self.state.set(layout.RESERVED_IN_4MB, self.profile.reserved_in_4mb_entry)
         self.state.set(layout.A20_MASK, -1)
         self.reset_fpu()
         self.state.d[layout.MXCSR >> 2] = 0x1F80
@@ -184,11 +193,28 @@ class Registers:
     @rflags.setter
     def rflags(self, value: int) -> None:
         q = self.q
+        if (q[layout.SYSTEM_FLAGS >> 3] ^ value) & AC:
+            self.mode_changed()  # alignment checks
         q[layout.FLAG_ZERO >> 3] = ~value & 0x40
         q[layout.FLAG_SIGN >> 3] = (value & 0x80) << 56 | (value >> 2 & 1 ^ 1)
         carry, overflow = value & 1, value >> 11 & 1
         q[layout.FLAG_CARRY >> 3] = carry << 63 | (carry ^ overflow) << 62 | value >> 1 & 8
         q[layout.SYSTEM_FLAGS >> 3] = value & RFLAGS_WRITABLE & ~ARITHMETIC_FLAGS
+
+    def set_state_bytes(self, offset: int, value: bytes) -> None:
+        """Write bytes of the state block."""
+        self.state.bytes[offset : offset + len(value)] = value
+
+    @property
+    def mxcsr(self) -> int:
+        """MXCSR, while native code is not running."""
+        return self.state.d[layout.MXCSR >> 2]
+
+    @mxcsr.setter
+    def mxcsr(self, value: int) -> None:
+        """Unmasked exceptions make code another code."""
+        self.state.d[layout.MXCSR >> 2] = value
+        self.mode_changed()
 
     @property
     def cr0(self) -> int:
@@ -271,21 +297,23 @@ class Registers:
         flags = q[layout.SYSTEM_FLAGS >> 3] & (IOPL | VM)
         cr0, cr4 = q[layout.CR0 >> 3], q[layout.CR4 >> 3]
         bits = self.bits
+        simd_checked = self.state.d[layout.MXCSR >> 2] & 0x1F80 != 0x1F80
         flat = 0
         if bits != 64:
             for number in (ES, SS, DS):
                 flat |= int(self.segments[number].is_flat(write=True)) << number
             flat |= int(cs.is_flat(write=False)) << CS
         key = (cs.attributes, cs.base, cs.limit, ss.attributes & ATTRIBUTE_DB, self.cpl, flags, flat, bits,
-               cr0 & (CR0_PE | CR0_MP | CR0_EM | CR0_TS), cr4 & (CR4_TSD | CR4_OSFXSR))  # fmt: skip
+               cr0 & (CR0_PE | CR0_MP | CR0_EM | CR0_TS), cr4 & (CR4_TSD | CR4_OSFXSR), simd_checked,
+               self.breakpoints)  # fmt: skip
         mode = self._modes.get(key)
         if mode is None:
             if len(self._modes) > 4096:
                 self._modes.clear()
-            mode = self._modes[key] = self._make_mode(bits, flat, flags, cr0, cr4)
+            mode = self._modes[key] = self._make_mode(bits, flat, flags, cr0, cr4, simd_checked)
         return mode
 
-    def _make_mode(self, bits: int, flat: int, flags: int, cr0: int, cr4: int) -> Mode:
+    def _make_mode(self, bits: int, flat: int, flags: int, cr0: int, cr4: int, simd_checked: bool) -> Mode:
         real = not cr0 & CR0_PE
         stack = "64"
         if bits != 64:
@@ -297,10 +325,13 @@ class Registers:
         decode = DecodeMode(
             bits=bits, stack=stack, flat=flat, cpl=self.cpl, real=real, virtual8086=bool(flags & VM),
             io_allowed=io_allowed, time_stamp_allowed=not cr4 & CR4_TSD or self.cpl == 0, x87=x87, sse=sse, mmx=mmx,
-            wait_nm=cr0 & (CR0_MP | CR0_TS) == CR0_MP | CR0_TS,
+            wait_nm=cr0 & (CR0_MP | CR0_TS) == CR0_MP | CR0_TS, simd_checked=simd_checked,
+            instruction_breakpoints=bool(self.breakpoints),
         )  # fmt: skip
         cs = self.segments[CS]
-        return Mode(decode, 0 if bits == 64 else cs.base, _M64 if bits == 64 else cs.limit)
+        return Mode(
+            decode, 0 if bits == 64 else cs.base, _M64 if bits == 64 else cs.limit, tuple(sorted(self.breakpoints))
+        )
 
     def mode_changed(self) -> None:
         """CS, CPL, or something else that code depends on has changed."""
@@ -314,7 +345,3 @@ class Registers:
 
 def _missing(*arguments: int) -> Any:
     raise RuntimeError("the engine has not connected its native functions")
-
-
-#: PAT and MTRR capability after reset (APM vol. 2, 7.8.2, 7.7).
-_RESET_MSRS = {0x277: 0x0007_0406_0007_0406, 0xFE: 0x508, 0x1B: 0xFEE0_0900}

@@ -175,7 +175,7 @@ class _Walk:
         if entry_bits == 32:
             if is_large is not None:
                 # PSE-36: bits 20:13 are physical address bits 39:32, bit 21 is reserved (APM vol. 2, 5.2.2).
-                self.fault_if(is_large & (entry & (1 << 21)).ne(0), PF_P | PF_RSV)
+                self.fault_if(is_large & (entry & f.field(layout.RESERVED_IN_4MB)).ne(0), PF_P | PF_RSV)
             return
         reserved = f.field(layout.RESERVED_BITS)
         # NX is reserved while EFER.NXE is 0.
@@ -187,6 +187,8 @@ class _Walk:
         if is_large is not None:
             low = (large - 1) & ~0x1FFF  # bit 12 is PAT
             reserved = reserved | is_large.select(e.constant(low, 64), e.constant(0, 64))
+            if number == 2:
+                reserved = reserved | f.field(layout.RESERVED_IN_PDPTE)
         elif number == 3:
             reserved = reserved | PTE_PS  # APM vol. 2, 5.3.1: PML4E bit 7 must be 0
         self.fault_if((entry & reserved).ne(0), PF_P | PF_RSV)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from trapgate.cpu.mode import Mode
 from trapgate.engine import record
+from trapgate.engine.breakpoints import Breakpoints
 from trapgate.engine.handlers import HandlerStore
 from trapgate.isa.decode import Decoded, Decoder
 from trapgate.isa.form import Form
@@ -30,7 +31,7 @@ class Block:
 
     __slots__ = (
         "address", "decoded", "end", "first", "incoming", "length", "next_rip", "page", "rip", "second_page", "target",
-        "translation", "valid",
+        "translation", "valid", "watched",
     )  # fmt: skip
 
     def __init__(self, translation: Translation, rip: int, page: int) -> None:
@@ -50,6 +51,8 @@ class Block:
         #: Link fields that point here: (host address of the field, what to put there when this block goes).
         self.incoming: list[tuple[int, int]] = []
         self.valid = True
+        #: Holds a breakpoint (engine/breakpoints.py): nothing links to it.
+        self.watched = False
 
     def rip_of(self, uop: int) -> int:
         """rip of what a record stands for, given its host address."""
@@ -127,6 +130,7 @@ class BlockStore:
         self._by_page: dict[int, list[Block]] = {}
         self._translations: list[Translation] = []
         self.sites: list[Site] = []
+        self.breakpoints = Breakpoints(self)
         #: Blocks decoded, and blocks dropped because their code was written to.
         self.translated = 0
         self.dropped = 0
@@ -175,11 +179,34 @@ class BlockStore:
         block = Block(translation, rip, page)
         if not decoded:
             decoded = self._crossing(block, linear, code)
+        if mode.breakpoints and not single:
+            decoded = self._until_breakpoint(translation, linear, decoded)
+        if mode.decode.bits != 64:
+            self._check_branch(block, decoded)
         block.decoded = decoded
+        block.watched = self.breakpoints.holds(block)
         self._emit(block, linear)
         self._note_code(block, start)
         self.translated += 1
         return block
+
+    @staticmethod
+    def _until_breakpoint(translation: Translation, linear: int, decoded: list[Decoded]) -> list[Decoded]:
+        """The instructions before the first one at a breakpoint; at a breakpoint, what raises #DB."""
+        for i, d in enumerate(decoded):
+            if linear in translation.mode.breakpoints:
+                return decoded[:i] or [translation.decoder.fault("instruction_breakpoint")]
+            linear += d.length
+        return decoded
+
+    @staticmethod
+    def _check_branch(block: Block, decoded: list[Decoded]) -> None:
+        """A direct branch out of the code segment faults where it stands, with nothing changed (APM vol. 3, JMP)."""
+        last, mode = decoded[-1], block.translation.mode
+        if last.target is not None:
+            rip = block.rip + sum(d.length for d in decoded[:-1])
+            if (rip + last.target) & last.target_mask > mode.code_limit:
+                decoded[-1] = block.translation.decoder.branch_outside(last)
 
     #: Set by the processor: (linear address of the next page) -> guest-physical page or None, without side effects.
     peek_page: Callable[[int], int | None] = staticmethod(lambda linear: None)
@@ -311,6 +338,17 @@ class BlockStore:
             to.incoming.append((field, unlinked))
         return destination
 
+    def valid_blocks(self) -> list[Block]:
+        """All blocks that can be found."""
+        return [block for block in self._blocks if block.valid]
+
+    def isolate(self, block: Block) -> None:
+        """Undo every link and jump cache entry that leads to a block."""
+        for field, unlinked in block.incoming:
+            self.words[(field - self.base) >> 3] = unlinked
+        block.incoming.clear()
+        block.translation.clear_jump_cache()
+
     # -- dropping
 
     def drop(self, start: int, length: int) -> None:
@@ -342,11 +380,15 @@ class BlockStore:
         mode = block.translation.mode
         offset = (mode.code_base + block.rip) & (PAGE - 1)
         length = block.length
+        granules = 0
         if block.page // PAGE == page:
             first, last = offset, min(offset + length, PAGE) - 1
-        else:
-            first, last = 0, max(offset + length - PAGE - 1, 0)
-        return (1 << (last // GRANULE + 1)) - (1 << (first // GRANULE))
+            granules = (1 << (last // GRANULE + 1)) - (1 << (first // GRANULE))
+        if block.second_page is not None and block.second_page // PAGE == page:
+            # Both parts are on one page when two linear pages are mapped to it.
+            last = max(offset + length - PAGE - 1, 0)
+            granules |= (1 << (last // GRANULE + 1)) - 1
+        return granules
 
     def _invalidate(self, block: Block) -> None:
         block.valid = False

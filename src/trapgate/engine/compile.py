@@ -8,12 +8,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import llvmlite
 import llvmlite.binding as llvm
 import platformdirs
+
+#: Folders of compiled code that are kept, one for each version of trapgate, LLVM and processor.
+KEPT_VERSIONS = 4
 
 PREAMBLE = """
 attributes #0 = { nounwind }
@@ -112,6 +116,12 @@ class CodeFolder:
         base = root or (Path(default) if default else Path(platformdirs.user_cache_dir("trapgate")))
         self.folder = base / "code" / version_key()
 
+    def _prune(self) -> None:
+        """Keep the code of the few versions that were made last."""
+        versions = sorted(self.folder.parent.iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
+        for old in versions[KEPT_VERSIONS:]:
+            shutil.rmtree(old, ignore_errors=True)
+
     def names(self) -> list[str]:
         """All files, oldest name first."""
         try:
@@ -133,7 +143,9 @@ class CodeFolder:
         """Keep a file; failing to is no error."""
         temporary = self.folder / f".{name}.{os.getpid()}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.folder.is_dir():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._prune()
             temporary.write_bytes(hashlib.sha256(content).digest() + content)
             temporary.replace(self.folder / name)
         except OSError:

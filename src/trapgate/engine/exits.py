@@ -10,12 +10,13 @@ from iced_x86 import Register
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
 from trapgate.arch import layout, vectors
 from trapgate.arch.registers import RSP
+from trapgate.cpu.access import WATCHED
+from trapgate.cpu.debug import DR7_GD
 from trapgate.cpu.faults import Fault
 from trapgate.cpu.lookup import NON_CANONICAL
 from trapgate.engine import record
 from trapgate.engine.blocks import Block
 from trapgate.engine.native_core import NativeCore, signed
-from trapgate.isa.processor import PYTHON_FORMS
 
 _M64 = (1 << 64) - 1
 
@@ -24,6 +25,10 @@ class Exits(NativeCore):
     """Handlers of the exits of native code."""
 
     def _deliver(self, fault: Fault) -> None:
+        if self.debug_hits or self.q[layout.WATCH_HITS >> 3]:
+            self.take_hits()  # what a faulting instruction touched does not count
+        if fault.vector == vectors.DB:
+            self.dr[7] &= ~DR7_GD
         self.recent_exceptions.append((fault.vector, fault.error, self.rip, fault.address))
         self.deliver_exception(fault)
         self.redirected = True
@@ -56,7 +61,7 @@ class Exits(NativeCore):
             generation = self.blocks.generation
             to = self.blocks.find(translation, rip, block.page)
             if self.blocks.generation != generation:
-                return to.address
+                return 0
         else:
             try:
                 page = self._fetch(linear)
@@ -67,8 +72,8 @@ class Exits(NativeCore):
             generation = self.blocks.generation
             to = self.blocks.find(translation, rip, page)
             if self.blocks.generation != generation:
-                return to.address
-        return self.blocks.link(block, is_target, to)
+                return 0
+        return 0 if to.watched else self.blocks.link(block, is_target, to)
 
     def _partial(self, uop: int) -> Block:
         """Count the instructions of a block that were done before the record."""
@@ -83,8 +88,16 @@ class Exits(NativeCore):
         block = self._partial(uop)
         q = self.q
         vector, error = q[layout.FAULT_VECTOR >> 3], q[layout.FAULT_ERROR >> 3]
+        if vector == WATCHED:
+            self.step_wanted = True
+            return 0
         if vector == vectors.PF:
-            fault = Fault(vector, error, q[layout.FAULT_ADDRESS >> 3])
+            address = q[layout.FAULT_ADDRESS >> 3]
+            if uop == block.address:
+                # The check of a block's page names the page; the processor names the first byte that it wanted.
+                mode = block.translation.mode
+                address = block.rip if mode.decode.bits == 64 else mode.code_base + block.rip & 0xFFFF_FFFF
+            fault = Fault(vector, error, address)
         else:
             if vector == NON_CANONICAL:
                 vector = vectors.SS if self._uses_stack(block, uop) else vectors.GP
@@ -119,7 +132,7 @@ class Exits(NativeCore):
         self.rip, self.instruction_rip = site.next_rip, site.rip
         decoded = site.decoded
         try:
-            PYTHON_FORMS[decoded.name](self, decoded.instruction)
+            self.forms[decoded.name](self, decoded.instruction)
         except Fault as fault:
             self.instructions -= 1
             self.clock.now -= 1
@@ -130,6 +143,12 @@ class Exits(NativeCore):
         if self.charged:
             self.clock.now += self.charged
             self.charged = 0
+        if self.debug_hits and not self.q[layout.STEPPING >> 3]:
+            if self.shadow:
+                self.step_wanted = True  # after MOV SS and POP SS: with the next instruction
+            else:
+                self._deliver(self.debug_trap(self.take_hits(), single_step=False))
+                return 0
         if self.redirected:
             return 0
         return words[(uop + record.NEXT_LINK - base) >> 3]
@@ -137,7 +156,7 @@ class Exits(NativeCore):
     def _exit_python_inside(self, uop: int) -> int:
         block = self._partial(uop)
         decoded = block.decoded[block.index_of(uop)]
-        form = PYTHON_FORMS.get(decoded.name + "_python")
+        form = self.forms.get(decoded.name + "_python")
         if form is None:
             self.unimplemented(f"the instruction {decoded.instruction} with these operands")
         self.rip = self.instruction_rip + decoded.length
@@ -149,6 +168,8 @@ class Exits(NativeCore):
             return 0
         self.instructions += 1
         self.clock.now += 1
+        if self.debug_hits and not self.q[layout.STEPPING >> 3]:
+            self._deliver(self.debug_trap(self.take_hits(), single_step=False))
         return 0
 
     def _exit_lookup(self, uop: int) -> int:
@@ -161,6 +182,8 @@ class Exits(NativeCore):
         except Fault as fault:
             self.instruction_rip = rip
             self._deliver(fault)
+            return 0
+        if block.watched:
             return 0
         translation = self._translation
         assert translation is not None

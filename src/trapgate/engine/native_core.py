@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
 from trapgate.arch import layout, vectors
@@ -16,13 +16,13 @@ from trapgate.arch.cpuid import CpuProfile
 from trapgate.arch.paging import ADDRESS_MASK, PF_I, PTE_P, PTE_PS
 from trapgate.arch.registers import CR0_PG, CR4_PAE, CR4_PSE
 from trapgate.cpu import tlb
-from trapgate.cpu.control import Control
 from trapgate.cpu.faults import Fault, Unimplemented
 from trapgate.cpu.mode import Mode
+from trapgate.cpu.smm import SystemManagement
 from trapgate.engine.blocks import Block, BlockStore, Translation
 from trapgate.engine.handlers import HandlerStore
 from trapgate.isa.decode import Decoder
-from trapgate.isa.processor import PYTHON_FORMS
+from trapgate.isa.processor import PYTHON_FORMS, PythonForm
 from trapgate.machine.bus import Bus
 from trapgate.machine.clock import Clock
 from trapgate.machine.control import RunControl
@@ -42,7 +42,7 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-class NativeCore(Control):
+class NativeCore(SystemManagement):
     """The processor connected to its native code. `acknowledge` gives the vector when INTR is taken."""
 
     def __init__(
@@ -80,6 +80,8 @@ class NativeCore(Control):
         self.is_ram = memory.is_ram
         self.before_write = self._before_write
         self._connect()
+        #: What carries out the instructions that have no native code.
+        self.forms: Mapping[str, PythonForm] = PYTHON_FORMS
         self._python_forms = frozenset(PYTHON_FORMS)
         self.reset()
 
@@ -134,6 +136,10 @@ class NativeCore(Control):
         """NMI."""
         self._nmi = True
         self.q[layout.INTERRUPT_PENDING >> 3] = 1
+
+    def pulse_smi(self) -> None:
+        """SMI#: latched, and taken between two instructions outside SMM."""
+        self.smi_pending = True
 
     def request_reset(self) -> None:
         """INIT#: before the next instruction."""
@@ -214,8 +220,9 @@ class NativeCore(Control):
     def _leave_device(self) -> None:
         """Let native code end at its block's end when the device changed what must happen soon."""
         deadline = self.clock.deadline
-        sooner = deadline is not None and deadline < self._zero
-        wanted = self._intr or self._nmi or self._reset_wanted or self.control.request is not None
+        sooner = deadline is not None and deadline <= self._zero
+        pins = self._intr or self._nmi or self.smi_pending or self._reset_wanted
+        wanted = pins or self.control.request is not None
         if (sooner or wanted) and not self._forced:
             self._force_exit()
 
@@ -225,6 +232,8 @@ class NativeCore(Control):
         if cycles > 0:
             self._forced = cycles
             self.q[layout.EXIT_BUDGET >> 3] = budget - (cycles << 32) & _M64
+            # A RDTSC at the block's end must not see the budget jump.
+            self.q[layout.TSC_AT_ZERO >> 3] = self.q[layout.TSC_AT_ZERO >> 3] - cycles & _M64
 
     def _remember(self, error: BaseException) -> None:
         if self._pending_error is None:
@@ -252,7 +261,7 @@ class NativeCore(Control):
         q, base = self.q, self.state.address
         user = self.cpl == 3
         table = tlb.FAST_ENTRIES * tlb.FAST_SIZE if user else 0
-        q[layout.DTLB >> 3] = base + tlb.DATA.fast + table
+        q[layout.DTLB >> 3] = base + (tlb.NEVER if self.slow_access_path() else tlb.DATA.fast + table)
         q[layout.ITLB >> 3] = base + tlb.INSTRUCTION.fast + table
         q[layout.USER >> 3] = 4 if user else 0
         q[layout.CODE_BASE >> 3] = mode.code_base

@@ -7,22 +7,23 @@ from dataclasses import dataclass
 
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
 from trapgate.arch import layout, vectors
-from trapgate.arch.registers import IF, TF
+from trapgate.arch.registers import IF, RF, TF
 from trapgate.cpu.faults import Fault, TripleFault, Unimplemented
-from trapgate.engine import record
-from trapgate.engine.exits import Exits
-from trapgate.engine.native_core import LOW, SLICE, signed
+from trapgate.engine.debug_traps import DebugTraps
+from trapgate.engine.native_core import LOW, SLICE
+from trapgate.engine.stepping import UNCOUNTED
 
 
 @dataclass(frozen=True)
 class Stopped:
-    """Why the processor stopped: "request" (see RunControl), "limit", "triple-fault", "unimplemented", "halted"."""
+    """Why the processor stopped: "request" (see RunControl), "limit", "triple-fault", "unimplemented", "halted",
+    "breakpoint", "steps"."""
 
     reason: str
     report: str = ""
 
 
-class Processor(Exits):
+class Processor(DebugTraps):
     """One processor with its engine."""
 
     # -- the loop
@@ -43,6 +44,17 @@ class Processor(Exits):
             if collecting:
                 gc.enable()
 
+    def step(self, count: int = 1) -> Stopped:
+        """Run `count` instructions, the delivery of interrupts between them included; "steps" when all are done.
+
+        The run goes on afterwards as if it had not been stopped.
+        """
+        self.steps_left = count
+        try:
+            return self.run()
+        finally:
+            self.steps_left = UNCOUNTED
+
     def _loop(self, limit: int | None) -> Stopped:
         clock, control, q = self.clock, self.control, self.q
         state_address, enter = self.state.address, self._enter
@@ -52,7 +64,11 @@ class Processor(Exits):
             self._exit_repeat, self._exit_refetch,
         )  # fmt: skip
         uop = 0  # 0: look up rip
+        stepped = self.observer is not None or self.steps_left != UNCOUNTED
+        why = self._resume()
         while True:
+            if why:
+                return Stopped(why)
             deadline = clock.deadline
             if deadline is not None and deadline <= clock.now:
                 clock.run_due()
@@ -63,28 +79,44 @@ class Processor(Exits):
             if limit is not None and self.instructions >= limit:
                 self._settle(uop)
                 return Stopped("limit")
-            if self._intr or self._nmi or self.halted or self._reset_wanted or self.shadow:
+            if stepped and self.steps_left <= 0:
+                self._settle(uop)
+                return Stopped("steps")
+            if self.shadow and self._stops_here():
+                return Stopped("breakpoint")
+            if self._intr or self._nmi or self.halted or self._reset_wanted or self.shadow or self.smi_pending:
                 uop = self._attend(uop)
                 if self.halted:
                     if not self._wait():
                         return Stopped("halted")
                     continue
-            if q[layout.SYSTEM_FLAGS >> 3] & TF:
+            flags = q[layout.SYSTEM_FLAGS >> 3]
+            if flags & RF and not self.breakpoints:
+                flags = q[layout.SYSTEM_FLAGS >> 3] = flags & ~RF  # only instruction breakpoints look at it
+            if flags & (TF | RF) or self.step_wanted:
                 self._settle(uop)
-                self._single_step()
                 uop = 0
+                if self._stops_here():
+                    return Stopped("breakpoint")
+                self._single_step()
                 continue
-            if uop == 0 or self.redirected:
+            if uop == 0 or self.redirected or stepped:
                 self.redirected = False
                 if uop:
                     self._settle(uop)
                 uop = self._look_up()
                 if uop == 0:
                     continue
+                if stepped or self.blocks.breakpoints.addresses:
+                    block = self.blocks.block_at(uop)
+                    if stepped or block.watched:
+                        why, uop = self._walk(block, 0, clock.now), 0
+                        continue
             now = clock.now
             zero = now + SLICE
-            if deadline is not None and deadline < zero:
-                zero = deadline
+            if deadline is not None and deadline <= zero:
+                # Native code is left at the first block's end at or behind the deadline, whatever else it is left for.
+                zero = deadline - 1
             if limit is not None:
                 zero = min(zero, now + limit - self.instructions)
             if zero != self._zero:
@@ -98,6 +130,7 @@ class Processor(Exits):
             if self._forced:
                 clock.now -= self._forced
                 self._forced = 0
+                self._set_zero(zero)
             if self._pending_error is not None:
                 error, self._pending_error = self._pending_error, None
                 raise error
@@ -124,13 +157,17 @@ class Processor(Exits):
             self._reset_wanted = False
             self.reset()
             return 0
+        if self.smi_pending and not self.in_smm:
+            self.enter_smm()
+            return 0
         if self.shadow:
             self.shadow = False
             if not self.halted and (self._nmi or (self._intr and self.q[layout.SYSTEM_FLAGS >> 3] & IF)):
-                # The instruction after STI, MOV SS or POP SS comes first.
-                self._step()
-                return 0
-        if self._nmi:
+                # The instruction after STI, MOV SS or POP SS comes first; what it shadows itself does not count.
+                self._single_step()
+                self.shadow = False
+                uop = 0
+        if self._nmi and not self.in_smm:
             self._nmi = False
             self.set_intr(self._intr)
             self.halted = False
@@ -156,59 +193,3 @@ class Processor(Exits):
                 return False
             self.clock.now = max(self.clock.now, deadline)
         return True
-
-    # -- single steps
-
-    def _step(self) -> None:
-        """Run exactly one instruction at rip (or take its fault)."""
-        try:
-            block = self._find(self.rip, single=True)
-        except Fault as fault:
-            self.instruction_rip = self.rip
-            self._deliver(fault)
-            return
-        self.redirected = False
-        clock, q = self.clock, self.q
-        uop = block.address
-        self._set_zero(clock.now)
-        while True:
-            code = self._enter(self.state.address, uop, LOW)
-            budget = signed(q[layout.EXIT_BUDGET >> 3])
-            clock.now = self._zero - (budget >> 32) - self._forced
-            self._forced = 0
-            self.instructions += LOW - (budget & LOW)
-            if self._pending_error is not None:
-                error, self._pending_error = self._pending_error, None
-                raise error
-            at = q[layout.EXIT_UOP >> 3]
-            if code in (record.EXIT_BUDGET, record.EXIT_WINDOW, record.EXIT_REPEAT):
-                self.rip = self._rip_after(code, at)
-                return
-            if code == record.EXIT_LOOKUP:
-                self.rip = q[layout.RIP >> 3]
-                return
-            following = (
-                None, None, None, self._exit_fault, self._exit_python, None, None, self._exit_python_inside, None,
-                None, self._exit_refetch,
-            )[code]  # fmt: skip
-            if following is None:
-                self.rip = self.blocks.block_at(at).rip_of(at)
-                return
-            after = following(at)
-            if after:
-                self._settle(after)
-            return
-
-    def _rip_after(self, code: int, uop: int) -> int:
-        block = self.blocks.block_at(uop)
-        if code == record.EXIT_WINDOW:
-            return block.next_rip
-        return block.rip_of(uop)
-
-    def _single_step(self) -> None:
-        """One instruction with TF set: then #DB (APM vol. 2, 13.1.4)."""
-        before = sum(self.exception_counts.values())
-        self._step()
-        if sum(self.exception_counts.values()) == before and not self.halted:
-            self.dr[6] |= 1 << 14
-            self._deliver(Fault(vectors.DB))

@@ -70,6 +70,8 @@ class Context(ABC):
     address_bits: int
     #: "", "rep" or "repne"
     repeat: str
+    #: Whether SSE exceptions may be unmasked, so that every result must be looked at before it is kept.
+    checked = False
 
     # -- state fields
 

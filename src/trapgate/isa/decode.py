@@ -19,6 +19,7 @@ from trapgate.arch.costs import BASE_CYCLES
 from trapgate.arch.registers import CS, DS, ES, FS, GS
 from trapgate.isa.context import DEFINITIONS
 from trapgate.isa.form import Form
+from trapgate.isa.length import MAX_LENGTH, is_too_long
 from trapgate.isa.operand_tables import (
     ADDRESS_LETTER,
     BITS_MATTER,
@@ -80,6 +81,10 @@ class ModeView(Protocol):
     def mmx(self) -> str: ...
     @property
     def wait_nm(self) -> bool: ...
+    @property
+    def simd_checked(self) -> bool: ...
+    @property
+    def instruction_breakpoints(self) -> bool: ...
     def is_flat(self, segment: int) -> bool: ...
 
 
@@ -125,6 +130,7 @@ class _Kind:
         stack = name in STACK_OPERATIONS
         self.form = form
         self.may_fault = has_memory or stack or ends_block or name in MAY_FAULT or name[0] == "f"
+        self.may_fault = self.may_fault or name.endswith(CHECKED)
         self.writes_memory = (has_memory or stack) and not ends_block
         modified = instruction.rflags_modified & ALL_ARITHMETIC
         self.flags_read = bool(instruction.rflags_read & ALL_ARITHMETIC)
@@ -142,9 +148,11 @@ def _shifts_for_certain(instruction: iced.Instruction) -> bool:
 
 
 UD, NM = "raise_ud", "raise_nm"
+#: Ends the names of SSE operations that look for unmasked exceptions (isa/simd/checked.py).
+CHECKED = "_checked"
 
 
-def _name_of(instruction: iced.Instruction, has_bmi: bool) -> tuple[str, int]:
+def _name_of(instruction: iced.Instruction, features: frozenset[str]) -> tuple[str, int]:
     """(operation, condition)."""
     mnemonic = MNEMONICS[instruction.mnemonic]
     if mnemonic in CONDITION_OF:
@@ -160,8 +168,10 @@ def _name_of(instruction: iced.Instruction, has_bmi: bool) -> tuple[str, int]:
         return f"{mnemonic}_string", -1
     if instruction.code == Code.MOVQ_RM64_MM:
         return "movq_from_mmx", -1  # its operand widths are those of MOVQ mm, r64
-    if mnemonic == "tzcnt" and not has_bmi:
+    if mnemonic == "tzcnt" and "BMI1" not in features:
         return "bsf", -1  # F3 0F BC without BMI1 is BSF (APM vol. 3, TZCNT)
+    if mnemonic == "lzcnt" and "LZCNT" not in features:
+        return "bsr", -1  # F3 0F BD without ABM is BSR (APM vol. 3, LZCNT)
     return mnemonic, -1
 
 
@@ -208,7 +218,11 @@ class Decoder:
             if decoded is None:
                 if len(memory) >= REMEMBERED:
                     memory.clear()
-                decoded = memory[key] = self._decode(instruction)
+                if not instruction and len(key) == MAX_LENGTH and is_too_long(key, self.mode.bits):
+                    decoded = self._python(instruction, "raise_gp")
+                else:
+                    decoded = self._decode(instruction)
+                memory[key] = decoded
             out.append(decoded)
             position = end
             if decoded.ends_block or single:
@@ -220,6 +234,12 @@ class Decoder:
         decoded = self._python(iced.Instruction(), name)
         decoded.length = 0
         return decoded
+
+    def branch_outside(self, decoded: Decoded) -> Decoded:
+        """What stands for a direct near branch whose target lies beyond the limit of CS (legacy modes)."""
+        other = self._python(decoded.instruction, "branch_outside")
+        other.target_mask = 0xFFFF_FFFF  # where it goes on when it is not taken
+        return other
 
     def _decode(self, instruction: iced.Instruction) -> Decoded:
         code = instruction.code
@@ -236,7 +256,7 @@ class Decoder:
         refused = self._refusal(instruction)
         if refused:
             return refused, -1, False
-        name, condition = _name_of(instruction, "BMI1" in self._features)
+        name, condition = _name_of(instruction, self._features)
         system = _system_operand(instruction)
         if system and name in ("mov", "push", "pop"):
             name = f"{name}_{system}"
@@ -246,8 +266,10 @@ class Decoder:
             and (instruction.op_register(1) in SEGMENT_NUMBERS)
         ):
             name = "mov_from_sreg"
-        if name == "iretq" and self.mode.bits == 64 and self.mode.cpl == 0:
+        if name == "iretq" and self.mode.bits == 64 and self.mode.cpl == 0 and not self.mode.instruction_breakpoints:
             name = "iretq_within"
+        if self.mode.simd_checked and name + CHECKED in DEFINITIONS:
+            name += CHECKED
         if self._needs_python(name):
             name = f"{name}_python"
         if name in self._python_forms:
@@ -262,7 +284,9 @@ class Decoder:
             return UD
         names = {FEATURES[f] for f in instruction.cpuid_features()}
         mnemonic = MNEMONICS[instruction.mnemonic]
-        if mnemonic not in ("reservednop", "nop", "tzcnt") and not names <= self._features:
+        # The NOPs of 0F 18 to 0F 1F came with the P6; before, these opcodes were not defined.
+        is_nop = mnemonic in ("reservednop", "nop") and "MULTIBYTENOP" in self._features
+        if not names <= self._features and mnemonic not in ("tzcnt", "lzcnt") and not is_nop:
             return UD
         mode = self.mode
         if "FPU" in names or any(n.startswith("FPU") for n in names):

@@ -134,6 +134,22 @@ class Processor(Protocol):
     def set_efer(self, value: int) -> None: ...
     def state_field(self, offset: int) -> int: ...
     def set_state_field(self, offset: int, value: int) -> None: ...
+    def set_state_bytes(self, offset: int, value: bytes) -> None:
+        """Write bytes of the state block (arch/layout.py)."""
+
+    @property
+    def mxcsr(self) -> int: ...
+    @mxcsr.setter
+    def mxcsr(self, value: int) -> None: ...
+    def write_dr(self, number: int, value: int) -> None:
+        """Write DR0 to DR3, DR6 or DR7."""
+
+    def instruction_breakpoint(self) -> None:
+        """#DB if an instruction breakpoint is at the instruction's address and RF is clear."""
+
+    def leave_smm(self) -> None:
+        """RSM."""
+
     def mode_changed(self) -> None:
         """CS, CPL, or a control register that code depends on has changed."""
 
@@ -154,7 +170,12 @@ class Processor(Protocol):
     def far_call(self, selector: int, offset: int, width: int) -> None: ...
     def far_return(self, width: int, extra: int) -> None: ...
     def interrupt_return(self, width: int) -> None: ...
-    def software_interrupt(self, vector: int) -> None: ...
+    def software_interrupt(self, vector: int, sensitive: bool = True) -> None:
+        """INT n, which depends on IOPL in virtual-8086 mode (`sensitive`), INT3 and INTO, which do not."""
+
+    def trap(self, vector: int) -> None:
+        """An exception that comes after the instruction."""
+
     def read_descriptor(self, selector: int, vector: int = 13) -> tuple[int, int]:
         """(descriptor as 64 bits, its linear address)."""
 

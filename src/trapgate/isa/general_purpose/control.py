@@ -1,12 +1,12 @@
 """Near transfers of control: JMP, Jcc, CALL, RET, LOOP (APM vol. 3, chapter 3); RDTSC, SWAPGS, IRETQ within the kernel.
 
-The target of a direct branch is checked against the limit of CS where it is fetched.
+A direct branch that would leave CS is not carried out here (isa/system/transfers.py, branch_outside).
 """
 
 from __future__ import annotations
 
 from trapgate.arch import layout
-from trapgate.arch.registers import CS, GS, IF, NT, RAX, RCX, RDX, SS, SYSTEM_FLAGS, TF, VM
+from trapgate.arch.registers import CS, GS, IF, NT, RAX, RCX, RDX, RF, SS, SYSTEM_FLAGS, TF, VM
 from trapgate.arch.vectors import GP
 from trapgate.isa.context import Context, Operand, semantics
 from trapgate.isa.ir import Value
@@ -150,7 +150,8 @@ def iretq_within(c: Context) -> None:
     c.plain_python_if((same & ((flags & (NT | VM | TF)) | (old & NT)).eq(0) & rip.eq(rip.trunc(48).sext(64))) ^ 1)
     descriptor = c.load_system(c.field(layout.GDTR_BASE) + (selector & 0xFFF8), 64)
     c.plain_python_if(descriptor.ne(c.field(layout.CODE_DESCRIPTOR)))
-    c.set_field(layout.SYSTEM_FLAGS, flags & SYSTEM_FLAGS)
+    # RF only matters to instruction breakpoints; while there are some, IRETQ is Python's.
+    c.set_field(layout.SYSTEM_FLAGS, flags & SYSTEM_FLAGS & ~RF)
     c.flags.set_bits(flags)
     c.set_stack_pointer(new_pointer)
     c.leave_if((flags & IF).ne(0) & c.field(layout.INTERRUPT_PENDING).ne(0))

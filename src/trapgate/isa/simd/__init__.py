@@ -1,5 +1,29 @@
 """SSE to SSE3, SSE4a and MMX instructions (APM vol. 4, 26568, and vol. 5, 26569)."""
 
-from trapgate.isa.simd import compare, conversion, floating, integer, mmx, moves, shuffle, sse4a, state
+from trapgate.isa.simd import (
+    checked,
+    compare,
+    conversion,
+    floating,
+    integer,
+    mmx,
+    moves,
+    shuffle,
+    sse4a,
+    state,
+    state_python,
+)
 
-__all__ = ["compare", "conversion", "floating", "integer", "mmx", "moves", "shuffle", "sse4a", "state"]
+__all__ = [
+    "checked",
+    "compare",
+    "conversion",
+    "floating",
+    "integer",
+    "mmx",
+    "moves",
+    "shuffle",
+    "sse4a",
+    "state",
+    "state_python",
+]

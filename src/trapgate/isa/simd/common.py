@@ -8,6 +8,7 @@ MMX register i is the low 64 bits of physical x87 register i, so MMX instruction
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from trapgate.arch import layout
@@ -17,6 +18,9 @@ from trapgate.isa.ir import Value
 
 # Exception vectors (APM vol. 2, 8.2).
 GENERAL_PROTECTION, X87_FLOATING_POINT = 13, 16
+
+# MXCSR (APM vol. 1, 4.2.2): exception flags, of which underflow, and flush-to-zero.
+SIMD_FLAGS, UNDERFLOW, FLUSH_TO_ZERO = 0x3F, 1 << 4, 1 << 15
 
 #: Exception-summary bit of the x87 status word (APM vol. 1, 6.2.2).
 STATUS_ES = 1 << 7
@@ -92,6 +96,57 @@ def destination_bits(destination: Operand, old: Value, value: Value, index: int)
 
 def host_instruction(c: Context, text: str, constraints: str, type_: str, arguments: Sequence[Value]) -> Value:
     """One host instruction (AT&T syntax) with a result: exactly the hardware's rounding, NaNs and sticky flags."""
+    if c.checked:
+        return _checked_instruction(c, text, constraints, type_, arguments)
     result = c.emit.assembly(text, constraints, type_, arguments)
     assert result is not None
     return result
+
+
+#: Operations whose results can be tiny: with UE unmasked, a tiny result raises it even when it is exact
+#: (APM vol. 1, 4.10.1 "Underflow Exception").
+_MAY_UNDERFLOW = re.compile(r"(add|sub|mul|div|hadd|hsub|addsub)(ss|sd|ps|pd) |(cvtsd2ss|cvtpd2ps) ")
+
+
+def _checked_instruction(c: Context, text: str, constraints: str, type_: str, arguments: Sequence[Value]) -> Value:
+    """The same, left to Python when it raises an exception that the guest's MXCSR does not mask.
+
+    The host's flags are cleared first, so that afterwards they are this instruction's; nothing has been written yet
+    when Python takes over. Flush-to-zero works only while underflow is masked (APM vol. 1, 4.2.2).
+    """
+    e, place = c.emit, c.state_pointer(layout.FPU_SCRATCH)
+    e.intrinsic_void("x86.sse.stmxcsr", [place], "")
+    old = c.field(layout.FPU_SCRATCH, 32)
+    masks = (c.field(layout.MXCSR, 32) >> 7) & SIMD_FLAGS
+    underflow = (masks & UNDERFLOW).eq(0)
+    cleared = old & ~SIMD_FLAGS
+    c.set_field(layout.FPU_SCRATCH, underflow.select(cleared & ~FLUSH_TO_ZERO, cleared))
+    e.intrinsic_void("x86.sse.ldmxcsr", [place], "")
+    result = e.assembly(text, constraints, type_, arguments)
+    assert result is not None
+    e.intrinsic_void("x86.sse.stmxcsr", [place], "")
+    flags = c.field(layout.FPU_SCRATCH, 32) & SIMD_FLAGS
+    if _MAY_UNDERFLOW.match(text):
+        tiny = _any_denormal(result, scalar=text.split(" ")[0][-2:] in ("ss", "sd"))
+        flags = (underflow & tiny).select(flags | UNDERFLOW, flags)
+    raised = (flags & ~masks).ne(0)
+    c.set_field(layout.SIMD_FLAGS, flags.zext(64))
+    c.set_field(layout.FPU_SCRATCH, raised.select(old, old | flags))
+    e.intrinsic_void("x86.sse.ldmxcsr", [place], "")
+    c.plain_python_if(raised)
+    return result
+
+
+def _any_denormal(result: Value, scalar: bool) -> Value:
+    """Whether a lane (the first one of a scalar operation) is denormal (i1)."""
+    width = 64 if "double" in result.type else 32
+    significand = 52 if width == 64 else 23
+    whole = result.bitcast("i128")
+    found: Value | None = None
+    for i in range(1 if scalar else 128 // width):
+        lane = (whole >> i * width).trunc(width)
+        magnitude = lane & ((1 << width - 1) - 1)
+        denormal = magnitude.ne(0) & magnitude.ult(1 << significand)
+        found = denormal if found is None else found | denormal
+    assert found is not None
+    return found

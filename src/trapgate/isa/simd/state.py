@@ -32,9 +32,9 @@ def read_mxcsr(c: Context) -> Value:
 
 
 def check_mxcsr(c: Context, value: Value) -> None:
-    """#GP(0) for reserved bits. Unmasked exceptions are left to Python, which does not have them."""
+    """#GP(0) for reserved bits. Where an exception is or becomes unmasked, the mode of code changes: Python's work."""
     c.fault_if((value & ~MXCSR_BITS).ne(0), GENERAL_PROTECTION, 0)
-    c.plain_python_if((value & MXCSR_MASKS).ne(MXCSR_MASKS))
+    c.plain_python_if((value & c.field(layout.MXCSR, 32) & MXCSR_MASKS).ne(MXCSR_MASKS))
 
 
 def load_mxcsr(c: Context, value: Value) -> None:

@@ -62,7 +62,6 @@ def mov_dr(p: Processor, instruction: iced.Instruction) -> None:
     _require_cpl0(p)
     if p.dr[7] & 1 << 13:  # general detect
         p.dr[6] |= 1 << 13
-        p.dr[7] &= ~(1 << 13)
         p.fault(DB)
     to_debug = Register.DR0 <= instruction.op_register(0) <= Register.DR15
     number = instruction.op_register(0 if to_debug else 1) - Register.DR0
@@ -73,14 +72,7 @@ def mov_dr(p: Processor, instruction: iced.Instruction) -> None:
     if not to_debug:
         p.set_operand(instruction, 0, p.dr[number])
         return
-    value = p.operand(instruction, 1)
-    if number in (6, 7):
-        if value >> 32:
-            p.fault(GP, 0)
-        value = value & 0xE00F | 0xFFFF_0FF0 if number == 6 else value & 0xFFFF_2FFF | 0x400
-        if number == 7 and value & 0xFF:
-            p.unimplemented("enabling hardware breakpoints (DR7)")
-    p.dr[number] = value
+    p.write_dr(number, p.operand(instruction, 1))
 
 
 @python_form("lmsw")

@@ -122,7 +122,13 @@ def _system_descriptor(p: Processor, selector: int, types: tuple[int, ...]) -> t
         p.fault(NP, selector & ~3)
     base = base_of(descriptor)
     if p.long_mode:
-        base |= p.read_system(place + 8, 4) << 32
+        # 16 bytes; the type field of the upper half must be 0 (APM vol. 2, 4.8.3).
+        if (selector & ~7) + 15 > p.gdtr_limit:
+            p.fault(GP, selector & ~3)
+        upper = p.read_system(place + 8, 8)
+        if upper >> 40 & 0x1F:
+            p.fault(GP, selector & ~3)
+        base |= (upper & 0xFFFF_FFFF) << 32
     return base, limit_of(descriptor), place
 
 

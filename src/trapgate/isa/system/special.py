@@ -41,10 +41,10 @@ def rdtscp(p: Processor, instruction: iced.Instruction) -> None:
 def rdpmc(p: Processor, instruction: iced.Instruction) -> None:
     if p.cpl != 0 and not p.cr4 & CR4_PCE:
         p.fault(GP, 0)
-    number = p.register(RCX, 32)
-    if number > 3:
+    number, counters = p.register(RCX, 32), p.profile.counters
+    if number >= len(counters):
         p.fault(GP, 0)
-    value = p.read_msr(0xC001_0004 + number)  # the counters do not count: no event is modelled
+    value = p.read_msr(counters[number])  # the counters do not count: no event is modelled
     p.set_register(RAX, 32, value)
     p.set_register(RDX, 32, value >> 32)
 
@@ -65,6 +65,17 @@ def mwait(p: Processor, instruction: iced.Instruction) -> None:
     if p.register(RCX, 32) & ~1:
         p.fault(GP, 0)
     p.halted = True
+
+
+@python_form("rsm")
+def rsm(p: Processor, instruction: iced.Instruction) -> None:
+    p.leave_smm()
+
+
+@python_form("instruction_breakpoint")
+def instruction_breakpoint(p: Processor, instruction: iced.Instruction) -> None:
+    """Stands before an instruction at a breakpoint; with RF set the run loop steps over it."""
+    p.instruction_breakpoint()
 
 
 @python_form("enter")

@@ -1,0 +1,422 @@
+"""The machine that a program drives."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from trapgate.api.accesses import MemoryAccess
+from trapgate.api.backtrace import Frame, Inspector, Symbols
+from trapgate.api.console import Console, Pattern
+from trapgate.api.devices import MappedDevice, MemoryAdapter, PortAdapter, PortDevice
+from trapgate.api.errors import (
+    AlreadyBooted,
+    InvalidDeadline,
+    NoGuest,
+    NotBooted,
+    UnexpectedEnd,
+    UnknownCpu,
+)
+from trapgate.api.events import ExceptionEvent
+from trapgate.api.hooks import (
+    ExceptionFunction,
+    Hook,
+    Hooks,
+    InstructionFunction,
+    InterruptFunction,
+    MemoryFunction,
+    PortFunction,
+)
+from trapgate.api.memory import Memory, VirtualMemory
+from trapgate.api.registers import Registers
+from trapgate.api.results import (
+    AddressReached,
+    BreakpointHit,
+    DeadlineReached,
+    ExceptionTaken,
+    GuestExited,
+    Halted,
+    PoweredOff,
+    ResetRequested,
+    Result,
+    StepsDone,
+    StopRequested,
+    TripleFault,
+    Unimplemented,
+    WatchpointHit,
+)
+from trapgate.api.sizes import memory_size
+from trapgate.api.watch import Watcher, Watchpoint
+from trapgate.arch import layout
+from trapgate.arch.cpuid import PROFILES
+from trapgate.boards.machine import BareMachine, MachineConfig
+from trapgate.boards.pc import PcConfig
+from trapgate.engine.handlers import HandlerStore
+from trapgate.engine.processor import Stopped
+from trapgate.firmware.image import BootImage
+from trapgate.firmware.raw import RawImage
+from trapgate.firmware.recognise import recognise
+from trapgate.lab.guest import find_guest, read_file
+from trapgate.lab.options import RunOptions
+from trapgate.lab.statistics import Statistics
+from trapgate.machine.control import GuestExit, PowerOff, Reset, UserQuit
+from trapgate.machine.device import IrqLine
+
+PathLike = str | os.PathLike[str]
+
+
+@functools.cache
+def _handlers() -> HandlerStore:
+    """Native code, shared by all machines of this process; built on first use and kept in the user's cache folder."""
+    store = HandlerStore()
+    store.build_usual()
+    return store
+
+
+class Machine:
+    """A PC without a hypervisor. Two machines that are given the same do the same, cycle by cycle.
+
+    `memory` is in bytes or a text such as "128M"; `cpu` names a processor profile; `start_time` is the RTC's at cycle
+    0; `symbols` is an ELF file from which backtraces take their names. Raises ApiError, InvalidMemorySize.
+    """
+
+    def __init__(
+        self,
+        memory: int | str = "256M",
+        cpu: str = "opteron-2007",
+        *,
+        start_time: datetime | None = None,
+        symbols: PathLike | None = None,
+    ) -> None:
+        if cpu not in PROFILES:
+            raise UnknownCpu(cpu, tuple(PROFILES))
+        board = PcConfig() if start_time is None else PcConfig(start_time)
+        config = MachineConfig(memory_size(memory), PROFILES[cpu], board)
+        #: What the guest sends to COM1, and a way to type.
+        self.console = Console()
+        self._bare = BareMachine(config, self.console, _handlers())
+        self.console.connect(self._bare.board.serial)
+        processor = self._processor = self._bare.processor
+        self.registers = Registers(processor)
+        #: RAM by guest-physical and by linear address.
+        self.memory = Memory(self._bare.memory)
+        self.virtual = VirtualMemory(processor)
+        self._hooks = Hooks(processor)
+        self._inspector = Inspector(processor, self.console)
+        self._watcher = Watcher(processor, self._watchpoint_hit)
+        if symbols is not None:
+            self.load_symbols(symbols)
+        self._breakpoints: set[int] = set()
+        self._booted = False
+        self._result: Result | None = None
+        self._host_seconds = 0.0
+
+    # -- the guest
+
+    def boot(
+        self,
+        guest: PathLike | None = None,
+        *,
+        kernel: PathLike | None = None,
+        initrd: PathLike | None = None,
+        append: str | None = None,
+        image: bytes | BootImage | None = None,
+        address: int | None = None,
+        command: Sequence[str] | None = None,
+    ) -> None:
+        """Load a guest and put the processor at its first instruction.
+
+        One of: `guest`, "debian", the name of an embedded guest or a path; `kernel`, a path, with `initrd` and
+        `append`; `image`, a kernel's or boot sector's bytes or a BootImage. With `address` the bytes are plain 16-bit
+        code, loaded and started there in real mode. `command` is for "debian". Raises MachineError.
+        """
+        if self._booted:
+            raise AlreadyBooted
+        given = [n for n, value in (("guest", guest), ("kernel=", kernel), ("image=", image)) if value is not None]
+        if len(given) != 1:
+            raise NoGuest(given)
+        if image is None:
+            options = RunOptions(
+                guest=None if guest is None else os.fspath(guest),
+                kernel=None if kernel is None else Path(kernel),
+                initrd=None if initrd is None else Path(initrd),
+                append=append,
+                memory_size=self.memory.size,
+                command=None if command is None else tuple(command),
+            )
+            found = find_guest(options, lambda stage, done, total: None).image
+        elif not isinstance(image, bytes | bytearray):
+            found = image
+        elif address is not None:
+            found = RawImage(bytes(image), address)
+        else:
+            modules = () if initrd is None else (read_file(Path(initrd), "initrd"),)
+            found = recognise(bytes(image), append or "", modules, "the image")
+        self._bare.load(found)
+        self._booted = True
+
+    def load_symbols(self, path: PathLike) -> Symbols:
+        """Name addresses after the symbols of an ELF file. Raises NotAnElfFile."""
+        self._inspector.symbols = Symbols(path)
+        return self._inspector.symbols
+
+    # -- running
+
+    def run(
+        self,
+        until: Pattern | None = None,
+        *,
+        until_address: int | None = None,
+        until_exception: int | Collection[int] | None = None,
+        instructions: int | None = None,
+        cycles: int | None = None,
+        seconds: float | None = None,
+    ) -> Result:
+        """Run until something stops the guest or until what is asked for; the result says which.
+
+        `until` is a text or a compiled pattern on the console, looked for behind the last match; `until_address` a
+        linear address; `until_exception` one or more vectors. `instructions`, `cycles` and `seconds` (of modelled
+        time) end the run at the first place where the processor looks at interrupts, at most 63 instructions later:
+        stopping a run changes nothing in it. Exceptions of hooks and devices come out of here. Raises ApiError.
+        """
+        self._check_runnable(instructions=instructions, cycles=cycles, seconds=seconds)
+        clock, cleanup = self._bare.clock, []
+        if until is not None:
+            cleanup.append(self.console.unwatch)
+            self.console.watch(until, self._stop)
+        if until_exception is not None:
+            vectors = (until_exception,) if isinstance(until_exception, int) else until_exception
+            cleanup.append(self._hooks.on_exception(vectors, self._exception_taken).remove)
+        if seconds is not None:
+            event = clock.schedule(
+                clock.now + round(seconds * clock.hz), lambda: self._stop(DeadlineReached("seconds"))
+            )
+            cleanup.append(functools.partial(clock.cancel, event))
+        if cycles is not None:
+            event = clock.schedule(clock.now + cycles, lambda: self._stop(DeadlineReached("cycles")))
+            cleanup.append(functools.partial(clock.cancel, event))
+        self._set_breakpoints(until_address)
+        cleanup.append(self._set_breakpoints)
+        try:
+            return self._run(lambda: self._bare.run(instructions), until_address)
+        finally:
+            for undo in cleanup:
+                undo()
+
+    def step(self, count: int = 1) -> Result:
+        """Carry out exactly `count` instructions, interrupts between them included. A later run goes on as if the
+        machine had not been stopped. Breakpoints stop it too. Raises ApiError."""
+        self._check_runnable(count=count)
+        return self._run(lambda: self._processor.step(count), None)
+
+    def expect(self, pattern: Pattern, *, seconds: float | None = None) -> str:
+        """Run until `pattern` is on the console; the text before it. Raises UnexpectedEnd when the run ends else."""
+        from trapgate.api.results import ConsoleMatch
+
+        result = self.run(until=pattern, seconds=seconds)
+        if not isinstance(result, ConsoleMatch):
+            wanted = repr(pattern) if isinstance(pattern, str) else repr(pattern.pattern)
+            raise UnexpectedEnd(wanted, str(result), self.console.tail(1))
+        return result.text
+
+    def stop(self) -> None:
+        """End the run; for hooks, devices and callbacks."""
+        self._stop(StopRequested())
+
+    def _check_runnable(self, **limits: float | None) -> None:
+        if not self._booted:
+            raise NotBooted
+        for name, value in limits.items():
+            if value is not None and not value > 0:
+                raise InvalidDeadline(name, value)
+
+    def _run(self, run: Callable[[], Stopped], until_address: int | None) -> Result:
+        control = self._bare.control
+        started = time.perf_counter()
+        try:
+            # A callback may have asked for the end already.
+            stopped = run() if self._result is None else Stopped("request")
+        finally:
+            self._host_seconds += time.perf_counter() - started
+            result, self._result = self._result, None
+            request = control.request
+            if isinstance(request, UserQuit):
+                control.request = None
+        match request:
+            case PowerOff():
+                return PoweredOff()
+            case GuestExit(status):
+                return GuestExited(status)
+            case Reset():
+                return ResetRequested()
+        if result is not None:
+            return result
+        match stopped.reason:
+            case "breakpoint":
+                address = self.registers.linear_rip
+                if address == until_address and address not in self._breakpoints:
+                    return AddressReached(address)
+                return BreakpointHit(address)
+            case "limit":
+                return DeadlineReached("instructions")
+            case "steps":
+                return StepsDone()
+            case "halted":
+                return Halted()
+            case "triple-fault":
+                return TripleFault()
+        return Unimplemented(stopped.report)
+
+    def _stop(self, result: Result) -> None:
+        """The first reason to stop wins."""
+        if self._result is None:
+            self._result = result
+        self._bare.control.stop(UserQuit())
+
+    def _exception_taken(self, event: ExceptionEvent) -> None:
+        self._stop(ExceptionTaken(event.vector, event.error, event.rip, event.address))
+
+    # -- breakpoints and watchpoints
+
+    @property
+    def breakpoints(self) -> frozenset[int]:
+        """Linear addresses before whose instructions a run stops."""
+        return frozenset(self._breakpoints)
+
+    def add_breakpoint(self, address: int | str) -> int:
+        """Stop before the instruction at a linear address, or at a symbol; the address. Costs nothing elsewhere.
+
+        An instruction that faults, or a repeated one that is interrupted, is begun again and stops the run again.
+        """
+        if isinstance(address, str):
+            symbols = self._inspector.symbols
+            if symbols is None:
+                raise KeyError(f"no symbols are loaded that could name {address!r}: call load_symbols() first")
+            address = symbols.address(address)
+        self._breakpoints.add(address)
+        self._set_breakpoints()
+        return address
+
+    def remove_breakpoint(self, address: int) -> None:
+        """Take a breakpoint away; one that is not there is no error."""
+        self._breakpoints.discard(address)
+        self._set_breakpoints()
+
+    def _set_breakpoints(self, another: int | None = None) -> None:
+        addresses = frozenset(self._breakpoints if another is None else self._breakpoints | {another})
+        if addresses != self._processor.blocks.breakpoints.addresses:
+            self._processor.set_breakpoints(addresses)
+
+    def add_watchpoint(self, address: int, size: int = 1, *, reads: bool = False) -> Watchpoint:
+        """Stop after an instruction that writes (or, with `reads`, reads) any of `size` bytes from linear `address` on.
+
+        While there is a watchpoint, the machine takes every instruction as a single step: about a thousand times
+        slower, with the same counts.
+        """
+        watchpoint = Watchpoint(address, size, reads)
+        self._watcher.watchpoints.append(watchpoint)
+        self._processor.observer = self._watcher
+        return watchpoint
+
+    def remove_watchpoint(self, watchpoint: Watchpoint) -> None:
+        """Take a watchpoint away; one that is not there is no error."""
+        if watchpoint in self._watcher.watchpoints:
+            self._watcher.watchpoints.remove(watchpoint)
+        if not self._watcher.watchpoints:
+            self._processor.observer = None
+
+    def _watchpoint_hit(self, rip: int, access: MemoryAccess) -> None:
+        self._stop(WatchpointHit(rip, access))
+        self._processor.pause()
+
+    # -- hooks and devices
+
+    def on_port(self, ports: int | range, function: PortFunction) -> Hook:
+        """Call `function(PortEvent)` when the guest reads (afterwards) or writes (before) one of `ports`.
+
+        A number that it returns replaces the value.
+        """
+        return self._hooks.on_port(range(ports, ports + 1) if isinstance(ports, int) else ports, function)
+
+    def on_memory(self, addresses: int | range, function: MemoryFunction) -> Hook:
+        """The same for guest-physical addresses that are no RAM: `function(MemoryEvent)`."""
+        place = range(addresses, addresses + 1) if isinstance(addresses, int) else addresses
+        return self._hooks.on_memory(place, function)
+
+    def on_exception(self, vectors: int | Collection[int] | None, function: ExceptionFunction) -> Hook:
+        """Call `function(ExceptionEvent)` before an exception is delivered; None for every vector."""
+        return self._hooks.on_exception((vectors,) if isinstance(vectors, int) else vectors, function)
+
+    def on_interrupt(self, vectors: int | Collection[int] | None, function: InterruptFunction) -> Hook:
+        """Call `function(InterruptEvent)` before an interrupt is delivered; None for every vector."""
+        return self._hooks.on_interrupt((vectors,) if isinstance(vectors, int) else vectors, function)
+
+    def on_instruction(self, name: str, function: InstructionFunction) -> Hook:
+        """Call `function(InstructionEvent)` before an instruction such as "cpuid", "hlt", "mov_cr" or "wrmsr" is
+        carried out. Raises UnknownInstruction, which lists all classes."""
+        return self._hooks.on_instruction(name, function)
+
+    def add_port_device(self, first: int, device: PortDevice, count: int = 1) -> None:
+        """Give `count` ports from `first` on to a device. Raises InvalidMapping, MappingConflict."""
+        self._bare.board.bus.map_ports(first, count, PortAdapter(device))
+
+    def add_memory_device(self, base: int, device: MappedDevice, size: int = 4096) -> None:
+        """Give `size` bytes of guest-physical memory, in whole pages, to a device. Raises as add_port_device does."""
+        self._bare.board.bus.map_memory(base, size, MemoryAdapter(device))
+
+    def irq_line(self, irq: int) -> IrqLine:
+        """A function that sets the level of ISA interrupt request `irq` (0..15)."""
+        return self._bare.board.irq_line(irq)
+
+    def after(self, cycles: int, function: Callable[[], None]) -> None:
+        """Call `function` when `cycles` modelled cycles have passed."""
+        self._bare.clock.schedule(self._bare.clock.now + cycles, function)
+
+    # -- looking
+
+    @property
+    def cycles(self) -> int:
+        """Modelled cycles since the machine was made."""
+        return self._bare.clock.now
+
+    @property
+    def seconds(self) -> float:
+        """Modelled time since the machine was made."""
+        return self._bare.clock.now / self._bare.clock.hz
+
+    @property
+    def instructions(self) -> int:
+        """Instructions that the guest has carried out."""
+        return self._processor.instructions
+
+    def statistics(self) -> Statistics:
+        """What the machine has counted up to now."""
+        processor, bus = self._processor, self._bare.board.bus
+        return Statistics(
+            instructions=processor.instructions,
+            cycles=self._bare.clock.now,
+            host_seconds=self._host_seconds,
+            interrupts=dict(processor.interrupt_counts),
+            exceptions=dict(processor.exception_counts),
+            tlb={name: processor.state.counter(name) for name in layout.COUNTER_NAMES if "tlb" in name},
+            port_accesses=bus.port_accesses,
+            memory_accesses=bus.memory_accesses,
+            translated_blocks=processor.blocks.translated,
+            handlers_built=processor.handlers.built,
+        )
+
+    def disassemble(self, address: int | None = None, count: int = 6) -> list[str]:
+        """Lines for `count` instructions from a linear address (None: rip) on."""
+        return self._inspector.disassemble(address, count)
+
+    def backtrace(self) -> list[Frame]:
+        """The chain of calls by frame pointers, innermost first."""
+        return self._inspector.backtrace()
+
+    def report(self, lines: int = 20) -> str:
+        """The console's last lines, the backtrace, registers and the code at rip, for people."""
+        return self._inspector.report(lines)

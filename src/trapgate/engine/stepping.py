@@ -1,0 +1,180 @@
+"""Stepping: one instruction at a time, at the pace of native code.
+
+Native code looks at interrupts and at the clock only where a block ends. A stepped run does the same: it takes the
+block that native code would run, carries out its instructions one by one, and looks at the rest of the machine only
+behind the last one. So a run that is stepped, traced or stopped at breakpoints has the same counts as one that is not.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from trapgate.arch import layout
+from trapgate.arch.registers import CS
+from trapgate.cpu.faults import Fault
+from trapgate.engine import record
+from trapgate.engine.blocks import Block
+from trapgate.engine.exits import Exits
+from trapgate.engine.native_core import LOW, SLICE, signed
+
+#: `steps_left` of a processor that does not count its steps.
+UNCOUNTED = 1 << 62
+#: How a step ends when the instruction behind it in its block comes next.
+_PLAIN = frozenset((record.EXIT_BUDGET, record.EXIT_UNLINKED_NEXT))
+#: What a step ends with when its instruction could not be fetched.
+_NO_CODE = -1
+
+
+class Observer(Protocol):
+    """Sees every instruction of a stepped run."""
+
+    def before(self) -> None:
+        """The instruction at `rip` comes next."""
+
+    def after(self) -> None:
+        """It has been carried out, or its exception has been delivered."""
+
+
+class Stepping(Exits):
+    """A processor that can go one instruction at a time."""
+
+    #: Name of the operation that was stepped through last.
+    last_operation = ""
+    #: With an observer every block is stepped.
+    observer: Observer | None = None
+    steps_left = UNCOUNTED
+    #: The rest of a block in which the run was stopped: the block, the next instruction's index, the cycle at which
+    #: the block was entered.
+    _rest: tuple[Block, int, int] | None = None
+    _paused = False
+    #: Where the last breakpoint stopped the run: linear address, instructions so far. It does not stop it again.
+    _passing = (-1, -1)
+
+    def linear_rip(self) -> int:
+        """Linear address of the next instruction."""
+        return self.rip if self.bits == 64 else self.segments[CS].base + self.rip & 0xFFFF_FFFF
+
+    def set_rip(self, value: int) -> None:
+        """Go on at `value`, an offset in the code segment."""
+        self.rip = value
+        self._rest = None
+        self.redirected = True
+
+    def set_breakpoints(self, addresses: frozenset[int]) -> None:
+        """Stop before the instructions at these linear addresses."""
+        self.blocks.breakpoints.set(addresses)
+        if self._rest is None:
+            self.redirected = True
+
+    def pause(self) -> None:
+        """Stop a stepped run behind the present instruction; for observers."""
+        self._paused = True
+
+    def _stops_here(self) -> bool:
+        """Whether a breakpoint stops the run before the instruction at `rip`."""
+        addresses = self.blocks.breakpoints.addresses
+        if not addresses:
+            return False
+        place = self.linear_rip(), self.instructions
+        if place[0] not in addresses or place == self._passing:
+            return False
+        self._passing = place
+        return True
+
+    def _resume(self) -> str:
+        """Go through the rest of the block in which the run was stopped, as `_walk` does."""
+        self._paused = False
+        if self._rest is None:
+            return ""
+        block, index, start = self._rest
+        self._rest = None
+        rip = block.rip + sum(d.length for d in block.decoded[:index])
+        if not block.valid or self.redirected or self.rip != rip:
+            return ""
+        return self._walk(block, index, start)
+
+    def _walk(self, block: Block, index: int, start: int) -> str:
+        """Step through a block from an instruction on; `start` is the cycle at which it was entered.
+
+        Returns "breakpoint" or "steps" when the run stops before an instruction, "" when the block has been left.
+        """
+        while index < len(block.decoded):
+            why = "steps" if self.steps_left <= 0 else "breakpoint" if self._stops_here() else ""
+            if why:
+                self._rest = (block, index, start)
+                return why
+            form = block.decoded[index].form
+            # A repeated instruction is left between two turns where native code would leave it.
+            room = self._room(start) if form is not None and form.repeat else 0
+            index += 1
+            plain = self._step(room) in _PLAIN and block.valid
+            if self._paused:
+                self._paused = False
+                if plain:
+                    self._rest = (block, index, start)
+                return "steps"
+            if not plain:
+                break
+        return ""
+
+    def _room(self, start: int) -> int:
+        """Cycles from the beginning of a block to where native code is left."""
+        deadline = self.clock.deadline
+        return SLICE if deadline is None else min(SLICE, deadline - 1 - start)
+
+    def _step(self, room: int = 0) -> int:
+        """Run exactly one instruction at rip, or take its fault; the exit code (engine/record.py) with which it ended.
+
+        A repeated one may take `room` cycles before it is left between two turns.
+        """
+        observer = self.observer
+        if observer is not None:
+            observer.before()
+        code = self._step_natively(room)
+        self.steps_left -= self.steps_left != UNCOUNTED
+        if observer is not None:
+            observer.after()
+        return code
+
+    def _step_natively(self, room: int) -> int:
+        try:
+            block = self._find(self.rip, single=True)
+        except Fault as fault:
+            self.instruction_rip = self.rip
+            self._deliver(fault)
+            return _NO_CODE
+        self.last_operation = block.decoded[0].name
+        self.redirected = False
+        clock, q = self.clock, self.q
+        self._set_zero(clock.now + room)
+        code = self._enter(self.state.address, block.address, (room << 32) + LOW)
+        budget = signed(q[layout.EXIT_BUDGET >> 3])
+        clock.now = self._zero - (budget >> 32) - self._forced
+        self._forced = 0
+        self.instructions += LOW - (budget & LOW)
+        if self._pending_error is not None:
+            error, self._pending_error = self._pending_error, None
+            raise error
+        at = q[layout.EXIT_UOP >> 3]
+        if code == record.EXIT_LOOKUP:
+            self.rip = q[layout.RIP >> 3]
+        elif code == record.EXIT_WINDOW:
+            self._exit_window(at)
+        elif code == record.EXIT_PYTHON:
+            after = self._exit_python(at)
+            if after:
+                self.rip = self.blocks.block_at(after).rip_of(after)
+        elif code == record.EXIT_FAULT:
+            self._exit_fault(at)
+        elif code == record.EXIT_PYTHON_INSIDE:
+            self._exit_python_inside(at)
+        elif code == record.EXIT_REFETCH:
+            self._exit_refetch(at)
+        elif code in (record.EXIT_UNLINKED_TARGET, record.EXIT_UNLINKED_NEXT):
+            owner = self.blocks.block_at(at)
+            taken = code == record.EXIT_UNLINKED_TARGET
+            assert not taken or owner.target is not None
+            self.rip = owner.target if taken and owner.target is not None else owner.next_rip
+        else:
+            self.rip = self.blocks.block_at(at).rip_of(at)
+        return int(code)

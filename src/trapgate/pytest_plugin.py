@@ -1,0 +1,50 @@
+"""A pytest plugin for people who test kernels: the `machine` fixture, and the guest's state in reports of failures.
+
+    @pytest.mark.machine(memory="64M", symbols="kernel.elf")
+    def test_it_says_hello(machine):
+        machine.boot(kernel="kernel.elf")
+        machine.expect("hello", seconds=1)
+
+Nothing of trapgate's engine is imported before a test asks for a machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from trapgate.api import Machine
+
+MARKER = "machine(memory='256M', cpu='opteron-2007', start_time=None, symbols=None): how the machine fixture is made"
+_MACHINE = pytest.StashKey["Machine"]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line("markers", MARKER)
+
+
+@pytest.fixture
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A trapgate.Machine without a guest, made as the test's `machine` marker says."""
+    from trapgate.api import Machine
+
+    marker = request.node.get_closest_marker("machine")
+    made = Machine(*(marker.args if marker else ()), **(marker.kwargs if marker else {}))
+    request.node.stash[_MACHINE] = made
+    yield made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add what the guest was doing to the report of a test that failed."""
+    report = yield
+    made: Any = item.stash.get(_MACHINE, None)
+    if made is not None and call.when == "call" and report.failed:
+        report.sections.append(("trapgate machine", made.report()))
+    return report

@@ -1,0 +1,1 @@
+"""The processor: exceptions, their delivery, and the modelled TLB."""

@@ -1,0 +1,1 @@
+"""The engine: code that changes, exact counts and faults, modes, determinism."""
