@@ -56,10 +56,11 @@ def test_boots_to_a_shell(files: tuple[Path, Path], process: Command, tmp_path: 
     initrd.write_bytes(build_initramfs(busybox.read_bytes(), SCRIPT))
     answer = process(
         "run", "--kernel", str(kernel), "--initrd", str(initrd), "--cpu", "pentium3", "--append",
-        "console=ttyS0 quiet", "--max-instructions", "6000000000", timeout=300,
+        "console=ttyS0 quiet", "--max-instructions", "15000000000", timeout=300,
     )  # fmt: skip
     lines = [line.strip() for line in answer.output.splitlines()]
-    start = next(i for i, line in enumerate(lines) if line == "i686")
+    assert "i686" in lines, answer.output + answer.errors
+    start = lines.index("i686")
     assert lines[start + 1] == "1", answer.output
     assert lines[start + 2] == "0", answer.output
     assert "Oops" not in answer.output

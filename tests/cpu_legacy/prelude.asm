@@ -215,6 +215,8 @@ start:  mov esp, kernel_stack
         system TSS, tss, 0x67 + 1, 0x89
         mov eax, TSS
         ltr ax
+        xor eax, eax
+        lldt ax
         call test_body
         jmp finish
 
@@ -231,7 +233,7 @@ idtr:   dw 0x7FF
 align 8
 gdt:    dq 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF, 0x00CFFB000000FFFF, 0x00CFF3000000FFFF, 0, 0, 0
         dq 0x00CFBB000000FFFF, 0x00CFB3000000FFFF, 0x00CF9F000000FFFF, 0x00009B100000FFFF
-        dq 0x000093080000FFFF, 0x00CF970000000000, 0, 0
+        dq 0x000093080000FFFF, 0x00C0970000000000, 0, 0
         times 16 dq 0
 idt:    times 256 dq 0
 resume: dd 0

@@ -18,6 +18,15 @@ test_body:
         descriptor FREE + 72, 0x0000FFFF, 0x00CF1B00    ; code, not present
         gate FREE + 80, FREE + 72, inner, 0xEC00
 """
+_STACK_ERROR = """
+%macro stack_error 2
+        mov dword [tss + 16], %2
+        try %1
+        user %%user
+%%user: call FREE:0
+        ends
+%endmacro
+"""
 _CALLS = """
 inner:  mov ebp, esp
         hex [ebp + 20]
@@ -39,7 +48,6 @@ inner16:
         mov ecx, interrupt_stack
         sub ecx, eax
         o32 call dword CODE0:log16
-        o16 retf 2
 bits 32
 log16:  hex ecx
         movzx edx, word [eax]           ; IP: its code lies at 1 MB, and the caller's at 0
@@ -53,7 +61,8 @@ log16:  hex ecx
         hex edx
         movzx edx, word [eax + 8]
         hex edx
-        retf
+        line
+        jmp back
 conforming:
         mov eax, cs
         retf
@@ -73,15 +82,9 @@ def test_calls_through_gates(check: Check) -> None:
         int 0x80
         int 0x81
         ends
-        try "conforming"
-        user .user2
-.user2: call FREE + 16:0
-        int 0x80
-        int 0x81
-        ends
         try "16-bit"
-        mov word [FREE + 8 + gdt + 2], CODE0
-        call FREE + 8:0
+        user .user3
+.user3: call FREE + 8:0
         ends
         try "same level"
         gate FREE + 24, CODE0, .same, 0x8C00
@@ -100,8 +103,7 @@ def test_calls_through_gates(check: Check) -> None:
         + _CALLS,
         """
         32-bit: 00000023 00000000 22222222 11111111 0000001b 00000007 00000010 00000008 ok
-        conforming: 00000053 ok
-        16-bit:
+        16-bit: 0000000a 00000007 0000001b 00001111 00000023
         same level: 00000008 00000000 00000008 ok
         """,
     )
@@ -130,25 +132,19 @@ def test_error_codes(check: Check) -> None:
 
 
 def test_inner_stack_errors(check: Check) -> None:
-    """#TS with the selector of the stack, or of the TSS where that is too short; #SS for a stack not present."""
+    """#TS with the selector of the inner stack."""
     check(
         _GATES
         + """
-%macro stack_error 2
-        mov dword [tss + 16], %2
-        try %1
-        user %%user
-%%user: call FREE:0
-        ends
-%endmacro
+"""
+        + _STACK_ERROR
+        + """
         gate FREE, CODE1, inner, 0xEC02         ; to ring 1, so that exceptions have their own stack
-        descriptor FREE + 88, 0x0000FFFF, 0x00CF3300    ; data, DPL 1, not present
         stack_error "null", 0
         stack_error "beyond", 0x7F9
         stack_error "RPL", DATA1
         stack_error "DPL", DATA0 + 1
         stack_error "code", CODE1 + 1
-        stack_error "not present", FREE + 88 + 1
         ret
 """
         + _CALLS,
@@ -158,6 +154,99 @@ def test_inner_stack_errors(check: Check) -> None:
         RPL: 0000000a 00000048 00000000
         DPL: 0000000a 00000010 00000000
         code: 0000000a 00000040 00000000
+        """,
+    )
+
+
+def test_what_qemu_does_otherwise(check: Check) -> None:
+    """#SS with its selector (APM vol. 2, 8.2.13), where QEMU raises #TS; a conforming segment keeps CPL, in CS too, where
+    QEMU takes the DPL (4.11.2)."""
+    check(
+        _GATES
+        + _STACK_ERROR
+        + """
+        gate FREE, CODE1, inner, 0xEC02
+        descriptor FREE + 88, 0x0000FFFF, 0x00CF3300    ; data, DPL 1, not present
+        try "conforming"
+        user .user2
+.user2: call FREE + 16:0
+        int 0x80
+        int 0x81
+        ends
+        stack_error "not present", FREE + 88 + 1
+        mov dword [gdt + FREE + 88 + 4], 0x00C0B300
+        mov dword [gdt + FREE + 88], 7                  ; limit 7FFFh
+        mov dword [tss + 12], 0x8010
+        stack_error "beyond its limit", FREE + 88 + 1
+        ret
+"""
+        + _CALLS,
+        """
+        conforming: 00000053 ok
         not present: 0000000c 000000d8 00000000
+        beyond its limit: 0000000c 000000d8 00000000
+        """,
+        qemu=False,
+    )
+
+
+def test_stack_kinds(check: Check) -> None:
+    """Expand-down segments, and 16-bit stacks: SP wraps between two pushes (APM vol. 2, 4.7.3 and 4.12)."""
+    check(
+        """
+test_body:
+        try "expand-down"
+        mov eax, DOWN
+        mov es, eax
+        mov al, [es:0x1000 + image_end]
+        mov al, [es:0x0FFF]
+        done
+        try "16-bit stack wraps"
+        mov eax, STACK16
+        mov ss, eax
+        mov esp, 0x12340002
+        push word 0x5566
+        push word 0x7788
+        mov ebx, esp
+        mov ax, [0x80000]
+        shl eax, 16
+        mov ax, [0x8FFFE]
+        call restore_stack
+        hex ebx
+        hex eax
+        done
+        try "interrupt wraps"
+        mov eax, STACK16
+        mov ss, eax
+        mov esp, 0x12340004
+        idt_gate 0x82, CODE0, .handler, 0x8E00
+        int 0x82
+.after: ends
+        ret
+.handler:
+        mov ebx, esp
+        mov eax, [0x80000]
+        mov ecx, [0x8FFFC]
+        mov edx, [0x8FFF8]
+        call restore_stack
+        and eax, 0x200 + 0x100 + 2
+        sub edx, .after
+        hex ebx
+        hex eax
+        hex ecx
+        hex edx
+        line
+        jmp back
+restore_stack:
+        mov ebp, DATA0
+        pop esi
+        mov ss, ebp
+        mov esp, [resume_esp]
+        jmp esi
+""",
+        """
+        expand-down: 0000000d 00000000 0000000b
+        16-bit stack wraps: 1234fffe 55667788 ok
+        interrupt wraps: 1234fff8 00000002 00000008 00000000
         """,
     )

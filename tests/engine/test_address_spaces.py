@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from engine.assembly import assemble
-from engine.harness import CODE, CODE16, CODE32, CODE64, DATA0, DATA16, USER64, USER_DATA, Guest, P, U, W
+from engine.harness import CODE, CODE16, CODE32, CODE64, USER64, USER_DATA, Guest, P, U, W
 
 Make = Callable[[], Guest]
 ROUTINE = 0x20_0000
@@ -251,62 +251,17 @@ def test_a_block_that_falls_into_a_page_that_is_mapped_anew(guest: Make) -> None
 
 
 def test_the_same_bytes_in_three_code_sizes(guest: Make) -> None:
-    """40 is INC EAX in 32-bit code, INC AX in 16-bit code, and a REX prefix in 64-bit code."""
-    same = bytes.fromhex("40 40 40 90")
+    """40h is INC EAX in 32-bit code, INC AX in 16-bit code, and a REX prefix in 64-bit code."""
     g = guest().enter_long()
-    g.memory.write(ROUTINE & 0xFFFF | 0x9000, same + b"\xcb")  # retf
-    main = assemble(
-        64,
-        """
-        b8 ff ff 01 00        mov eax, 0x1ffff
-        6a 18                 push 0x18
-        48 8d 1d 03 00 00 00  lea rbx, [rel in32]
-        53                    push rbx
-        48 cb                 retfq
-        in32:
-        """,
-    )
-    in32 = assemble(
-        32,
-        """
-        0e                    push cs
-        e8 fa 0e 00 00        call near 0x9000
-        89 c3                 mov ebx, eax
-        b8 ff ff 01 00        mov eax, 0x1ffff
-        66 b9 28 00           mov cx, 0x28
-        8e d1                 mov ss, cx
-        9a 00 90 00 00 20 00  call 0x20:0x9000
-        66 b9 10 00           mov cx, 0x10
-        8e d1                 mov ss, cx
-        89 c2                 mov edx, eax
-        b8 ff ff 01 00        mov eax, 0x1ffff
-        ea 00 a0 00 00 08 00  jmp 0x08:0xa000
-        """,
-        org=0x8100,
-    )
-    in64 = assemble(
-        64,
-        """
-        e8 fb f0 ff ff  call near 0x9100
-        f4              hlt
-        """,
-        org=0xA000,
-    )
-    del main
-    g.load(in32)
-    g.memory.write(0xA000, in64.data)
-    g.memory.write(0x9100, same + b"\xc3")
-    # 16-bit code's RETF to 32-bit code has to be 32 bits wide.
-    g.memory.write(0x9000, same + b"\xcb")
-    g.set_descriptor(CODE16, 0x0000_9B00_0000_FFFF)
-    g.processor.segments[1].load(CODE32, 0, 0xFFFF_FFFF, 0xC9B)
-    g.processor.set_state_field(0, 0)
-    g.set(rax=0x1FFFF)
-    g.go(0x8100)
-    g.memory.write(0x9000, same)
-    g.memory.write(0x9004, b"\xf4")
-    g.run(3 + 4)
-    assert g["rax"] == 0x2_0002
+    g.memory.write(CODE, bytes.fromhex("40 40 40 90 f4"))
+    seen = []
+    for selector, attributes in ((CODE64, 0xA9B), (CODE32, 0xC9B), (CODE16, 0x09B), (CODE64, 0xA9B), (CODE32, 0xC9B)):
+        g.processor.segments[1].load(selector, 0, 0xFFFF_FFFF, attributes)
+        g.set(rax=0xFFFF)
+        g.go(CODE)
+        g.run_to_halt()
+        seen.append(g["rax"])
+    assert seen == [0xFFFF, 0x1_0002, 2, 0xFFFF, 0x1_0002]
 
 
 def test_user_and_supervisor_run_the_same_page(guest: Make) -> None:
@@ -438,8 +393,3 @@ def test_paging_switched_on_and_off_in_a_loop(guest: Make) -> None:
     g.set(rbx=ROUTINE, rsi=0, rdi=0)
     g.run_to_halt()
     assert (g["rsi"], g["rdi"]) == (10, 10)
-
-
-def test_unused_constants() -> None:
-    """Selectors of the harness that far transfers use stay what SYSRET and the tests above expect."""
-    assert (CODE64, DATA0, CODE32, CODE16, DATA16) == (8, 16, 24, 32, 40)

@@ -12,8 +12,8 @@ from .undefined import ARITHMETIC, DF
 from .values import Choices
 
 _MXCSR_MASKS, _DAZ, _FTZ = 0x1F80, 0x40, 0x8000
-#: Unmasked SIMD floating-point exceptions: trapgate stops with "unimplemented" where a guest unmasks one.
-UNMASKED_SSE = False
+#: Unmasked SIMD floating-point exceptions.
+UNMASKED_SSE = True
 
 
 def rflags(choices: Choices, form: Form) -> int:

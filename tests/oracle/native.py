@@ -16,7 +16,7 @@ from . import areas, native_code
 from .areas import Case, Outcome, State
 
 PAGE_FAULT, BREAKPOINT = 14, 3
-_TIMEOUT_SECONDS = 20.0
+_TIMEOUT_SECONDS = 120.0
 _HEAD = struct.Struct("<24Q")
 #: Ends an instruction under test that did not branch: jmp qword ptr [address], and in 32-bit code jmp far [address].
 _LEAVE, _LEAVE_FAR = bytes.fromhex("ff2425"), bytes.fromhex("ff2d")

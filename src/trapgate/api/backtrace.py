@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import iced_x86 as iced
@@ -30,33 +31,14 @@ class NotAnElfFile(ApiError):
 
 
 class Symbols:
-    """The functions of an ELF file by linear address."""
+    """Functions by linear address: those of an ELF file, or names with their addresses."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, source: str | os.PathLike[str] | Mapping[str, int]) -> None:
         """Raises NotAnElfFile."""
-        from elftools.common.exceptions import ELFError
-        from elftools.elf.elffile import ELFFile
-        from elftools.elf.sections import SymbolTableSection
-
-        found: dict[int, tuple[str, int]] = {}
-        try:
-            with open(path, "rb") as file:
-                for section in ELFFile(file).iter_sections():
-                    if not isinstance(section, SymbolTableSection):
-                        continue
-                    for symbol in section.iter_symbols():
-                        kind, value = symbol["st_info"]["type"], int(symbol["st_value"])
-                        if symbol["st_shndx"] == "SHN_UNDEF" or not symbol.name:
-                            continue
-                        # A function is a better name than a label at the same place.
-                        if kind == "STT_FUNC" or (kind == "STT_NOTYPE" and value not in found):
-                            found[value] = (symbol.name, int(symbol["st_size"]))
-        except OSError as error:
-            raise NotAnElfFile(str(path), (error.strerror or "an error").lower()) from error
-        except ELFError as error:
-            raise NotAnElfFile(str(path), f"a file that is none ({error})") from error
-        if not found:
-            raise NotAnElfFile(str(path), "one without symbols")
+        if isinstance(source, Mapping):
+            found = {address: (name, 0) for name, address in source.items()}
+        else:
+            found = _read_elf(source)
         self._starts = sorted(found)
         self._found = found
         self._addresses = {name: start for start, (name, _) in found.items()}
@@ -75,6 +57,34 @@ class Symbols:
         if address - start >= (size or LONGEST_FUNCTION):
             return ""
         return f"{name}+{address - start:#x}"
+
+
+def _read_elf(path: str | os.PathLike[str]) -> dict[int, tuple[str, int]]:
+    """Name and size in bytes of every function and label, by address. Raises NotAnElfFile."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.sections import SymbolTableSection
+
+    found: dict[int, tuple[str, int]] = {}
+    try:
+        with open(path, "rb") as file:
+            for section in ELFFile(file).iter_sections():
+                if not isinstance(section, SymbolTableSection):
+                    continue
+                for symbol in section.iter_symbols():
+                    kind, value = symbol["st_info"]["type"], int(symbol["st_value"])
+                    if symbol["st_shndx"] == "SHN_UNDEF" or not symbol.name:
+                        continue
+                    # A function is a better name than a label at the same place.
+                    if kind == "STT_FUNC" or (kind == "STT_NOTYPE" and value not in found):
+                        found[value] = (symbol.name, int(symbol["st_size"]))
+    except OSError as error:
+        raise NotAnElfFile(str(path), (error.strerror or "an error").lower()) from error
+    except ELFError as error:
+        raise NotAnElfFile(str(path), f"a file that is none ({error})") from error
+    if not found:
+        raise NotAnElfFile(str(path), "one without symbols")
+    return found
 
 
 @dataclass(frozen=True, slots=True)

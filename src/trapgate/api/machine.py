@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -81,7 +81,7 @@ class Machine:
     """A PC without a hypervisor. Two machines that are given the same do the same, cycle by cycle.
 
     `memory` is in bytes or a text such as "128M"; `cpu` names a processor profile; `start_time` is the RTC's at cycle
-    0; `symbols` is an ELF file from which backtraces take their names. Raises ApiError, InvalidMemorySize.
+    0; `symbols` is an ELF file (or a mapping of names to linear addresses) from which backtraces take their names. Raises ApiError, InvalidMemorySize.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Machine:
         cpu: str = "opteron-2007",
         *,
         start_time: datetime | None = None,
-        symbols: PathLike | None = None,
+        symbols: PathLike | Mapping[str, int] | None = None,
     ) -> None:
         if cpu not in PROFILES:
             raise UnknownCpu(cpu, tuple(PROFILES))
@@ -159,9 +159,9 @@ class Machine:
         self._bare.load(found)
         self._booted = True
 
-    def load_symbols(self, path: PathLike) -> Symbols:
-        """Name addresses after the symbols of an ELF file. Raises NotAnElfFile."""
-        self._inspector.symbols = Symbols(path)
+    def load_symbols(self, source: PathLike | Mapping[str, int]) -> Symbols:
+        """Name addresses after an ELF file's symbols, or by a mapping to linear addresses. Raises NotAnElfFile."""
+        self._inspector.symbols = Symbols(source)
         return self._inspector.symbols
 
     # -- running

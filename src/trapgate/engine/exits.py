@@ -213,4 +213,6 @@ class Exits(NativeCore):
         if block.second_page is not None and block.valid:
             # The page that its instruction crosses into has changed.
             self.blocks.forget(block)
+            # The checked page is in the TLB now; when it is not RAM, this stops the run.
+            self._fetch(self.blocks.words[(uop + record.PAGE_LINEAR - self.blocks.base) >> 3])
         return 0
