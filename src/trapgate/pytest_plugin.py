@@ -10,7 +10,7 @@ Nothing of trapgate's engine is imported before a test asks for a machine.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,14 +28,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+def machine(request: pytest.FixtureRequest) -> Machine:
     """A trapgate.Machine without a guest, made as the test's `machine` marker says."""
     from trapgate.api import Machine
 
     marker = request.node.get_closest_marker("machine")
     made = Machine(*(marker.args if marker else ()), **(marker.kwargs if marker else {}))
     request.node.stash[_MACHINE] = made
-    yield made
+    return made
 
 
 @pytest.hookimpl(wrapper=True)

@@ -23,7 +23,7 @@ def error_line(text: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["frob"], "wanted a command (run, doctor), got frob: see trapgate --help"),
+        (["frob"], "wanted a command (run, trace, doctor), got frob: see trapgate --help"),
         (["--frob"], "wanted an option that trapgate has, got --frob: see trapgate --help"),
         (["run", "--frob"], "wanted an option that trapgate run has, got --frob: see trapgate run --help"),
         (["run", "--mem", "1G"], "wanted an option that trapgate run has, got --mem: did you mean --memory?"),
@@ -33,7 +33,7 @@ def error_line(text: str) -> str:
         (["doctor", "x", "y"], "wanted no argument, got also x y: see trapgate doctor --help"),
         (
             ["doctor", "--", "ls"],
-            "wanted -- only after trapgate run, got it after trapgate doctor: see trapgate doctor --help",
+            "wanted -- only after trapgate run or trapgate trace, got it after trapgate doctor: see trapgate doctor --help",
         ),
         (
             ["run", "--memory", "lots"],

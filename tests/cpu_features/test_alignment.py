@@ -6,8 +6,8 @@ import pytest
 
 from trapgate.arch import layout
 from trapgate.arch.registers import AC, CR0_AM
-from trapgate.arch.vectors import GP, PF
 from trapgate.arch.vectors import AC as ALIGNMENT_CHECK
+from trapgate.arch.vectors import GP, PF
 
 from .bench import CODE, DATA, STACK, Bench
 

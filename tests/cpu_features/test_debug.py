@@ -9,7 +9,7 @@ from trapgate.arch.vectors import DB, GP, PF, UD
 from trapgate.engine.handlers import HandlerStore
 from trapgate.machine.bus import Bus
 
-from .bench import CODE, DATA, STACK, Bench
+from .bench import CODE, DATA, STACK, Bench, Caught
 
 NOP = "90"
 B0, B1, BD, BS = 1, 2, 1 << 13, 1 << 14
@@ -260,6 +260,28 @@ def test_hlt_traps(ready: Bench) -> None:
     assert got is not None
     assert got.rip == CODE + 1
     assert not ready.processor.halted
+
+
+def test_stepped_runs_stop_at_the_guests_breakpoints(ready: Bench) -> None:
+    """Processor.step, as tracing uses it, finds instruction and data breakpoints like a plain run."""
+    ready.set(rbx=DATA)
+    watch(ready, CODE + 2, EXECUTE)
+    watch(ready, DATA, WRITE, 4, number=1)
+    ready.memory.write(CODE, bytes.fromhex("ffc090890390"))
+    p = ready.processor
+    p.rip = CODE
+    p.mode_changed()
+    p.step()
+    assert p.rip == CODE + 2
+    with pytest.raises(Caught) as caught:
+        p.step()
+    assert (caught.value.what.rip, caught.value.what.dr6 & 0xF) == (CODE + 2, B0)
+    ready.set(rflags=2 | RF)
+    p.step()
+    assert p.rip == CODE + 3
+    with pytest.raises(Caught) as caught:
+        p.step(2)
+    assert (caught.value.what.rip, caught.value.what.dr6 & 0xF) == (CODE + 5, B1)
 
 
 def test_watching_changes_no_counts(handlers: HandlerStore) -> None:

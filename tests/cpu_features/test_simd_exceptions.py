@@ -98,6 +98,25 @@ def test_flush_to_zero_needs_masked_underflow(bench: Bench) -> None:
     assert bench.processor.mxcsr & 0x3F == UE
 
 
+@pytest.mark.parametrize(
+    ("code", "a", "b", "unmasked", "flags"),
+    [
+        # The handler gets the result with an unbounded exponent, so PE is about that one (APM vol. 1, 4.10.3).
+        (MUL, TINY, 0x3F00_0001, UE, UE),
+        (MUL, 0x0080_0001, 0x3F00_0001, UE, UE | PE),
+        (MUL, 0x7F00_0000, 0x7F00_0000, OE, OE),
+        (MUL, HUGE, HUGE, OE, OE | PE),
+        (ADD, 0x7F00_0000, 0x7F00_0000, OE, OE),
+        (DIV, 0x7F00_0000, TINY, OE, OE),
+    ],
+)
+def test_precision_of_an_unbounded_result(bench: Bench, code: str, a: int, b: int, unmasked: int, flags: int) -> None:
+    got = prepare(bench, MASKED & ~(unmasked << 7), a, b).run(code)
+    assert got is not None
+    assert got.vector == XF
+    assert bench.processor.mxcsr & 0x3F == flags
+
+
 def test_any_lane_raises(bench: Bench) -> None:
     prepare(bench, MASKED & ~(ZE << 7), ONE, ONE)
     bench.processor.set_state_bytes(layout.xmm(1) + 12, bytes(4))

@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
+
 from engine.assembly import Code
 from trapgate.arch import layout
 from trapgate.arch.cpuid import OPTERON_2007
@@ -39,6 +41,7 @@ from trapgate.arch.registers import (
     GPR_NAMES,
 )
 from trapgate.arch.segments import ATTRIBUTE_DB, ATTRIBUTE_G, ATTRIBUTE_L, CODE_ACCESSED, DATA_RW_ACCESSED, DPL_SHIFT
+from trapgate.cpu.faults import Fault
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Processor, Stopped
 from trapgate.machine.bus import Bus
@@ -82,6 +85,18 @@ DESCRIPTORS = {
     USER64: descriptor(CODE_ACCESSED | ATTRIBUTE_L | ATTRIBUTE_G | _USER),
     TSS_SELECTOR: descriptor(0x89, TSS, 0x67),
 }
+
+
+class Caught(Exception):
+    """The exception that the processor was about to deliver."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault)
+        self.fault = fault
+
+
+def _catch(fault: Fault) -> None:
+    raise Caught(fault)
 
 
 @dataclass(frozen=True)
@@ -364,6 +379,16 @@ class Guest:
         has_stack = p.long_mode or (not p.real_mode and cs & 3 != p.cpl)
         outer = (word(first + 3), word(first + 4) & 0xFFFF) if has_stack else (0, 0)
         return Frame(vector, error, word(first), cs, word(first + 2), *outer)
+
+    def first_exception(self, max_instructions: int = 1000) -> tuple[int, int | None]:
+        """Run until the processor is about to deliver an exception: its vector and error code."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self.processor, "deliver_exception", _catch)
+            try:
+                stopped = self.run(max_instructions)
+            except Caught as caught:
+                return caught.fault.vector, caught.fault.error
+        raise AssertionError(f"wanted an exception, got {stopped}")
 
     def run_to_exception(self, max_instructions: int = 100_000) -> Frame:
         """Run until an exception's stub halts."""

@@ -25,6 +25,7 @@ from trapgate.api.results import (
     Unimplemented,
     WatchpointHit,
 )
+from trapgate.api.trace import TraceOptions
 from trapgate.lab.statistics import Statistics
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "StepsDone",
     "StopRequested",
     "Symbols",
+    "TraceOptions",
     "TripleFault",
     "Unimplemented",
     "WatchpointHit",

@@ -11,7 +11,7 @@ import iced_x86 as iced
 
 from trapgate.api.accesses import LONGEST_INSTRUCTION, read_code
 from trapgate.api.console import Console
-from trapgate.api.errors import ApiError, NotMapped
+from trapgate.api.errors import ApiError, NotMapped, UnknownSymbol
 from trapgate.api.memory import VirtualMemory
 from trapgate.arch.registers import RBP
 from trapgate.engine.processor import Processor
@@ -44,7 +44,9 @@ class Symbols:
         self._addresses = {name: start for start, (name, _) in found.items()}
 
     def address(self, name: str) -> int:
-        """Linear address of a symbol; KeyError when there is none."""
+        """Linear address of a symbol. Raises UnknownSymbol."""
+        if name not in self._addresses:
+            raise UnknownSymbol(name, len(self._addresses))
         return self._addresses[name]
 
     def describe(self, address: int) -> str:

@@ -81,6 +81,31 @@ class ForbiddenValue(ApiError):
         )
 
 
+class UnknownSymbol(ApiError):
+    """An address was named by a symbol that there is not."""
+
+    def __init__(self, name: str, count: int) -> None:
+        super().__init__(
+            f"a symbol called {name!r}", f"{count} others" if count else "no symbols", "see load_symbols()"
+        )
+
+
+class InvalidRange(ApiError):
+    """Memory was to be indexed by something other than an address or a range of them."""
+
+    def __init__(self, got: object) -> None:
+        super().__init__("memory[address] or memory[start:stop]", repr(got), "name both ends, without a step")
+
+
+class InvalidBytes(ApiError):
+    """A range of memory was to be set to something that does not fill it."""
+
+    def __init__(self, start: int, length: int, got: object) -> None:
+        what = f"{len(got)} bytes" if isinstance(got, bytes | bytearray | memoryview) else repr(got)
+        wanted = f"a number for the byte at {start:#x}" if length < 0 else f"{length} bytes from {start:#x} on"
+        super().__init__(wanted, what, "assign exactly as much as the range holds")
+
+
 class UnknownInstruction(ApiError):
     """No class of hookable instructions has this name."""
 

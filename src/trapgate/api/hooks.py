@@ -35,8 +35,8 @@ GROUPS = {
     "sysret": ("sysret", "sysretq"),
 }
 #: Forms that native code carries out too, or that are no instructions, or that a group has.
-_NOT_ALONE = frozenset(
-    ("iret", "iretd", "iretq", "raise_gp", "raise_nm", "unimplemented", "rsm", *(n for g in GROUPS.values() for n in g))
+_NOT_ALONE = frozenset(("iret", "iretd", "iretq", "raise_gp", "raise_nm", "unimplemented", "rsm", "x87_error")).union(
+    *GROUPS.values()
 )
 
 

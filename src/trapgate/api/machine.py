@@ -50,6 +50,7 @@ from trapgate.api.results import (
     WatchpointHit,
 )
 from trapgate.api.sizes import memory_size
+from trapgate.api.trace import TraceOptions, Tracer
 from trapgate.api.watch import Watcher, Watchpoint
 from trapgate.arch import layout
 from trapgate.arch.cpuid import PROFILES
@@ -60,6 +61,7 @@ from trapgate.engine.processor import Stopped
 from trapgate.firmware.image import BootImage
 from trapgate.firmware.raw import RawImage
 from trapgate.firmware.recognise import recognise
+from trapgate.lab.console import ProgressCallback
 from trapgate.lab.guest import find_guest, read_file
 from trapgate.lab.options import RunOptions
 from trapgate.lab.statistics import Statistics
@@ -67,21 +69,33 @@ from trapgate.machine.control import GuestExit, PowerOff, Reset, UserQuit
 from trapgate.machine.device import IrqLine
 
 PathLike = str | os.PathLike[str]
+#: A trace's last instructions to skip are counted one by one: more than a block has.
+NATIVE_SKIP = 64
 
 
-@functools.cache
-def _handlers() -> HandlerStore:
-    """Native code, shared by all machines of this process; built on first use and kept in the user's cache folder."""
-    store = HandlerStore()
-    store.build_usual()
-    return store
+_native_code: HandlerStore | None = None
+
+
+def native_code(progress: ProgressCallback = lambda stage, done, total: None) -> HandlerStore:
+    """Native code, shared by all machines of this process.
+
+    It is built on first use, which takes some seconds and which `progress` hears of, and kept in the user's cache
+    folder.
+    """
+    global _native_code
+    if _native_code is None:
+        store = HandlerStore(progress=progress)
+        store.build_usual()
+        _native_code = store
+    return _native_code
 
 
 class Machine:
     """A PC without a hypervisor. Two machines that are given the same do the same, cycle by cycle.
 
     `memory` is in bytes or a text such as "128M"; `cpu` names a processor profile; `start_time` is the RTC's at cycle
-    0; `symbols` is an ELF file (or a mapping of names to linear addresses) from which backtraces take their names. Raises ApiError, InvalidMemorySize.
+    0; backtraces take their names from `symbols`, an ELF file or a mapping of names to linear addresses.
+    Raises ApiError, InvalidMemorySize.
     """
 
     def __init__(
@@ -98,7 +112,7 @@ class Machine:
         config = MachineConfig(memory_size(memory), PROFILES[cpu], board)
         #: What the guest sends to COM1, and a way to type.
         self.console = Console()
-        self._bare = BareMachine(config, self.console, _handlers())
+        self._bare = BareMachine(config, self.console, native_code())
         self.console.connect(self._bare.board.serial)
         processor = self._processor = self._bare.processor
         self.registers = Registers(processor)
@@ -291,12 +305,10 @@ class Machine:
         """Stop before the instruction at a linear address, or at a symbol; the address. Costs nothing elsewhere.
 
         An instruction that faults, or a repeated one that is interrupted, is begun again and stops the run again.
+        Raises UnknownSymbol.
         """
         if isinstance(address, str):
-            symbols = self._inspector.symbols
-            if symbols is None:
-                raise KeyError(f"no symbols are loaded that could name {address!r}: call load_symbols() first")
-            address = symbols.address(address)
+            address = (self._inspector.symbols or Symbols({})).address(address)
         self._breakpoints.add(address)
         self._set_breakpoints()
         return address
@@ -332,6 +344,34 @@ class Machine:
     def _watchpoint_hit(self, rip: int, access: MemoryAccess) -> None:
         self._stop(WatchpointHit(rip, access))
         self._processor.pause()
+
+    def trace(self, options: TraceOptions, write: Callable[[str], None]) -> Result:
+        """Run and give every instruction, access, exception and interrupt that passes `options` to `write` as text.
+
+        Ends with StepsDone behind the last of `options.count` instructions. Breakpoints stop it; watchpoints do not.
+        The counts of the run are those of an untraced one. Raises ApiError.
+        """
+        self._check_runnable()
+        processor = self._processor
+
+        def done() -> None:
+            self._stop(StepsDone())
+            processor.pause()
+
+        tracer = Tracer(processor, options, write, done)
+        if options.skip > NATIVE_SKIP:
+            # Native code overshoots by less than a block.
+            result = self.run(instructions=options.skip - NATIVE_SKIP)
+            if not isinstance(result, DeadlineReached):
+                return result
+        hooks = (self.on_exception(None, tracer.on_exception), self.on_interrupt(None, tracer.on_interrupt))
+        previous, processor.observer = processor.observer, tracer
+        try:
+            return self._run(self._bare.run, None)
+        finally:
+            processor.observer = previous
+            for hook in hooks:
+                hook.remove()
 
     # -- hooks and devices
 

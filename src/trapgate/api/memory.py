@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from trapgate.api.errors import NotMapped
+from trapgate.api.errors import InvalidBytes, InvalidRange, NotMapped
 from trapgate.cpu.core import is_canonical
 from trapgate.engine.processor import Processor
 from trapgate.machine.memory import PAGE, PhysicalMemory
@@ -96,17 +96,17 @@ class Memory(_Words):
         if isinstance(place, slice):
             start, length = _range(place)
             if not isinstance(value, bytes | bytearray | memoryview) or len(value) != length:
-                raise ValueError(f"wanted {length} bytes for memory[{start:#x}:{start + length:#x}], got {value!r:.60}")
+                raise InvalidBytes(start, length, value)
             self.write(start, bytes(value))
         elif isinstance(value, int):
             self.write_u8(place, value)
         else:
-            raise ValueError(f"wanted a number for the byte at {place:#x}, got {value!r:.60}")
+            raise InvalidBytes(place, -1, value)
 
 
 def _range(place: slice) -> tuple[int, int]:
     if place.start is None or place.stop is None or place.step not in (None, 1) or place.stop < place.start:
-        raise ValueError(f"wanted memory[start:stop], got {place}: name both ends, without a step")
+        raise InvalidRange(place)
     return place.start, place.stop - place.start
 
 

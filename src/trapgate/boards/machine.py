@@ -71,6 +71,8 @@ class BareMachine:
         self.board.bus.map_ports(FIRST_PORT, PORT_COUNT, self.fw_cfg)
         self.processor.apic = self.board.lapic
         pins.processor = self.processor
+        self.processor.set_ferr = self.board.numeric_error.set_ferr
+        self.board.numeric_error.set_ignne = self.processor.set_ignne
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory and the processor into its entry state. Raises FirmwareError."""

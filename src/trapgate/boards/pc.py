@@ -28,6 +28,8 @@ from trapgate.devices.debug_ports import DebugConsole, DebugExit, PostCode
 from trapgate.devices.dma8237 import Dma8237, DmaPages
 from trapgate.devices.i8042 import I8042
 from trapgate.devices.lapic import LocalApic
+from trapgate.devices.numeric_error import IRQ as NUMERIC_ERROR_IRQ
+from trapgate.devices.numeric_error import NumericError
 from trapgate.devices.pic8259 import PicPair
 from trapgate.devices.pit8254 import Pit8254
 from trapgate.devices.rtc146818 import Rtc146818
@@ -105,6 +107,7 @@ class Pc:
         self.serial2 = Uart16550A("com2", clock, self.irq_line(COM2_IRQ), NullConsole(), connected=False)
         self.keyboard = I8042(self.irq_line(KEYBOARD_IRQ), self.irq_line(MOUSE_IRQ), self.a20, pins.request_reset)
         self.acpi = AcpiPm(clock, self.irq_line(SCI_IRQ), control)
+        self.numeric_error = NumericError(self.irq_line(NUMERIC_ERROR_IRQ))
         self.dma = (Dma8237("dma", 0), Dma8237("dma", 1))
         self.dma_pages = DmaPages()
         self.post = PostCode()
@@ -130,6 +133,7 @@ class Pc:
         bus.map_ports(0xA0, 2, self.pic.slave)
         bus.map_ports(0xC0, 32, self.dma[1])
         bus.map_ports(0xE9, 1, self.debug_console)
+        bus.map_ports(0xF0, 2, self.numeric_error)
         bus.map_ports(DEBUG_EXIT, DEBUG_EXIT_PORTS, self.debug_exit)
         bus.map_ports(COM2, 8, self.serial2)
         bus.map_ports(COM1, 8, self.serial)
@@ -159,6 +163,7 @@ class Pc:
             self.serial2,
             self.keyboard,
             self.acpi,
+            self.numeric_error,
             *self.dma,
             self.dma_pages,
             self.post,
@@ -223,6 +228,7 @@ class Pc:
             "com2": self.serial2,
             "i8042": self.keyboard,
             "acpi": self.acpi,
+            "numeric_error": self.numeric_error,
             "dma1": self.dma[0],
             "dma2": self.dma[1],
             "dma_pages": self.dma_pages,

@@ -15,11 +15,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from trapgate import __version__
-from trapgate.cli import doctor, run, status
+from trapgate.cli import doctor, run, status, trace
 from trapgate.cli.errors import CommandLineError, UnknownCommand, UnknownOption
 from trapgate.machine.errors import MachineError
 
-COMMANDS = ("run", "doctor")
+COMMANDS = ("run", "trace", "doctor")
+#: Those that take a command for the guest after --.
+WITH_GUEST = ("trapgate run", "trapgate trace")
 DEBUG = "--debug"
 
 app = typer.Typer(
@@ -29,6 +31,7 @@ app = typer.Typer(
     epilog="Exit statuses: docs/cli.md.",
 )
 app.command("run", epilog=run.EPILOG)(run.run)
+app.command("trace", epilog=run.EPILOG)(trace.trace)
 app.command("doctor")(doctor.doctor)
 
 
@@ -90,8 +93,8 @@ def _dispatch(arguments: list[str], guest_command: tuple[str, ...] | None) -> in
         raise UnknownCommand(arguments[0], COMMANDS)
     command = typer.main.get_command(app)
     name = f"trapgate {arguments[0]}" if arguments and arguments[0] in COMMANDS else "trapgate"
-    if guest_command is not None and name != "trapgate run":
-        raise CommandLineError("-- only after trapgate run", f"it after {name}", f"see {name} --help")
+    if guest_command is not None and name not in WITH_GUEST:
+        raise CommandLineError("-- only after trapgate run or trapgate trace", f"it after {name}", f"see {name} --help")
     try:
         result: Any = command.main(arguments, prog_name="trapgate", standalone_mode=False, obj=guest_command)
     except typer.TyperException as error:
@@ -111,8 +114,8 @@ def describe_usage(error: typer.TyperException, name: str) -> CommandLineError:
         return CommandLineError(f"{option} without a value", "one", f"see {name} --help")
     if "unexpected extra argument" in error.message:
         extra = error.message.rpartition("(")[2].rstrip(")")
-        remedy = "put a command for the guest after --" if name == "trapgate run" else f"see {name} --help"
-        wanted = "at most one guest" if name == "trapgate run" else "no argument"
+        remedy = "put a command for the guest after --" if name in WITH_GUEST else f"see {name} --help"
+        wanted = "at most one guest" if name in WITH_GUEST else "no argument"
         return CommandLineError(wanted, f"also {extra}", remedy)
     return CommandLineError("a complete command line", error.format_message().rstrip("."), f"see {name} --help")
 

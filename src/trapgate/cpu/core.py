@@ -33,9 +33,11 @@ class Core(Registers):
 
         `access` has the bits of a page-fault error code (PF_W, PF_U).
         """
+        q = self.q
+        q[layout.STALL >> 3] = 0
         result = self.native_translate(self.state.address, linear, access)
+        self.charged += q[layout.STALL >> 3]  # what the walk cost
         if result == 0:
-            q = self.q
             vector = q[layout.FAULT_VECTOR >> 3]
             if vector == vectors.PF:
                 raise Fault(vector, q[layout.FAULT_ERROR >> 3], q[layout.FAULT_ADDRESS >> 3])

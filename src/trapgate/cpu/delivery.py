@@ -57,6 +57,8 @@ class Delivery(Transfers):
                     vector, error, software=False, resume=vector not in (vectors.DB, vectors.BP, vectors.OF)
                 )
             except Fault as second:
+                if second.address is not None:
+                    self.cr2 = second.address  # even when a double fault comes of it
                 fault = self._combine(fault, second)
                 continue
             if not self.task_trap:

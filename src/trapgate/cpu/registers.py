@@ -89,7 +89,7 @@ class Registers:
         #: True when the next instruction must run by itself (cpu/debug.py).
         self.step_wanted = False
         self._mode: Mode | None = None
-        self._modes: dict[tuple[int, ...], Mode] = {}
+        self._modes: dict[tuple[object, ...], Mode] = {}
         # Native functions, set by the engine: (state address, ...) -> int
         self.native_translate: Callable[[int, int, int], int] = _missing
         self.native_flush: Callable[[int, int], None] = _missing

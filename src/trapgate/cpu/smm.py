@@ -1,10 +1,14 @@
-"""System management mode: SMI and RSM with the AMD64 save area (APM vol. 2, 10.2 and 10.3)."""
+"""What pins do to the processor besides interrupts: SMI# and RSM with the AMD64 save area (APM vol. 2, 10.2 and 10.3),
+INIT# (14.1.3), FERR# and IGNNE#.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from trapgate.arch import layout, vectors
 from trapgate.arch.profiles.profile import AMD
-from trapgate.arch.registers import CR0_EM, CR0_PE, CR0_PG, CR0_TS, CS, RFLAGS_ONE
+from trapgate.arch.registers import CR0_CD, CR0_EM, CR0_NE, CR0_NW, CR0_PE, CR0_PG, CR0_TS, CS, RFLAGS_ONE
 from trapgate.arch.segments import CODE_ACCESSED, DATA_RW_ACCESSED
 from trapgate.cpu.debug import Debugging
 from trapgate.cpu.faults import Fault, TripleFault
@@ -13,6 +17,9 @@ from trapgate.cpu.faults import Fault, TripleFault
 SMBASE_RESET, ENTRY, SAVE_AREA = 0x3_0000, 0x8000, 0xFE00
 #: SMM-revision identifier: SMBASE relocation, I/O restart, AMD64 save area (10.2.4).
 REVISION = 0x0003_0064
+
+#: ES and B of the x87 status word (APM vol. 1, 6.2.2).
+X87_SUMMARY, X87_BUSY = 1 << 7, 1 << 15
 
 # The save area, table 10-1: offsets from SMBASE + FE00h.
 _SEGMENTS = ((0x00, 0), (0x10, 1), (0x20, 2), (0x30, 3), (0x40, 4), (0x50, 5))  # ES, CS, SS, DS, FS, GS
@@ -36,6 +43,36 @@ class SystemManagement(Debugging):
         self.in_smm = self.smi_pending = False
         self.smbase = SMBASE_RESET
         super().reset()
+
+    #: FERR#, connected by the machine.
+    set_ferr: Callable[[bool], None] = staticmethod(lambda level: None)
+
+    @property
+    def x87_error_waits(self) -> bool:
+        """An x87 exception is pending, and CR0.NE is clear (APM vol. 2, 3.1.1)."""
+        return bool(self.state.w[layout.FPU_STATUS >> 1] & X87_SUMMARY and not self.cr0 & CR0_NE)
+
+    def set_ignne(self, level: bool) -> None:
+        """IGNNE#: a pending exception no longer stops x87 instructions. ES is cleared at once, its flags stay."""
+        if level:
+            self.state.w[layout.FPU_STATUS >> 1] &= ~(X87_SUMMARY | X87_BUSY) & 0xFFFF
+            self.set_ferr(False)
+
+    def initialize(self) -> None:
+        """INIT#: as RESET#, but x87, SSE and MSRs stay, CR0.CD and NW too (APM vol. 2, 14.1.3, table 14-1)."""
+        state = self.state
+        kept = bytes(state.bytes[layout.FPR : layout.MXCSR + 4])
+        masked = state.d[layout.FPU_CONTROL_MASKED >> 2]
+        fields = {offset: state.get(offset) for offset in (layout.TSC_AUX, layout.KERNEL_GS_BASE, layout.A20_MASK)}
+        cache, msrs, smbase = self.cr0 & (CR0_CD | CR0_NW), self.msrs, self.smbase
+        self.reset()
+        state.bytes[layout.FPR : layout.MXCSR + 4] = kept
+        state.d[layout.FPU_CONTROL_MASKED >> 2] = masked
+        for offset, value in fields.items():
+            state.set(offset, value)
+        state.set(layout.CR0, self.cr0 & ~(CR0_CD | CR0_NW) | cache)
+        self.msrs, self.smbase = msrs, smbase
+        self.mode_changed()
 
     def enter_smm(self) -> None:
         """Take an SMI: save the state, and go on at SMBASE + 8000h as in real mode with 4 GB limits (10.3.1)."""

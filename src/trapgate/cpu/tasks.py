@@ -38,8 +38,8 @@ _WIDE = 8  # type bit of 32-bit TSSs
 _LAYOUT16 = (0x2B, 0x0E, 0x2A)
 _LAYOUT32 = (0x67, 0x20, 0x60)
 _LINK, _CR3, _TRAP = 0, 0x1C, 0x64
-#: DR6.BT, task-switch breakpoint; DR7.L0..L3 and LE, which a switch clears (APM vol. 2, 13.1.1).
-_DR6_BT, _DR7_LOCAL = 1 << 15, 0x155
+#: DR6.BT, task-switch breakpoint; DR7.L0..L3, which a switch clears (APM vol. 2, 13.1.1).
+_DR6_BT, _DR7_LOCAL = 1 << 15, 0x55
 _SELECTOR_FAULTS = frozenset((vectors.TS, vectors.NP, vectors.SS, vectors.GP))
 
 
@@ -64,6 +64,10 @@ class Tasks(Segmentation):
 
     def set_cr3(self, value: int) -> None:
         """Control (control.py) has it."""
+        raise NotImplementedError
+
+    def write_dr(self, number: int, value: int) -> None:
+        """Debugging (debug.py) has it."""
         raise NotImplementedError
 
     def switch_by_instruction(self, selector: int, kind: SwitchKind) -> None:
@@ -133,7 +137,8 @@ class Tasks(Segmentation):
             self.write_system(base + _LINK, 2, old_selector)
         self.tr.load(selector, base, limit_of(descriptor), attributes | _BUSY)
         self.state.set(layout.CR0, self.cr0 | CR0_TS)
-        self.dr[7] &= ~_DR7_LOCAL
+        if self.dr[7] & _DR7_LOCAL:
+            self.write_dr(7, self.dr[7] & ~_DR7_LOCAL)
         try:
             self._load_task(image, bool(attributes & _WIDE), linked)
             if error is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trapgate.arch import layout
 from trapgate.arch.registers import RF, TF
 from trapgate.cpu.faults import Fault
+from trapgate.engine import record
 from trapgate.engine.stepping import Stepping
 
 #: Their handlers begin with TF clear, and no trap comes between.
@@ -16,6 +17,17 @@ _LOAD_STACK_SEGMENT = frozenset(("mov_sreg", "pop_sreg"))
 
 class DebugTraps(Stepping):
     """A processor that takes the traps of its debug registers and of TF."""
+
+    def _step_natively(self, room: int) -> int:
+        """A step of a traced run (engine/stepping.py) stops at the guest's own breakpoints too."""
+        if self.breakpoints and not self.q[layout.STEPPING >> 3]:
+            self.instruction_rip = self.rip
+            try:
+                self.instruction_breakpoint()
+            except Fault as fault:
+                self._deliver(fault)
+                return record.EXIT_FAULT
+        return super()._step_natively(room)
 
     def _single_step(self) -> None:
         """One instruction by itself, then what it has to trap for.

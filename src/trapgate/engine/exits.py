@@ -19,6 +19,9 @@ from trapgate.engine.blocks import Block
 from trapgate.engine.native_core import NativeCore, signed
 
 _M64 = (1 << 64) - 1
+#: Modelled cycles of taking an exception (assumed until cost profiles come, of the order of the divzero loop in Adams and
+#: Agesen, ASPLOS 2006). Not 0: where an exception's handler raises it again, time must pass all the same.
+EXCEPTION_CYCLES = 100
 
 
 class Exits(NativeCore):
@@ -30,8 +33,15 @@ class Exits(NativeCore):
         if fault.vector == vectors.DB:
             self.dr[7] &= ~DR7_GD
         self.recent_exceptions.append((fault.vector, fault.error, self.rip, fault.address))
+        self.charged += EXCEPTION_CYCLES
         self.deliver_exception(fault)
+        self.spend_charged()
         self.redirected = True
+
+    def spend_charged(self) -> None:
+        """Let the modelled time pass that plain Python has charged."""
+        self.clock.now += self.charged
+        self.charged = 0
 
     def _exit_budget(self, uop: int) -> int:
         return uop
@@ -136,13 +146,11 @@ class Exits(NativeCore):
         except Fault as fault:
             self.instructions -= 1
             self.clock.now -= 1
-            self.charged = 0
             self.rip = site.rip
             self._deliver(fault)
             return 0
         if self.charged:
-            self.clock.now += self.charged
-            self.charged = 0
+            self.spend_charged()
         if self.debug_hits and not self.q[layout.STEPPING >> 3]:
             if self.shadow:
                 self.step_wanted = True  # after MOV SS and POP SS: with the next instruction
@@ -157,6 +165,8 @@ class Exits(NativeCore):
         block = self._partial(uop)
         decoded = block.decoded[block.index_of(uop)]
         form = self.forms.get(decoded.name + "_python")
+        if form is None and self.x87_error_waits:
+            form = self.forms["x87_error"]
         if form is None:
             self.unimplemented(f"the instruction {decoded.instruction} with these operands")
         self.rip = self.instruction_rip + decoded.length
@@ -171,6 +181,14 @@ class Exits(NativeCore):
         if self.debug_hits and not self.q[layout.STEPPING >> 3]:
             self._deliver(self.debug_trap(self.take_hits(), single_step=False))
         return 0
+
+    def report_x87_error(self) -> None:
+        """A waiting x87 instruction with an exception pending and CR0.NE clear: FERR#, and a wait for an interrupt."""
+        self.set_ferr(True)
+        self.halted = True
+        self.rip = self.instruction_rip
+        self.instructions -= 1
+        self.clock.now -= 1
 
     def _exit_lookup(self, uop: int) -> int:
         return self._exit_lookup_at(self.q[layout.RIP >> 3])

@@ -153,9 +153,9 @@ class Processor(DebugTraps):
     def _attend(self, uop: int) -> int:
         """Look at reset, NMI and INTR between two instructions."""
         self._settle(uop)
-        if self._reset_wanted:
+        if self._reset_wanted and not self.in_smm:
             self._reset_wanted = False
-            self.reset()
+            self.initialize()
             return 0
         if self.smi_pending and not self.in_smm:
             self.enter_smm()
@@ -173,10 +173,12 @@ class Processor(DebugTraps):
             self.halted = False
             self.interrupt_counts[vectors.NMI] = self.interrupt_counts.get(vectors.NMI, 0)
             self.deliver_interrupt(vectors.NMI)
+            self.spend_charged()
             return 0
         if self._intr and self.q[layout.SYSTEM_FLAGS >> 3] & IF:
             self.halted = False
             self.deliver_interrupt(self._acknowledge())
+            self.spend_charged()
             return 0
         return uop
 

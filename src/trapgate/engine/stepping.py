@@ -175,6 +175,8 @@ class Stepping(Exits):
             taken = code == record.EXIT_UNLINKED_TARGET
             assert not taken or owner.target is not None
             self.rip = owner.target if taken and owner.target is not None else owner.next_rip
+        elif code == record.EXIT_STALE:
+            self._partial(at)  # it has written over itself
         else:
             self.rip = self.blocks.block_at(at).rip_of(at)
         return int(code)

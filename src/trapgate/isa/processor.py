@@ -147,6 +147,13 @@ class Processor(Protocol):
     def instruction_breakpoint(self) -> None:
         """#DB if an instruction breakpoint is at the instruction's address and RF is clear."""
 
+    @property
+    def x87_error_waits(self) -> bool:
+        """An x87 exception is pending, and CR0.NE is clear."""
+
+    def report_x87_error(self) -> None:
+        """Assert FERR# and wait, before the instruction, for an interrupt."""
+
     def leave_smm(self) -> None:
         """RSM."""
 

@@ -9,8 +9,9 @@ from trapgate.arch.registers import CR4_OSFXSR, EFER_FFXSR
 from trapgate.arch.vectors import GP
 from trapgate.isa.processor import Processor, python_form
 from trapgate.isa.simd import state
+from trapgate.isa.simd.common import STATUS_ES
 
-_PENDING = state.STATUS_ES | state.STATUS_BUSY
+_PENDING = STATUS_ES | state.STATUS_BUSY
 
 
 @python_form("ldmxcsr_python")
@@ -50,7 +51,7 @@ def fxrstor(p: Processor, instruction: iced.Instruction) -> None:
     top = status >> state.STATUS_TOP_SHIFT & 7
     _put(p, layout.FPU_TOP, top, 4)
     p.set_state_field(layout.FPU_VALID, sum((word(state.TAG, 1) >> i & 1) << 8 * i for i in range(8)))
-    if status & state.STATUS_ES:
+    if status & STATUS_ES:
         ip, dp = word(state.INSTRUCTION_POINTER, 8), word(state.DATA_POINTER, 8)
         p.set_state_field(layout.FPU_OPCODE, word(state.OPCODE, 2) & 0x7FF)
         if not wide:

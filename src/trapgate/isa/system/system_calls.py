@@ -76,7 +76,7 @@ def sysenter(p: Processor, instruction: iced.Instruction) -> None:
     p.rip = p.read_msr(_SYSENTER_EIP) & 0xFFFF_FFFF
 
 
-@python_form("sysexit")
+@python_form("sysexit", "sysexitq")
 def sysexit(p: Processor, instruction: iced.Instruction) -> None:
     if p.long_mode:
         p.fault(UD)

@@ -14,7 +14,4 @@ from trapgate.isa.processor import Processor, python_form
 @python_form("x87_error")
 def report_error(processor: Processor, instruction: iced.Instruction) -> None:
     """The work of every waiting x87 and MMX instruction that finds an exception pending and CR0.NE clear."""
-    processor.unimplemented(
-        f"{instruction:i} found an x87 exception pending with CR0.NE clear: wanted the FERR pin and IRQ 13, which this "
-        "processor does not have; set CR0.NE to get #MF instead"
-    )
+    processor.report_x87_error()
