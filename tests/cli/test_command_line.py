@@ -33,7 +33,8 @@ def error_line(text: str) -> str:
         (["doctor", "x", "y"], "wanted no argument, got also x y: see trapgate doctor --help"),
         (
             ["doctor", "--", "ls"],
-            "wanted -- only after trapgate run or trapgate trace, got it after trapgate doctor: see trapgate doctor --help",
+            "wanted -- only after trapgate run or trapgate trace, got it after trapgate doctor: "
+            "see trapgate doctor --help",
         ),
         (
             ["run", "--memory", "lots"],

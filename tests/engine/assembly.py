@@ -1,7 +1,8 @@
 """Machine code written out by hand, with what it means beside it.
 
 Each line holds the bytes in hexadecimal, two spaces or more, and the instruction in NASM's syntax; or a label and a
-colon; or nothing. "90*64" is 64 bytes 90h. Every line is decoded again: its length and mnemonic must be what the line says.
+colon; or nothing. "90*64" is 64 bytes 90h. Every line is decoded again: its length and mnemonic must be what the line
+says.
 """
 
 from __future__ import annotations

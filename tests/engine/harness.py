@@ -362,7 +362,7 @@ class Guest:
         """The exception or interrupt whose stub the guest halted in."""
         rip = self["rip"] - 1
         offset = rip - STUBS
-        assert 0 <= offset < 0x1000 and offset % 16 == 0, f"wanted a halt in a stub, got one at {rip:#x}"
+        assert offset in range(0, 0x1000, 16), f"wanted a halt in a stub, got one at {rip:#x}"
         vector = offset // 16
         p = self.processor
         size = 2 if p.real_mode else 8 if p.long_mode else 4

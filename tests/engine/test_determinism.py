@@ -1,4 +1,4 @@
-"""A run is a function of its inputs: the same guest gives the same bytes and counts, whatever is in the handler cache."""
+"""A run is a function of its inputs: the same guest, the same bytes and counts, whatever the handler cache holds."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from trapgate.engine.compile import CodeFolder
 from trapgate.engine.handlers import HandlerStore
 from trapgate.firmware.recognise import recognise
 from trapgate.machine.console import MemoryConsole
+from trapgate.machine.control import GuestExit
 
 pytestmark = pytest.mark.engine
 
@@ -42,7 +43,7 @@ def _run(handlers: HandlerStore, name: str, command_line: str, pieces: int | Non
 
 def test_two_runs_are_equal(handlers: HandlerStore) -> None:
     first = _run(handlers, "trapgate-guest", "loops=2")
-    assert first["end"][0] == "request"
+    assert first["end"] == ("request", GuestExit(1))
     assert first["instructions"] > 100_000
     assert _run(handlers, "trapgate-guest", "loops=2") == first
 

@@ -1,4 +1,4 @@
-"""Exceptions in the middle of a block: rip, registers, flags, memory and counts are those of the instruction's start."""
+"""Exceptions in the middle of a block: rip, registers, flags, memory and counts are those of its start."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from engine.assembly import assemble
-from engine.harness import Guest, P, U, W
+from engine.harness import Guest, P, U
+from trapgate.arch import layout
 
 Make = Callable[[], Guest]
 
@@ -314,7 +315,8 @@ def test_a_page_fault_leaves_everything_as_it_was(guest: Make, label: str) -> No
     g.memory.write_u64(0x1_0300, CASES.origin)
     g.set(
         rax=0xFFFF_FFFF_8000_0001, rbx=0x8000_0007, rcx=0x0000_4567_89AB_0006, rdx=0x55, rsi=0x1_0100, rdi=0x1_0200,
-        rbp=ABSENT + 0x80, rsp=0x1_0800, r8=ABSENT, r9=READ_ONLY, r10=EDGE + 0xFFC, r11=0x1_0300, r12=1, rip=CASES[label],
+        rbp=ABSENT + 0x80, rsp=0x1_0800, r8=ABSENT, r9=READ_ONLY, r10=EDGE + 0xFFC, r11=0x1_0300, r12=1,
+        rip=CASES[label],
     )  # fmt: skip
     if label.startswith("rsp_"):
         g.set(rsp=STACK_IN_ABSENT)
@@ -327,7 +329,7 @@ def test_a_page_fault_leaves_everything_as_it_was(guest: Make, label: str) -> No
     before_it = 2 if label.split("_")[0] in ("movs", "stos", "lods", "cmps", "scas", "xlat") else 1
     expected.processor.step(before_it)
     before = g.memory.read(0x1_0000, 0x1_0000)
-    floating = bytes(g.processor.state.bytes[0x0 : 0x2000])
+    floating = _floating_point(g)
 
     frame = g.run_to_exception()
 
@@ -345,13 +347,12 @@ def test_a_page_fault_leaves_everything_as_it_was(guest: Make, label: str) -> No
         if name not in ("rip", "rsp", "rflags"):
             assert g[name] == value, name
     assert g.memory.read(0x1_0000, 0x1_0000) == before
-    assert _floating_point(floating) == _floating_point(bytes(g.processor.state.bytes[0x0 : 0x2000]))
+    assert _floating_point(g) == floating
     assert g.processor.instructions == before_it + 1  # and the stub's HLT
 
 
-def _floating_point(state: bytes) -> bytes:
-    from trapgate.arch import layout
-
+def _floating_point(g: Guest) -> bytes:
+    state = bytes(g.processor.state.bytes[: layout.COUNTERS])
     return state[layout.FPR : layout.FPU_OPCODE] + state[layout.XMM : layout.MXCSR + 4]
 
 

@@ -30,16 +30,14 @@ REASONS = {"limit", "halted", "triple-fault", "unimplemented", "request"}
 MOST_CYCLES = 200_000
 _PREFIXES = bytes.fromhex("26 2e 36 3e 64 65 66 67 f0 f2 f3")
 #: System instructions, which random bytes rarely hit, and the like.
-_INTERESTING = [
-    bytes.fromhex(text)
-    for text in (
-        "0f20c0 0f22c0 0f20d8 0f22d8 0f20e0 0f22e0 0f22d0 0f01f0 0f01e0 0f0138 0f0110 0f0118 0f00d8 0f00d0 0f32 0f30 "
-        "cf cb ca0400 9a00800000800000 ea00800000180000 ea00800800 fb fa 9d 9c 8ed8 8ed0 8ec0 8ee0 8ee8 1f 17 07 0fa1 "
-        "cd30 cc ce f1 0f05 0f07 0f34 0f35 0f01f8 0f01f9 0f31 f3a4 f3ab f2ae f3a6 a4 ab 6c 6d 6e 6f ec ed ee ef e480 "
-        "0fc70b 0fb10b 870b 0fae03 0fae0b 0fae13 0fae1b ddd8 dd33 dd23 d93b 0f08 0f09 0f0b 0fb9c0 0fff c8080000 c9 60 61 62 "
-        "0f0100 0f23f8 0f21f0 0f23c0 0f06 d7 e2fe e8fbffffff ebfe 74f0 f4"
-    ).split()
-]  # fmt: skip
+_SYSTEM = """
+    0f20c0 0f22c0 0f20d8 0f22d8 0f20e0 0f22e0 0f22d0 0f01f0 0f01e0 0f0138 0f0110 0f0118 0f00d8 0f00d0 0f32 0f30 cf
+    cb ca0400 9a00800000800000 ea00800000180000 ea00800800 fb fa 9d 9c 8ed8 8ed0 8ec0 8ee0 8ee8 1f 17 07 0fa1 cd30
+    cc ce f1 0f05 0f07 0f34 0f35 0f01f8 0f01f9 0f31 f3a4 f3ab f2ae f3a6 a4 ab 6c 6d 6e 6f ec ed ee ef e480 0fc70b
+    0fb10b 870b 0fae03 0fae0b 0fae13 0fae1b ddd8 dd33 dd23 d93b 0f08 0f09 0f0b 0fb9c0 0fff c8080000 c9 60 61 62
+    0f0100 0f23f8 0f21f0 0f23c0 0f06 d7 e2fe e8fbffffff ebfe 74f0 f4
+"""
+_INTERESTING = [bytes.fromhex(text) for text in _SYSTEM.split()]
 
 
 def _code(choose: random.Random) -> bytes:

@@ -20,7 +20,8 @@ from trapgate.engine import record
 from trapgate.engine.cold import WRITE
 from trapgate.engine.compile import CodeFolder
 from trapgate.engine.handlers import HandlerStore
-from trapgate.isa.decode import Decoded, Decoder
+from trapgate.isa.decode import Decoder
+from trapgate.isa.decoded import Decoded
 
 #: No vector, but "the plain Python form was asked for".
 PLAIN_PYTHON = 256

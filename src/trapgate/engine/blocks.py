@@ -16,7 +16,8 @@ from trapgate.cpu.mode import Mode
 from trapgate.engine import record
 from trapgate.engine.breakpoints import Breakpoints
 from trapgate.engine.handlers import HandlerStore
-from trapgate.isa.decode import Decoded, Decoder
+from trapgate.isa.decode import Decoder
+from trapgate.isa.decoded import Decoded
 from trapgate.isa.form import Form
 from trapgate.machine.memory import GRANULE, PAGE, PhysicalMemory
 

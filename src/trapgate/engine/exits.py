@@ -19,8 +19,8 @@ from trapgate.engine.blocks import Block
 from trapgate.engine.native_core import NativeCore, signed
 
 _M64 = (1 << 64) - 1
-#: Modelled cycles of taking an exception (assumed until cost profiles come, of the order of the divzero loop in Adams and
-#: Agesen, ASPLOS 2006). Not 0: where an exception's handler raises it again, time must pass all the same.
+#: Modelled cycles of taking an exception (assumed until cost profiles come, of the order of the divzero loop in
+#: Adams and Agesen, ASPLOS 2006). Not 0: where an exception's handler raises it again, time must pass all the same.
 EXCEPTION_CYCLES = 100
 
 

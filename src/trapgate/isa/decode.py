@@ -7,7 +7,6 @@ remembered by the instruction's bytes.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import Protocol
 
@@ -15,9 +14,9 @@ import iced_x86 as iced
 from iced_x86 import Code, DecoderOptions, OpKind, Register
 
 from trapgate.arch import layout
-from trapgate.arch.costs import BASE_CYCLES
 from trapgate.arch.registers import CS, DS, ES, FS, GS
 from trapgate.isa.context import DEFINITIONS
+from trapgate.isa.decoded import CHECKED, Decoded, Fields, Kind, shifts_for_certain
 from trapgate.isa.form import Form
 from trapgate.isa.length import MAX_LENGTH, is_too_long
 from trapgate.isa.operand_tables import (
@@ -30,7 +29,6 @@ from trapgate.isa.operand_tables import (
     FEATURES,
     IMMEDIATE_BITS,
     IMPLICIT_KINDS,
-    MAY_FAULT,
     MNEMONICS,
     NEAR,
     NO_ACCESS,
@@ -44,9 +42,6 @@ from trapgate.isa.operand_tables import (
     STRINGS,
     SYSTEM_REGISTERS,
 )
-
-ALL_ARITHMETIC = iced.RflagsBits.OF | iced.RflagsBits.SF | iced.RflagsBits.ZF | iced.RflagsBits.AF
-ALL_ARITHMETIC |= iced.RflagsBits.CF | iced.RflagsBits.PF
 
 #: AMD: how a 66h prefix acts on near branches. All reserved NOPs, ENDBR among them, are NOPs.
 OPTIONS = DecoderOptions.AMD | DecoderOptions.FORCE_RESERVED_NOP
@@ -88,68 +83,7 @@ class ModeView(Protocol):
     def is_flat(self, segment: int) -> bool: ...
 
 
-class Decoded:
-    """How one instruction is carried out, wherever it stands."""
-
-    __slots__ = (
-        "body", "cycles", "dead_text", "ends_block", "flags_killed", "flags_read", "form", "instruction", "length",
-        "may_fault", "name", "python", "relative", "target", "target_mask", "text", "writes_memory",
-    )  # fmt: skip
-
-    def __init__(self, instruction: iced.Instruction, name: str) -> None:
-        self.instruction = instruction
-        self.length: int = instruction.len
-        #: Name of the operation: a key of DEFINITIONS, or of the Python forms when `python`.
-        self.name = name
-        self.cycles = BASE_CYCLES.get(name, 1)
-        self.python = False
-        self.form: Form | None = None
-        #: The key of its handler, and of the one for when nobody reads the flags that it sets ("" in Python).
-        self.text = self.dead_text = ""
-        #: Bytes 8..31 of the record.
-        self.body = b""
-        #: The 64-bit field is rip plus this (rip-relative operands), or None.
-        self.relative: int | None = None
-        #: A direct branch goes to (rip + target) & target_mask, or None.
-        self.target: int | None = None
-        self.target_mask = 0
-        self.ends_block = False
-        self.may_fault = True
-        self.writes_memory = False
-        self.flags_read = True
-        self.flags_killed = False
-
-
-class _Kind:
-    """What all instructions of one code and one form share."""
-
-    __slots__ = ("dead_text", "flags_killed", "flags_read", "form", "may_fault", "text", "writes_memory")
-
-    def __init__(self, form: Form, instruction: iced.Instruction, has_memory: bool, ends_block: bool) -> None:
-        name = form.name
-        stack = name in STACK_OPERATIONS
-        self.form = form
-        self.may_fault = has_memory or stack or ends_block or name in MAY_FAULT or name[0] == "f"
-        self.may_fault = self.may_fault or name.endswith(CHECKED)
-        self.writes_memory = (has_memory or stack) and not ends_block
-        modified = instruction.rflags_modified & ALL_ARITHMETIC
-        self.flags_read = bool(instruction.rflags_read & ALL_ARITHMETIC)
-        # A shift by 0 and a repeated instruction without turns leave the flags as they were.
-        certain = not form.repeat and (name not in SHIFTS or _shifts_for_certain(instruction))
-        self.flags_killed = modified == ALL_ARITHMETIC and certain
-        can_be_dead = modified and not ends_block and not form.repeat
-        self.text = form.text()
-        self.dead_text = form._replace(live=False).text() if can_be_dead else self.text
-
-
-def _shifts_for_certain(instruction: iced.Instruction) -> bool:
-    last = instruction.op_count - 1
-    return instruction.op_kind(last) != OpKind.REGISTER and bool(instruction.immediate(last) & 31)
-
-
 UD, NM = "raise_ud", "raise_nm"
-#: Ends the names of SSE operations that look for unmasked exceptions (isa/simd/checked.py).
-CHECKED = "_checked"
 
 
 def _name_of(instruction: iced.Instruction, features: frozenset[str]) -> tuple[str, int]:
@@ -196,7 +130,7 @@ class Decoder:
         self._python_forms = python_forms
         self._memory: dict[bytes, Decoded] = {}
         self._operations: dict[int, tuple[str, int, bool]] = {}
-        self._kinds: dict[tuple[object, ...], _Kind] = {}
+        self._kinds: dict[tuple[object, ...], Kind] = {}
 
     def block(self, code: bytes, limit: int, single: bool) -> tuple[list[Decoded], bool]:
         """Decode from the start of `code` until a block ends, `limit` instructions, or the bytes run out.
@@ -342,7 +276,7 @@ class Decoder:
         definition = DEFINITIONS[name]
         decoded = Decoded(instruction, name)
         decoded.ends_block = definition.ends_block
-        fields = _Fields()
+        fields = Fields()
         shapes: list[str] = []
         segment, implicit, address_bits = -1, "", 0
         has_memory = False
@@ -380,7 +314,7 @@ class Decoder:
             shapes = [s for s in shapes if name.startswith("maskmov")]
             if not name.startswith("maskmov"):
                 fields.slots.clear()
-        certain = name not in SHIFTS or _shifts_for_certain(instruction)
+        certain = name not in SHIFTS or shifts_for_certain(instruction)
         repeat = self._repeat(instruction, name)
         key = (instruction.code, name, tuple(shapes), segment, address_bits, repeat, certain)
         kind_of = self._kinds.get(key)
@@ -397,14 +331,14 @@ class Decoder:
                 implicit,
                 bits=self.mode.bits if name in BITS_MATTER else 0,
             )
-            kind_of = self._kinds[key] = _Kind(form, instruction, has_memory, definition.ends_block)
+            kind_of = self._kinds[key] = Kind(form, instruction, has_memory, definition.ends_block)
         decoded.form, decoded.text, decoded.dead_text = kind_of.form, kind_of.text, kind_of.dead_text
         decoded.may_fault, decoded.writes_memory = kind_of.may_fault, kind_of.writes_memory
         decoded.flags_read, decoded.flags_killed = kind_of.flags_read, kind_of.flags_killed
         decoded.body = fields.pack()
         return decoded
 
-    def _memory_operand(self, instruction: iced.Instruction, decoded: Decoded, fields: _Fields) -> str:
+    def _memory_operand(self, instruction: iced.Instruction, decoded: Decoded, fields: Fields) -> str:
         bits = iced.MemorySizeExt.size(instruction.memory_size) * 8 if decoded.name not in NO_ACCESS else 0
         base, index = instruction.memory_base, instruction.memory_index
         displacement = instruction.memory_displacement
@@ -489,33 +423,3 @@ class Decoder:
         if base[:4] in ("cmps", "scas"):
             return "rep" if instruction.has_rep_prefix else "repne" if instruction.has_repne_prefix else ""
         return "rep" if instruction.has_rep_prefix or instruction.has_repne_prefix else ""
-
-
-class _Fields:
-    """The operand fields of a record while they are collected."""
-
-    def __init__(self) -> None:
-        self.slots: list[int] = []
-        self.displacement = 0
-        self.immediate = 0
-        self.wide = 0
-        self._has_immediate = False
-
-    def add_immediate(self, bits: int, value: int, kind: int) -> str:
-        """Place an immediate; returns its shape."""
-        if kind == OpKind.IMMEDIATE64:
-            self.wide = value
-            return "I64"
-        if self._has_immediate:
-            self.displacement = value & 0xFFFF_FFFF
-            return f"j{bits}"
-        self._has_immediate = True
-        self.immediate = value & 0xFFFF_FFFF
-        return f"i{bits}"
-
-    def pack(self) -> bytes:
-        """Bytes 8..31 of the record."""
-        slots = [*self.slots, 0, 0, 0, 0][:4]
-        if len(self.slots) > 4:
-            raise ValueError("an instruction with more than four operand slots")
-        return struct.pack("<4HIIQ", *slots, self.displacement, self.immediate, self.wide & ((1 << 64) - 1))
