@@ -32,7 +32,7 @@ def main() -> None:
         first_cold = _ended(FIRST, LIMIT_STATUS, {"TRAPGATE_CACHE": folder}).seconds
     _ended(DEBIAN, 0)  # fetches the packages, if need be
     with tempfile.TemporaryDirectory() as folder:
-        cold = _ended(DEBIAN, 0, {"TRAPGATE_CODE_CACHE": folder, "TRAPGATE_CACHE": folder}).seconds
+        cold = _ended(DEBIAN, 0, {"TRAPGATE_CACHE": folder}).seconds
     again = _ended(DEBIAN, 0)
     figures = {
         "first_instruction_warm_cpu_seconds": round(warm, 3),
