@@ -12,7 +12,6 @@ from trapgate.engine.processor import Processor
 from trapgate.isa.operand_tables import SEGMENT_NUMBERS
 
 LONGEST_INSTRUCTION = 15
-PAGE = 4096
 
 _WRITES = frozenset((iced.OpAccess.WRITE, iced.OpAccess.COND_WRITE))
 _BOTH = frozenset((iced.OpAccess.READ_WRITE, iced.OpAccess.READ_COND_WRITE))
@@ -92,18 +91,3 @@ class Accesses:
 
 def _address_bits(used: iced.UsedMemory) -> int:
     return {iced.CodeSize.CODE16: 16, iced.CodeSize.CODE32: 32}.get(used.address_size, 64)
-
-
-def read_code(processor: Processor, linear: int, length: int) -> bytes:
-    """Up to `length` bytes at a linear address; fewer where the next page is not in RAM. Has no side effects."""
-    mask = _M64 if processor.bits == 64 else 0xFFFF_FFFF
-    data = b""
-    linear &= mask
-    while len(data) < length:
-        page = processor.blocks.peek_page(linear)
-        if page is None:
-            break
-        inside = linear % PAGE
-        data += processor.memory.read(page + inside, min(PAGE - inside, length - len(data)))
-        linear = linear + PAGE - inside & mask
-    return data

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import iced_x86 as iced
 
-from trapgate.api.accesses import LONGEST_INSTRUCTION, read_code
+from trapgate.api.accesses import LONGEST_INSTRUCTION
 from trapgate.api.console import Console
 from trapgate.api.errors import ApiError, NotMapped, UnknownSymbol
 from trapgate.api.memory import VirtualMemory
 from trapgate.arch.registers import RBP
 from trapgate.engine.processor import Processor
-from trapgate.lab.processor_report import describe_processor
+from trapgate.lab.processor_report import describe_processor, read_code
 
 #: Frames that a backtrace has at most: more are a loop in a broken stack.
 MOST_FRAMES = 64

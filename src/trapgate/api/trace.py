@@ -12,12 +12,13 @@ from typing import Any
 
 import iced_x86 as iced
 
-from trapgate.api.accesses import LONGEST_INSTRUCTION, Accesses, MemoryAccess, read_code
+from trapgate.api.accesses import LONGEST_INSTRUCTION, Accesses, MemoryAccess
 from trapgate.api.events import ExceptionEvent, InterruptEvent
 from trapgate.api.memory import VirtualMemory
 from trapgate.api.qemu_format import cpu_state, event_line
 from trapgate.arch.registers import GPR_NAMES
 from trapgate.engine.processor import Processor
+from trapgate.lab.processor_report import read_code
 
 #: What a trace can show: instructions, exceptions and interrupts, registers (QEMU's names for -d), memory accesses.
 PARTS = ("in_asm", "int", "cpu", "mem")

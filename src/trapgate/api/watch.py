@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import iced_x86 as iced
 
-from trapgate.api.accesses import LONGEST_INSTRUCTION, Accesses, MemoryAccess, read_code
+from trapgate.api.accesses import LONGEST_INSTRUCTION, Accesses, MemoryAccess
 from trapgate.engine.processor import Processor
+from trapgate.lab.processor_report import read_code
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,10 +68,7 @@ class Exits(NativeCore):
                 return 0
             linear, here = mode.code_base + rip & 0xFFFF_FFFF, mode.code_base + block.rip & 0xFFFF_FFFF
         if linear >> 12 == here >> 12 and block.second_page is None:
-            generation = self.blocks.generation
-            to = self.blocks.find(translation, rip, block.page)
-            if self.blocks.generation != generation:
-                return 0
+            page = block.page
         else:
             try:
                 page = self._fetch(linear)
@@ -79,10 +76,10 @@ class Exits(NativeCore):
                 self.instruction_rip = rip
                 self._deliver(fault)
                 return 0
-            generation = self.blocks.generation
-            to = self.blocks.find(translation, rip, page)
-            if self.blocks.generation != generation:
-                return 0
+        generation = self.blocks.generation
+        to = self.blocks.find(translation, rip, page)
+        if self.blocks.generation != generation:
+            return 0
         return 0 if to.watched else self.blocks.link(block, is_target, to)
 
     def _partial(self, uop: int) -> Block:

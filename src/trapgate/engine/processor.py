@@ -171,7 +171,6 @@ class Processor(DebugTraps):
             self._nmi = False
             self.set_intr(self._intr)
             self.halted = False
-            self.interrupt_counts[vectors.NMI] = self.interrupt_counts.get(vectors.NMI, 0)
             self.deliver_interrupt(vectors.NMI)
             self.spend_charged()
             return 0

@@ -72,10 +72,15 @@ def _code_lines(processor: Processor) -> list[str]:
 
 def _code_bytes(processor: Processor, length: int) -> bytes:
     """Up to `length` bytes at rip; fewer where the next page is not in RAM."""
-    is_64_bit = processor.bits == 64
-    mask = (1 << 64) - 1 if is_64_bit else 0xFFFF_FFFF
-    linear = (0 if is_64_bit else processor.segments[CS].base) + processor.rip & mask
+    base = 0 if processor.bits == 64 else processor.segments[CS].base
+    return read_code(processor, base + processor.rip, length)
+
+
+def read_code(processor: Processor, linear: int, length: int) -> bytes:
+    """Up to `length` bytes at a linear address; fewer where the next page is not in RAM. Has no side effects."""
+    mask = (1 << 64) - 1 if processor.bits == 64 else 0xFFFF_FFFF
     data = b""
+    linear &= mask
     while len(data) < length:
         page = processor.blocks.peek_page(linear)
         if page is None:
