@@ -84,6 +84,12 @@ USER = _field("user")
 #: PDPTE bit 7 where the processor has no 1 GB pages, else 0; reserved bits of a 4 MB page's entry.
 RESERVED_IN_PDPTE = _field("reserved_in_pdpte")
 RESERVED_IN_4MB = _field("reserved_in_4mb")
+#: Nested paging (APM vol. 2, 15.25): not 0 in a guest that has it; the nested tables' CR3, and CR4 and EFER of the
+#: host, which say in which format they are.
+NESTED = _field("nested")
+NESTED_CR3 = _field("nested_cr3")
+HOST_CR4 = _field("host_cr4")
+HOST_EFER = _field("host_efer")
 #: Not 0 while every data access must take the slow path (alignment checks, data breakpoints).
 WATCH_DATA = _field("watch_data")
 #: Not 0 while misaligned accesses raise #AC (CR0.AM, RFLAGS.AC, CPL 3).
