@@ -17,6 +17,7 @@ class Pins:
     def __init__(self) -> None:
         self.intr = False
         self.nmis = 0
+        self.smis = 0
         self.resets = 0
         self.a20 = True
 
@@ -25,6 +26,9 @@ class Pins:
 
     def pulse_nmi(self) -> None:
         self.nmis += 1
+
+    def pulse_smi(self) -> None:
+        self.smis += 1
 
     def request_reset(self) -> None:
         self.resets += 1

@@ -240,6 +240,35 @@ def test_nmi_and_init_by_command() -> None:
     assert apic.pins.resets == 1
 
 
+def test_smi_by_command_and_by_a_local_vector() -> None:
+    apic = Apic()
+    apic.store(ICR_LOW, 0x4200)
+    assert apic.pins.smis == 1
+    apic.store(LINT0, 0x200)
+    apic.lapic.set_lint0(True)
+    assert apic.pins.smis == 2
+    assert not apic.pins.intr
+
+
+def test_a_start_up_message_to_the_bootstrap_processor_is_accepted_and_does_nothing() -> None:
+    apic = Apic()
+    apic.store(ICR_LOW, 0x4608)
+    apic.store(ESR, 0)
+    assert apic.load(ESR) == 0  # no send accept error
+    assert (apic.pins.nmis, apic.pins.smis, apic.pins.resets, apic.pins.intr) == (0, 0, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"), [(0x200, True), (0x400, True), (0x500, True), (0x10400, False), (0x700, False), (0x30, False)]
+)
+def test_lint0_may_be_a_source_of_what_if_does_not_mask(entry: int, expected: bool) -> None:
+    apic = Apic()
+    apic.store(LINT0, entry)
+    assert apic.lapic.lint0_unmaskable() is expected
+    apic.lapic.apic_base = 0xFEE0_0000  # disabled
+    assert not apic.lapic.lint0_unmaskable()
+
+
 def test_illegal_vectors_and_registers_are_errors() -> None:
     apic = Apic()
     apic.store(ERROR, 0xFE)

@@ -134,10 +134,10 @@ class Hooks:
 
     def on_exception(self, vectors: Collection[int] | None, function: ExceptionFunction) -> Hook:
         """Call `function` before an exception is delivered; with None for every vector."""
-        self._put_in_front("deliver_exception", lambda method: partial(self._deliver_exception, method))
+        self._put_in_front("note_exception", lambda method: partial(self._note_exception, method))
         return _set(self._exceptions, (None if vectors is None else frozenset(vectors), function))
 
-    def _deliver_exception(self, method: Callable[[Fault], None], fault: Fault) -> None:
+    def _note_exception(self, method: Callable[[Fault], None], fault: Fault) -> None:
         for vectors, function in list(self._exceptions):
             if vectors is None or fault.vector in vectors:
                 p = self._p
@@ -150,14 +150,16 @@ class Hooks:
             self._put_in_front(name, partial(self._interrupt_front, is_software))
         return _set(self._interrupts, (None if vectors is None else frozenset(vectors), function))
 
-    def _interrupt_front(self, is_software: bool, method: Callable[[int], None]) -> Callable[[int], None]:
+    def _interrupt_front(self, is_software: bool, method: Callable[..., None]) -> Callable[..., None]:
         return partial(self._deliver_interrupt, is_software, method)
 
-    def _deliver_interrupt(self, is_software: bool, method: Callable[[int], None], vector: int) -> None:
+    def _deliver_interrupt(
+        self, is_software: bool, method: Callable[..., None], vector: int, **how: bool
+    ) -> None:
         for vectors, function in list(self._interrupts):
             if vectors is None or vector in vectors:
                 function(InterruptEvent(vector, is_software, self._p.rip, self._p.clock.now))
-        method(vector)
+        method(vector, **how)
 
     # -- instructions
 

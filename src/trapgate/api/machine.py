@@ -126,6 +126,10 @@ class Machine:
             self.load_symbols(symbols)
         self._breakpoints: set[int] = set()
         self._booted = False
+        #: Functions that after() is still to call: they may wake a processor that has halted for good.
+        self._callbacks = 0
+        of_board = processor.expects_unmaskable
+        processor.expects_unmaskable = lambda: self._callbacks > 0 or of_board()
         self._result: Result | None = None
         self._host_seconds = 0.0
 
@@ -414,7 +418,17 @@ class Machine:
 
     def after(self, cycles: int, function: Callable[[], None]) -> None:
         """Call `function` when `cycles` modelled cycles have passed."""
-        self._bare.clock.schedule(self._bare.clock.now + cycles, function)
+
+        def call() -> None:
+            self._callbacks -= 1
+            function()
+
+        self._callbacks += 1
+        self._bare.clock.schedule(self._bare.clock.now + cycles, call)
+
+    def pulse_nmi(self) -> None:
+        """Signal one non-maskable interrupt to the guest."""
+        self._processor.pulse_nmi()
 
     # -- looking
 

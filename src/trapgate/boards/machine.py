@@ -45,6 +45,10 @@ class _Pins:
         if self.processor is not None:
             self.processor.pulse_nmi()
 
+    def pulse_smi(self) -> None:
+        if self.processor is not None:
+            self.processor.pulse_smi()
+
     def request_reset(self) -> None:
         if self.processor is not None:
             self.processor.request_reset()
@@ -70,6 +74,7 @@ class BareMachine:
         self.fw_cfg = FwCfg(self.memory)
         self.board.bus.map_ports(FIRST_PORT, PORT_COUNT, self.fw_cfg)
         self.processor.apic = self.board.lapic
+        self.processor.expects_unmaskable = self.board.expects_unmaskable
         pins.processor = self.processor
         self.processor.set_ferr = self.board.numeric_error.set_ferr
         self.board.numeric_error.set_ignne = self.processor.set_ignne

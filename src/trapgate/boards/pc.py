@@ -197,6 +197,11 @@ class Pc:
         self.lapic.set_lint0(level)
         self.ioapic.set_pin(PIC_PIN, level)
 
+    def expects_unmaskable(self) -> bool:
+        """Whether a device's interrupt request would reach the processor as NMI, SMI or INIT: IF does not hold these
+        back. Nothing drives LINT1 on this board."""
+        return self.lapic.lint0_unmaskable() or self.ioapic.sends_unmaskable()
+
     def acknowledge(self) -> int:
         """The vector of the interrupt that the processor takes: the local APIC's own, else the 8259s'."""
         lapic = self.lapic

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from trapgate.arch import layout, vectors
 from trapgate.arch.registers import (
     CR0_CD,
@@ -194,13 +196,13 @@ class Control(Delivery):
         elif number not in self.profile.constant_msrs or number in self.profile.read_only_msrs:
             raise Fault(vectors.GP, 0)
 
+    @abstractmethod
     def time_stamp(self) -> int:
         """The TSC now; the engine knows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def set_time_stamp(self, value: int) -> None:
         """Write the TSC."""
-        raise NotImplementedError
 
     # -- ports and the local APIC
 

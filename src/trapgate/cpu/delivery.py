@@ -6,6 +6,8 @@ state as it was.
 
 from __future__ import annotations
 
+from collections import deque
+
 from trapgate.arch import vectors
 from trapgate.arch.registers import AC, CR4_VME, CS, DS, ES, FS, GS, IF, IOPL, NT, RF, RSP, SS, TF, VIF, VM
 from trapgate.arch.segments import (
@@ -40,6 +42,9 @@ class Delivery(Transfers):
     #: Exceptions and interrupts taken, by vector (software interrupts count as interrupts).
     exception_counts: dict[int, int]
     interrupt_counts: dict[int, int]
+    #: The last exceptions: (vector, error code, rip, linear address of a page fault). Those that made a double fault
+    #: of another, or a shutdown of that, are here too, though they were never delivered.
+    recent_exceptions: deque[tuple[int, int | None, int, int | None]]
 
     def deliver_exception(self, fault: Fault) -> None:
         """Deliver an exception; a second one while doing so may become a double fault (APM vol. 2, table 8-3).
@@ -48,7 +53,7 @@ class Delivery(Transfers):
         """
         while True:
             vector = fault.vector
-            self.exception_counts[vector] = self.exception_counts.get(vector, 0) + 1
+            self.note_exception(fault)
             if vector == vectors.PF and fault.address is not None:
                 self.cr2 = fault.address
             error = fault.error if vector in WITH_ERROR_CODE and not self.real_mode else None
@@ -59,22 +64,34 @@ class Delivery(Transfers):
             except Fault as second:
                 if second.address is not None:
                     self.cr2 = second.address  # even when a double fault comes of it
-                fault = self._combine(fault, second)
+                if not self._replaces(fault, second):
+                    self._remember_exception(second)
+                    if fault.vector == vectors.DF:
+                        raise TripleFault from None
+                    second = Fault(vectors.DF, 0)
+                fault = second
                 continue
             if not self.task_trap:
                 return
             fault = self.take_task_trap()
 
+    def note_exception(self, fault: Fault) -> None:
+        """An exception is about to be delivered, whatever raised it: `rip` is the one that its frame will have."""
+        self.exception_counts[fault.vector] = self.exception_counts.get(fault.vector, 0) + 1
+        self._remember_exception(fault)
+
+    def _remember_exception(self, fault: Fault) -> None:
+        self.recent_exceptions.append((fault.vector, fault.error, self.rip, fault.address))
+
     @staticmethod
-    def _combine(first: Fault, second: Fault) -> Fault:
+    def _replaces(first: Fault, second: Fault) -> bool:
+        """Whether an exception while delivering another is delivered in its place; else they are a double fault."""
         if first.vector == vectors.DF:
-            raise TripleFault from None
+            return False
         contributory = second.vector in CONTRIBUTORY
-        if first.vector in CONTRIBUTORY and contributory:
-            return Fault(vectors.DF, 0)
-        if first.vector == vectors.PF and (contributory or second.vector == vectors.PF):
-            return Fault(vectors.DF, 0)
-        return second
+        if first.vector in CONTRIBUTORY:
+            return not contributory
+        return first.vector != vectors.PF or not (contributory or second.vector == vectors.PF)
 
     def deliver_interrupt(self, vector: int) -> None:
         """Deliver an external interrupt; a fault while doing so is delivered in its place."""

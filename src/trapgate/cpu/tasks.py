@@ -13,6 +13,7 @@ nothing has changed. Behind it the new task is the current one: a fault belongs 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from enum import Enum
 
 from trapgate.arch import layout, vectors
@@ -52,23 +53,23 @@ class SwitchKind(Enum):
     RETURN = "d"
 
 
-class Tasks(Segmentation):
-    """Task switches."""
+class Tasks(Segmentation, ABC):
+    """Task switches. What they need of the classes above is abstract here."""
 
     #: The task just entered wants #DB before its first instruction (T bit of its TSS, APM vol. 2, 13.1.4.6).
     task_trap = False
 
+    @abstractmethod
     def deliver_exception(self, fault: Fault) -> None:
         """Delivery (delivery.py) has it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def set_cr3(self, value: int) -> None:
         """Control (control.py) has it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write_dr(self, number: int, value: int) -> None:
         """Debugging (debug.py) has it."""
-        raise NotImplementedError
 
     def switch_by_instruction(self, selector: int, kind: SwitchKind) -> None:
         """JMP, CALL, IRET: a fault behind the commit point is delivered here, in the new task."""

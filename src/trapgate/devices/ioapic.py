@@ -42,6 +42,8 @@ WRITABLE_LOW = 0x0001_AFFF
 WRITABLE_HIGH = 0xFF00_0000
 
 EXTINT = 7
+#: SMI, NMI and INIT, which a processor takes with RFLAGS.IF clear too (section 3.2.4, "Delivery Mode").
+UNMASKABLE = frozenset((2, 4, 5))
 
 
 class InterruptMessages(Protocol):
@@ -109,6 +111,10 @@ class IoApic(PlainState):
         )
         if level and accepted:
             self.entries[pin] |= REMOTE_IRR
+
+    def sends_unmaskable(self) -> bool:
+        """True while an open entry makes an input's requests NMI, SMI or INIT."""
+        return any(not entry & MASKED and entry >> DELIVERY_SHIFT & 7 in UNMASKABLE for entry in self.entries)
 
     def _update_extint(self) -> None:
         level = False

@@ -182,6 +182,11 @@ class LocalApic(PlainState):
             return True
         return self.lint0 and self.lvt[reg.LVT_LINT0] & (reg.LVT_MASKED | 0x700) == reg.EXTINT << 8
 
+    def lint0_unmaskable(self) -> bool:
+        """True when LINT0's vector entry makes the 8259s' requests NMI, SMI or INIT."""
+        entry = self.lvt[reg.LVT_LINT0]
+        return self.enabled and not entry & reg.LVT_MASKED and entry >> 8 & 7 in reg.UNMASKABLE
+
     def update(self) -> None:
         """Drive INTR."""
         level = self.deliverable() >= 0 or self.extint_pending()
@@ -267,9 +272,12 @@ class LocalApic(PlainState):
             return self._accept(vector, level)
         if delivery == reg.NMI:
             self.pins.pulse_nmi()
+        elif delivery == reg.SMI:
+            self.pins.pulse_smi()
         elif delivery == reg.INIT:
             self.pins.request_reset()
-        # SMI finds no handler in this machine; start-up messages count only for an application processor.
+        # A start-up message is accepted and does nothing: only a processor that waits for one acts on it, and behind
+        # INIT the bootstrap processor goes on at the reset vector instead (volume 2, sections 14.1.3 and 16.5).
         return True
 
     def _send(self) -> None:

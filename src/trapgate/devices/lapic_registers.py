@@ -60,6 +60,8 @@ NMI = 4
 INIT = 5
 STARTUP = 6
 EXTINT = 7
+#: Those that RFLAGS.IF does not hold back.
+UNMASKABLE = frozenset((SMI, NMI, INIT))
 
 SVR_ENABLED = 0x100
 SVR_WRITABLE = 0x3FF

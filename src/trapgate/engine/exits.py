@@ -32,7 +32,6 @@ class Exits(NativeCore):
             self.take_hits()  # what a faulting instruction touched does not count
         if fault.vector == vectors.DB:
             self.dr[7] &= ~DR7_GD
-        self.recent_exceptions.append((fault.vector, fault.error, self.rip, fault.address))
         self.charged += EXCEPTION_CYCLES
         self.deliver_exception(fault)
         self.spend_charged()

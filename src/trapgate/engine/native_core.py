@@ -36,6 +36,8 @@ SLICE = 20_000_000
 #: come).
 L2_HIT_CYCLES = 5
 WALK_REFERENCE_CYCLES = 10
+#: How many of the last exceptions a report shows.
+RECENT_EXCEPTIONS = 8
 
 
 def signed(value: int) -> int:
@@ -62,6 +64,7 @@ class NativeCore(SystemManagement):
         self.blocks = BlockStore(memory, handlers)
         self.exception_counts: dict[int, int] = {}
         self.interrupt_counts: dict[int, int] = {}
+        self.recent_exceptions = deque(maxlen=RECENT_EXCEPTIONS)
         self.instructions = 0
         self.tsc_offset = 0
         self._zero = 0
@@ -75,8 +78,8 @@ class NativeCore(SystemManagement):
         self._pending_error: BaseException | None = None
         #: Called when the processor has halted, with the cycles until the next event: a place to wait for real.
         self.on_idle: Callable[[int], None] = lambda cycles: None
-        #: The last exceptions: (vector, error code, rip, linear address of a page fault).
-        self.recent_exceptions: deque[tuple[int, int | None, int, int | None]] = deque(maxlen=8)
+        #: Asked when the processor has halted with IF clear: may an event of the clock bring NMI, SMI or INIT?
+        self.expects_unmaskable: Callable[[], bool] = lambda: True
         self.is_ram = memory.is_ram
         self.before_write = self._before_write
         self._connect()

@@ -184,7 +184,9 @@ class Processor(DebugTraps):
     def _wait(self) -> bool:
         """Halted: let time pass to the next event. False when nothing will ever wake the processor."""
         deadline = self.clock.deadline
-        if deadline is None or not self.q[layout.SYSTEM_FLAGS >> 3] & IF:
+        if deadline is None:
+            return False
+        if not self.q[layout.SYSTEM_FLAGS >> 3] & IF and (self.in_smm or not self.expects_unmaskable()):
             return False
         cycles = deadline - self.clock.now
         if cycles > 0:

@@ -21,6 +21,9 @@ class ProcessorPins(Protocol):
     def pulse_nmi(self) -> None:
         """Signal one non-maskable interrupt."""
 
+    def pulse_smi(self) -> None:
+        """Signal one system management interrupt."""
+
     def request_reset(self) -> None:
         """Reset the processor (INIT#): the board's devices keep their state."""
 
