@@ -46,7 +46,7 @@ def test_making_and_booting(booted: Maker) -> None:
 def test_running(booted: Maker) -> None:
     machine = booted(COUNTER)
     assert message(errors.InvalidDeadline, lambda: machine.run(cycles=0)) == (
-        "wanted a number above 0 for cycles=, got 0: give the run some time"
+        "wanted a whole number above 0 for cycles=, got 0: give the run some time"
     )
     assert message(errors.UnexpectedEnd, lambda: machine.expect("login:")) == (
         "wanted 'login:' on the console, got a run that ended otherwise (guest exit with status 1) after '': "
@@ -84,7 +84,7 @@ def test_state(booted: Maker) -> None:
         "wanted 4 bytes from 0x0 on, got 3 bytes: assign exactly as much as the range holds"
     )
     assert message(errors.InvalidBytes, lambda: machine.memory.__setitem__(16, b"a")) == (
-        "wanted a number for the byte at 0x10, got 1 bytes: assign exactly as much as the range holds"
+        "wanted a number from 0 to 255 for the byte at 0x10, got 1 bytes: assign exactly as much as the range holds"
     )
     assert message(errors.UnknownSymbol, lambda: machine.add_breakpoint("main")) == (
         "wanted a symbol called 'main', got no symbols: see load_symbols()"

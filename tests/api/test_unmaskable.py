@@ -1,4 +1,4 @@
-"""HLT with IF clear: only NMI, SMI, INIT or the program's own callback can end it, and the run waits for one that can."""
+"""HLT with IF clear: NMI, SMI, INIT or the program's own callback can end it, and the run waits for one that can."""
 
 from __future__ import annotations
 

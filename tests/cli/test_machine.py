@@ -195,4 +195,4 @@ def test_too_little_memory(process: Command) -> None:
 def test_sizes_that_no_machine_has(process: Command, memory: str, text: str) -> None:
     answer = process("run", "--memory", memory)
     assert answer.status == 2
-    assert answer.errors.splitlines()[-1] == f"trapgate: error: {text}: choose another --memory"
+    assert answer.errors.splitlines()[-1] == f"trapgate: error: {text}: choose another memory size"

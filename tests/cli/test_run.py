@@ -121,7 +121,7 @@ def boot_sector_guest(**changes: object) -> Guest:
             3,
             "trapgate: triple fault: the guest's processor has shut down\n#PF at 0x10",
         ),
-        (End("unimplemented", report="vmrun at 0x20"), 4, "trapgate: not implemented yet: vmrun at 0x20"),
+        (End("unimplemented", report="unimplemented: vmrun"), 4, "trapgate: unimplemented: vmrun"),
         (End("limit"), 124, "trapgate: ended after 500 instructions, as --max-instructions asks"),
     ],
 )
@@ -202,7 +202,11 @@ KERNELS = "wanted a kernel (Linux bzImage, multiboot 1, or ELF with a PVH entry)
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["missing"], "wanted a guest file at missing, got no such file or directory: name another file"),
+        (
+            ["missing"],
+            "wanted a guest file at missing, got no such file or directory: "
+            "name another file, or one of debian, embedded, trapgate-guest, real-loop, bench",
+        ),
         (["folder"], "wanted a guest file at folder, got a directory: name another file"),
         (["/dev/null"], "wanted a guest file at /dev/null, got something that is no plain file: name another file"),
         (["tiny"], f"{KERNELS}, got 16 bytes of another kind in tiny: name a kernel image with --kernel"),

@@ -259,7 +259,8 @@ def test_a_start_up_message_to_the_bootstrap_processor_is_accepted_and_does_noth
 
 
 @pytest.mark.parametrize(
-    ("entry", "expected"), [(0x200, True), (0x400, True), (0x500, True), (0x10400, False), (0x700, False), (0x30, False)]
+    ("entry", "expected"),
+    [(0x200, True), (0x400, True), (0x500, True), (0x10400, False), (0x700, False), (0x30, False)],
 )
 def test_lint0_may_be_a_source_of_what_if_does_not_mask(entry: int, expected: bool) -> None:
     apic = Apic()

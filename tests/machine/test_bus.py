@@ -65,7 +65,9 @@ def test_the_last_port_wraps_to_the_first() -> None:
 def test_two_devices_cannot_have_one_port() -> None:
     bus = Bus()
     bus.map_ports(0x60, 1, Recorder("keyboard"))
-    with pytest.raises(MappingConflict, match="timer: wanted port 0x60, but keyboard has it: move one of the two"):
+    with pytest.raises(
+        MappingConflict, match="timer: wanted port 0x60, got one that keyboard has: move one of the two"
+    ):
         bus.map_ports(0x5F, 2, Recorder("timer"))
     assert bus.read_port(0x5F, 1) == 0xFF
     with pytest.raises(InvalidMapping, match=r"wanted ports within 0\.\.0xffff"):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import iced_x86 as iced
 
+from trapgate.api import checks
 from trapgate.api.accesses import LONGEST_INSTRUCTION
 from trapgate.api.console import Console
 from trapgate.api.errors import ApiError, NotMapped, UnknownSymbol
@@ -34,8 +35,10 @@ class Symbols:
     """Functions by linear address: those of an ELF file, or names with their addresses."""
 
     def __init__(self, source: str | os.PathLike[str] | Mapping[str, int]) -> None:
-        """Raises NotAnElfFile."""
+        """Raises NotAnElfFile, InvalidArgument."""
         if isinstance(source, Mapping):
+            for name, place in source.items():
+                checks.number(f"the symbol {name}", place, 1 << 64, "an address of at most 64 bits")
             found = {address: (name, 0) for name, address in source.items()}
         else:
             found = _read_elf(source)

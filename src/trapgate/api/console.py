@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from trapgate.api.errors import InvalidArgument
 from trapgate.api.results import ConsoleMatch
 from trapgate.devices.uart16550a import Uart16550A
 
@@ -47,7 +48,9 @@ class Console:
         A guest that does not listen yet may lose it: run until its prompt first.
         """
         assert self._serial is not None
-        self._serial.receive(data.encode() if isinstance(data, str) else data)
+        if not isinstance(data, str | bytes | bytearray):
+            raise InvalidArgument("a text or bytes to send", repr(data), "make a text of it with str()")
+        self._serial.receive(data.encode() if isinstance(data, str) else bytes(data))
 
     def write(self, data: bytes) -> None:
         """Take what the guest sends."""

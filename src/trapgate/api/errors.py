@@ -14,6 +14,10 @@ class ApiError(MachineError):
         super().__init__(f"wanted {wanted}, got {got}: {remedy}")
 
 
+class InvalidArgument(ApiError):
+    """An argument of the API has a value that it cannot have."""
+
+
 class InvalidSize(ApiError):
     """A memory size is neither a number of bytes nor a text such as 128M."""
 
@@ -70,6 +74,13 @@ class InvalidRegister(ApiError):
         super().__init__(f"an unsigned number of at most {bits} bits for {name}", got, "mask it to the register's size")
 
 
+class UnknownRegister(ApiError, AttributeError):
+    """A register was to be read or written that there is not, or that cannot be written so."""
+
+    def __init__(self, name: str, names: Sequence[str], remedy: str) -> None:
+        super().__init__(f"a register ({', '.join(names)})", repr(name), remedy)
+
+
 class ForbiddenValue(ApiError):
     """The processor itself refuses a value for a control register."""
 
@@ -102,7 +113,9 @@ class InvalidBytes(ApiError):
 
     def __init__(self, start: int, length: int, got: object) -> None:
         what = f"{len(got)} bytes" if isinstance(got, bytes | bytearray | memoryview) else repr(got)
-        wanted = f"a number for the byte at {start:#x}" if length < 0 else f"{length} bytes from {start:#x} on"
+        wanted = (
+            f"a number from 0 to 255 for the byte at {start:#x}" if length < 0 else f"{length} bytes from {start:#x} on"
+        )
         super().__init__(wanted, what, "assign exactly as much as the range holds")
 
 
@@ -127,8 +140,8 @@ class InvalidAnswer(ApiError):
 class InvalidDeadline(ApiError):
     """A run was to end in the past."""
 
-    def __init__(self, name: str, value: object) -> None:
-        super().__init__(f"a number above 0 for {name}=", repr(value), "give the run some time")
+    def __init__(self, name: str, kind: str, value: object) -> None:
+        super().__init__(f"{kind} above 0 for {name}=", repr(value), "give the run some time")
 
 
 class UnexpectedEnd(ApiError):

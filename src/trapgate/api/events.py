@@ -26,6 +26,7 @@ class MemoryEvent:
     width: int
     value: int
     is_write: bool
+    rip: int
     cycle: int
 
 

@@ -35,9 +35,12 @@ GROUPS = {
     "sysret": ("sysret", "sysretq"),
 }
 #: Forms that native code carries out too, or that are no instructions, or that a group has.
-_NOT_ALONE = frozenset(("iret", "iretd", "iretq", "raise_gp", "raise_nm", "unimplemented", "rsm", "x87_error")).union(
+_NOT_ALONE = frozenset(
+    ("iret", "iretd", "iretq", "raise_gp", "raise_nm", "unimplemented", "rsm", "x87_error",
+     "branch_outside", "instruction_breakpoint")
+).union(
     *GROUPS.values()
-)
+)  # fmt: skip
 
 
 def instruction_classes() -> dict[str, tuple[str, ...]]:
@@ -118,7 +121,7 @@ class Hooks:
             return value
         for addresses, function in list(self._memory):
             if physical < addresses.stop and addresses.start < physical + size:
-                answer = function(MemoryEvent(physical, size, value, False, self._p.clock.now))
+                answer = function(MemoryEvent(physical, size, value, False, self._p.instruction_rip, self._p.clock.now))
                 value = value if answer is None else cut("the memory hook", answer, size)
         return value
 
@@ -126,7 +129,9 @@ class Hooks:
         if not self._p.is_ram(physical):
             for addresses, function in list(self._memory):
                 if physical < addresses.stop and addresses.start < physical + size:
-                    answer = function(MemoryEvent(physical, size, value, True, self._p.clock.now))
+                    answer = function(
+                        MemoryEvent(physical, size, value, True, self._p.instruction_rip, self._p.clock.now)
+                    )
                     value = value if answer is None else cut("the memory hook", answer, size)
         method(physical, size, value)
 
@@ -153,9 +158,7 @@ class Hooks:
     def _interrupt_front(self, is_software: bool, method: Callable[..., None]) -> Callable[..., None]:
         return partial(self._deliver_interrupt, is_software, method)
 
-    def _deliver_interrupt(
-        self, is_software: bool, method: Callable[..., None], vector: int, **how: bool
-    ) -> None:
+    def _deliver_interrupt(self, is_software: bool, method: Callable[..., None], vector: int, **how: bool) -> None:
         for vectors, function in list(self._interrupts):
             if vectors is None or vector in vectors:
                 function(InterruptEvent(vector, is_software, self._p.rip, self._p.clock.now))

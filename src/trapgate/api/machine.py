@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 
+from trapgate.api import checks
 from trapgate.api.accesses import MemoryAccess
 from trapgate.api.backtrace import Frame, Inspector, Symbols
+from trapgate.api.booting import PathLike, find_image
 from trapgate.api.console import Console, Pattern
 from trapgate.api.devices import MappedDevice, MemoryAdapter, PortAdapter, PortDevice
 from trapgate.api.errors import (
     AlreadyBooted,
-    InvalidDeadline,
-    NoGuest,
+    InvalidArgument,
     NotBooted,
     UnexpectedEnd,
     UnknownCpu,
@@ -52,23 +51,19 @@ from trapgate.api.results import (
 from trapgate.api.sizes import memory_size
 from trapgate.api.trace import TraceOptions, Tracer
 from trapgate.api.watch import Watcher, Watchpoint
-from trapgate.arch import layout
 from trapgate.arch.cpuid import PROFILES
 from trapgate.boards.machine import BareMachine, MachineConfig
 from trapgate.boards.pc import PcConfig
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Stopped
 from trapgate.firmware.image import BootImage
-from trapgate.firmware.raw import RawImage
-from trapgate.firmware.recognise import recognise
 from trapgate.lab.console import ProgressCallback
-from trapgate.lab.guest import find_guest, read_file
-from trapgate.lab.options import RunOptions
-from trapgate.lab.statistics import Statistics
+from trapgate.lab.statistics import Statistics, read_statistics
+from trapgate.machine.bus import PORTS
 from trapgate.machine.control import GuestExit, PowerOff, Reset, UserQuit
 from trapgate.machine.device import IrqLine
+from trapgate.machine.errors import MappingConflict
 
-PathLike = str | os.PathLike[str]
 #: A trace's last instructions to skip are counted one by one: more than a block has.
 NATIVE_SKIP = 64
 
@@ -108,6 +103,7 @@ class Machine:
     ) -> None:
         if cpu not in PROFILES:
             raise UnknownCpu(cpu, tuple(PROFILES))
+        checks.time(start_time)
         board = PcConfig() if start_time is None else PcConfig(start_time)
         config = MachineConfig(memory_size(memory), PROFILES[cpu], board)
         #: What the guest sends to COM1, and a way to type.
@@ -142,7 +138,7 @@ class Machine:
         kernel: PathLike | None = None,
         initrd: PathLike | None = None,
         append: str | None = None,
-        image: bytes | BootImage | None = None,
+        image: bytes | bytearray | memoryview | BootImage | None = None,
         address: int | None = None,
         command: Sequence[str] | None = None,
     ) -> None:
@@ -154,26 +150,16 @@ class Machine:
         """
         if self._booted:
             raise AlreadyBooted
-        given = [n for n, value in (("guest", guest), ("kernel=", kernel), ("image=", image)) if value is not None]
-        if len(given) != 1:
-            raise NoGuest(given)
-        if image is None:
-            options = RunOptions(
-                guest=None if guest is None else os.fspath(guest),
-                kernel=None if kernel is None else Path(kernel),
-                initrd=None if initrd is None else Path(initrd),
-                append=append,
-                memory_size=self.memory.size,
-                command=None if command is None else tuple(command),
-            )
-            found = find_guest(options, lambda stage, done, total: None).image
-        elif not isinstance(image, bytes | bytearray):
-            found = image
-        elif address is not None:
-            found = RawImage(bytes(image), address)
-        else:
-            modules = () if initrd is None else (read_file(Path(initrd), "initrd"),)
-            found = recognise(bytes(image), append or "", modules, "the image")
+        found = find_image(
+            guest=guest,
+            kernel=kernel,
+            initrd=initrd,
+            append=append,
+            image=image,
+            address=address,
+            command=command,
+            memory_size=self.memory.size,
+        )
         self._bare.load(found)
         self._booted = True
 
@@ -188,7 +174,7 @@ class Machine:
         self,
         until: Pattern | None = None,
         *,
-        until_address: int | None = None,
+        until_address: int | str | None = None,
         until_exception: int | Collection[int] | None = None,
         instructions: int | None = None,
         cycles: int | None = None,
@@ -197,18 +183,24 @@ class Machine:
         """Run until something stops the guest or until what is asked for; the result says which.
 
         `until` is a text or a compiled pattern on the console, looked for behind the last match; `until_address` a
-        linear address; `until_exception` one or more vectors. `instructions`, `cycles` and `seconds` (of modelled
-        time) end the run at the first place where the processor looks at interrupts, at most 63 instructions later:
-        stopping a run changes nothing in it. Exceptions of hooks and devices come out of here. Raises ApiError.
+        linear address or a symbol; `until_exception` one or more vectors. `instructions`, `cycles` and `seconds`
+        (of modelled time) end the run at the first place where the processor looks at interrupts, at most 63
+        instructions later: stopping a run changes nothing in it. Exceptions of hooks and devices come out of here.
+        Raises ApiError.
         """
-        self._check_runnable(instructions=instructions, cycles=cycles, seconds=seconds)
+        self._check_runnable()
+        instructions, cycles = checks.deadline("instructions", instructions), checks.deadline("cycles", cycles)
+        seconds = checks.seconds(seconds)
+        place = None if until_address is None else self._place("until_address=", until_address)
+        if until is not None:
+            checks.pattern(until)
+        exceptions = None if until_exception is None else checks.vectors("until_exception=", until_exception)
         clock, cleanup = self._bare.clock, []
         if until is not None:
             cleanup.append(self.console.unwatch)
             self.console.watch(until, self._stop)
-        if until_exception is not None:
-            vectors = (until_exception,) if isinstance(until_exception, int) else until_exception
-            cleanup.append(self._hooks.on_exception(vectors, self._exception_taken).remove)
+        if exceptions is not None:
+            cleanup.append(self._hooks.on_exception(exceptions, self._exception_taken).remove)
         if seconds is not None:
             event = clock.schedule(
                 clock.now + round(seconds * clock.hz), lambda: self._stop(DeadlineReached("seconds"))
@@ -217,10 +209,10 @@ class Machine:
         if cycles is not None:
             event = clock.schedule(clock.now + cycles, lambda: self._stop(DeadlineReached("cycles")))
             cleanup.append(functools.partial(clock.cancel, event))
-        self._set_breakpoints(until_address)
+        self._set_breakpoints(place)
         cleanup.append(self._set_breakpoints)
         try:
-            return self._run(lambda: self._bare.run(instructions), until_address)
+            return self._run(lambda: self._bare.run(instructions), place)
         finally:
             for undo in cleanup:
                 undo()
@@ -228,8 +220,9 @@ class Machine:
     def step(self, count: int = 1) -> Result:
         """Carry out exactly `count` instructions, interrupts between them included. A later run goes on as if the
         machine had not been stopped. Breakpoints stop it too. Raises ApiError."""
-        self._check_runnable(count=count)
-        return self._run(lambda: self._processor.step(count), None)
+        self._check_runnable()
+        steps = checks.deadline("count", count) or 1
+        return self._run(lambda: self._processor.step(steps), None)
 
     def expect(self, pattern: Pattern, *, seconds: float | None = None) -> str:
         """Run until `pattern` is on the console; the text before it. Raises UnexpectedEnd when the run ends else."""
@@ -245,12 +238,9 @@ class Machine:
         """End the run; for hooks, devices and callbacks."""
         self._stop(StopRequested())
 
-    def _check_runnable(self, **limits: float | None) -> None:
+    def _check_runnable(self) -> None:
         if not self._booted:
             raise NotBooted
-        for name, value in limits.items():
-            if value is not None and not value > 0:
-                raise InvalidDeadline(name, value)
 
     def _run(self, run: Callable[[], Stopped], until_address: int | None) -> Result:
         control = self._bare.control
@@ -305,21 +295,26 @@ class Machine:
         """Linear addresses before whose instructions a run stops."""
         return frozenset(self._breakpoints)
 
+    def _place(self, name: str, place: int | str) -> int:
+        """A linear address, given as one or as a symbol. Raises UnknownSymbol, InvalidArgument."""
+        if isinstance(place, str):
+            return (self._inspector.symbols or Symbols({})).address(place)
+        return checks.address(name, place)
+
     def add_breakpoint(self, address: int | str) -> int:
         """Stop before the instruction at a linear address, or at a symbol; the address. Costs nothing elsewhere.
 
         An instruction that faults, or a repeated one that is interrupted, is begun again and stops the run again.
         Raises UnknownSymbol.
         """
-        if isinstance(address, str):
-            address = (self._inspector.symbols or Symbols({})).address(address)
-        self._breakpoints.add(address)
+        place = self._place("a breakpoint", address)
+        self._breakpoints.add(place)
         self._set_breakpoints()
-        return address
+        return place
 
-    def remove_breakpoint(self, address: int) -> None:
+    def remove_breakpoint(self, address: int | str) -> None:
         """Take a breakpoint away; one that is not there is no error."""
-        self._breakpoints.discard(address)
+        self._breakpoints.discard(self._place("a breakpoint", address))
         self._set_breakpoints()
 
     def _set_breakpoints(self, another: int | None = None) -> None:
@@ -327,13 +322,16 @@ class Machine:
         if addresses != self._processor.blocks.breakpoints.addresses:
             self._processor.set_breakpoints(addresses)
 
-    def add_watchpoint(self, address: int, size: int = 1, *, reads: bool = False) -> Watchpoint:
-        """Stop after an instruction that writes (or, with `reads`, reads) any of `size` bytes from linear `address` on.
+    def add_watchpoint(self, address: int | str, size: int = 1, *, reads: bool = False) -> Watchpoint:
+        """Stop after an instruction that writes (or, with `reads`, reads) any of `size` bytes from linear `address` (or
+        a symbol) on.
 
         While there is a watchpoint, the machine takes every instruction as a single step: about a thousand times
         slower, with the same counts.
         """
-        watchpoint = Watchpoint(address, size, reads)
+        if not size > 0:
+            raise InvalidArgument("a size above 0 for a watchpoint", repr(size), "give the number of bytes")
+        watchpoint = Watchpoint(self._place("a watchpoint", address), size, reads)
         self._watcher.watchpoints.append(watchpoint)
         self._processor.observer = self._watcher
         return watchpoint
@@ -384,47 +382,66 @@ class Machine:
 
         A number that it returns replaces the value.
         """
-        return self._hooks.on_port(range(ports, ports + 1) if isinstance(ports, int) else ports, function)
+        checks.function("on_port()", function)
+        return self._hooks.on_port(checks.places("on_port()", ports, PORTS, "a port from 0 to 0xffff"), function)
 
     def on_memory(self, addresses: int | range, function: MemoryFunction) -> Hook:
         """The same for guest-physical addresses that are no RAM: `function(MemoryEvent)`."""
-        place = range(addresses, addresses + 1) if isinstance(addresses, int) else addresses
+        checks.function("on_memory()", function)
+        place = checks.places("on_memory()", addresses, 1 << 52, "an address of at most 52 bits")
+        if self._bare.memory.is_ram(place.start, len(place)):
+            got = f"RAM at {place.start:#x}"
+            raise InvalidArgument("addresses of devices for on_memory()", got, "use add_watchpoint() for RAM")
         return self._hooks.on_memory(place, function)
 
     def on_exception(self, vectors: int | Collection[int] | None, function: ExceptionFunction) -> Hook:
         """Call `function(ExceptionEvent)` before an exception is delivered; None for every vector."""
-        return self._hooks.on_exception((vectors,) if isinstance(vectors, int) else vectors, function)
+        checks.function("on_exception()", function)
+        chosen = None if vectors is None else checks.vectors("on_exception()", vectors)
+        return self._hooks.on_exception(chosen, function)
 
     def on_interrupt(self, vectors: int | Collection[int] | None, function: InterruptFunction) -> Hook:
         """Call `function(InterruptEvent)` before an interrupt is delivered; None for every vector."""
-        return self._hooks.on_interrupt((vectors,) if isinstance(vectors, int) else vectors, function)
+        checks.function("on_interrupt()", function)
+        chosen = None if vectors is None else checks.vectors("on_interrupt()", vectors)
+        return self._hooks.on_interrupt(chosen, function)
 
     def on_instruction(self, name: str, function: InstructionFunction) -> Hook:
         """Call `function(InstructionEvent)` before an instruction such as "cpuid", "hlt", "mov_cr" or "wrmsr" is
         carried out. Raises UnknownInstruction, which lists all classes."""
+        checks.function("on_instruction()", function)
         return self._hooks.on_instruction(name, function)
 
     def add_port_device(self, first: int, device: PortDevice, count: int = 1) -> None:
         """Give `count` ports from `first` on to a device. Raises InvalidMapping, MappingConflict."""
+        checks.device(device, "read_port", "write_port")
         self._bare.board.bus.map_ports(first, count, PortAdapter(device))
 
     def add_memory_device(self, base: int, device: MappedDevice, size: int = 4096) -> None:
         """Give `size` bytes of guest-physical memory, in whole pages, to a device. Raises as add_port_device does."""
-        self._bare.board.bus.map_memory(base, size, MemoryAdapter(device))
+        checks.device(device, "read_memory", "write_memory")
+        adapter = MemoryAdapter(device)
+        for ram in self.memory.ranges():
+            if base < ram.stop and ram.start < base + size:
+                raise MappingConflict(adapter.name, "RAM", f"address {max(base, ram.start):#x}")
+        self._bare.board.bus.map_memory(base, size, adapter)
 
     def irq_line(self, irq: int) -> IrqLine:
         """A function that sets the level of ISA interrupt request `irq` (0..15)."""
-        return self._bare.board.irq_line(irq)
+        return self._bare.board.irq_line(checks.number("irq_line()", irq, 16, "an interrupt request from 0 to 15"))
 
     def after(self, cycles: int, function: Callable[[], None]) -> None:
         """Call `function` when `cycles` modelled cycles have passed."""
+
+        delay = checks.number("after()", cycles, 1 << 63, "a number of cycles, 0 or more,")
+        checks.function("after()", function)
 
         def call() -> None:
             self._callbacks -= 1
             function()
 
         self._callbacks += 1
-        self._bare.clock.schedule(self._bare.clock.now + cycles, call)
+        self._bare.clock.schedule(self._bare.clock.now + delay, call)
 
     def pulse_nmi(self) -> None:
         """Signal one non-maskable interrupt to the guest."""
@@ -449,23 +466,11 @@ class Machine:
 
     def statistics(self) -> Statistics:
         """What the machine has counted up to now."""
-        processor, bus = self._processor, self._bare.board.bus
-        return Statistics(
-            instructions=processor.instructions,
-            cycles=self._bare.clock.now,
-            host_seconds=self._host_seconds,
-            interrupts=dict(processor.interrupt_counts),
-            exceptions=dict(processor.exception_counts),
-            tlb={name: processor.state.counter(name) for name in layout.COUNTER_NAMES if "tlb" in name},
-            port_accesses=bus.port_accesses,
-            memory_accesses=bus.memory_accesses,
-            translated_blocks=processor.blocks.translated,
-            handlers_built=processor.handlers.built,
-        )
+        return read_statistics(self._bare, self._host_seconds)
 
-    def disassemble(self, address: int | None = None, count: int = 6) -> list[str]:
-        """Lines for `count` instructions from a linear address (None: rip) on."""
-        return self._inspector.disassemble(address, count)
+    def disassemble(self, address: int | str | None = None, count: int = 6) -> list[str]:
+        """Lines for `count` instructions from a linear address or a symbol (None: rip) on."""
+        return self._inspector.disassemble(None if address is None else self._place("disassemble()", address), count)
 
     def backtrace(self) -> list[Frame]:
         """The chain of calls by frame pointers, innermost first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from trapgate.api import checks
 from trapgate.api.errors import InvalidBytes, InvalidRange, NotMapped
 from trapgate.cpu.core import is_canonical
 from trapgate.engine.processor import Processor
@@ -81,7 +82,7 @@ class Memory(_Words):
 
     def read(self, address: int, length: int) -> bytes:
         """`length` bytes from `address` on."""
-        return self._memory.read(address, length)
+        return self._memory.read(address, _length(length))
 
     def write(self, address: int, data: bytes) -> None:
         """Write `data`; code that was decoded from there is decoded again."""
@@ -90,7 +91,7 @@ class Memory(_Words):
     def __getitem__(self, place: int | slice) -> int | bytes:
         if isinstance(place, slice):
             return self.read(*_range(place))
-        return self.read_u8(place)
+        return self.read_u8(self._address(place))
 
     def __setitem__(self, place: int | slice, value: int | bytes) -> None:
         if isinstance(place, slice):
@@ -98,10 +99,20 @@ class Memory(_Words):
             if not isinstance(value, bytes | bytearray | memoryview) or len(value) != length:
                 raise InvalidBytes(start, length, value)
             self.write(start, bytes(value))
-        elif isinstance(value, int):
-            self.write_u8(place, value)
+        elif isinstance(value, int) and 0 <= value <= 0xFF:
+            self.write_u8(self._address(place), value)
         else:
-            raise InvalidBytes(place, -1, value)
+            raise InvalidBytes(self._address(place), -1, value)
+
+    @staticmethod
+    def _address(place: object) -> int:
+        if not isinstance(place, int):
+            raise InvalidRange(place)
+        return place
+
+
+def _length(length: int) -> int:
+    return checks.number("read()", length, 1 << 63, "a number of bytes, 0 or more,")
 
 
 def _range(place: slice) -> tuple[int, int]:
@@ -138,7 +149,9 @@ class VirtualMemory(_Words):
 
     def read(self, address: int, length: int) -> bytes:
         """`length` bytes from linear `address` on."""
-        return b"".join(self._processor.memory.read(place, size) for place, size in self._parts(address, length))
+        return b"".join(
+            self._processor.memory.read(place, size) for place, size in self._parts(address, _length(length))
+        )
 
     def write(self, address: int, data: bytes) -> None:
         """Write `data`, whether the guest might or not; nothing is written when a part of it is not mapped."""

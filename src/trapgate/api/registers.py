@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, overload
+from typing import TYPE_CHECKING, ClassVar, overload
 
-from trapgate.api.errors import ForbiddenValue, InvalidRegister
+from trapgate.api import checks
+from trapgate.api.errors import ForbiddenValue, InvalidRegister, UnknownRegister
 from trapgate.arch import layout
 from trapgate.arch.registers import GPR_NAMES, SEGMENT_NAMES
 from trapgate.cpu.faults import NAMES, Fault
@@ -85,6 +86,14 @@ class Segment:
         )
 
 
+_WRITABLE = (*GPR_NAMES, "rip", "rflags", "cr0", "cr2", "cr3", "cr4", "efer")
+_READABLE = (*_WRITABLE, *SEGMENT_NAMES, "cpl", "bits", "linear_rip")
+
+
+def _xmm_number(value: object) -> int:
+    return checks.number("xmm()", value, 16, "a register from 0 to 15")
+
+
 class Registers:
     """Registers as attributes. Values are unsigned numbers; a value that does not fit raises InvalidRegister.
 
@@ -105,6 +114,20 @@ class Registers:
         self._segments = {
             name: Segment(processor, processor.segments[number]) for number, name in enumerate(SEGMENT_NAMES)
         }
+
+    def __getattr__(self, name: str) -> int:
+        # Only for names that are no attributes.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise UnknownRegister(name, _READABLE, "use its 64-bit name, and xmm(n) for XMM registers")
+
+    if not TYPE_CHECKING:
+        # A misspelt name would make a new attribute, and change nothing in the guest.
+        def __setattr__(self, name: str, value: int) -> None:
+            if name not in _WRITABLE and name not in ("processor", "_segments"):
+                remedy = "use set_xmm() for XMM registers" if name not in SEGMENT_NAMES else f"use {name}.load()"
+                raise UnknownRegister(name, _WRITABLE, remedy)
+            super().__setattr__(name, value)
 
     @property
     def rip(self) -> int:
@@ -217,12 +240,12 @@ class Registers:
 
     def xmm(self, number: int) -> int:
         """XMM register `number` (0..15), 128 bits."""
-        place = layout.xmm(number)
+        place = layout.xmm(_xmm_number(number))
         return int.from_bytes(self.processor.state.bytes[place : place + 16], "little")
 
     def set_xmm(self, number: int, value: int) -> None:
         """Write XMM register `number` (0..15)."""
-        place = layout.xmm(number)
+        place = layout.xmm(_xmm_number(number))
         data = check(f"xmm{number}", 128, value).to_bytes(16, "little")
         self.processor.state.bytes[place : place + 16] = data
 

@@ -6,13 +6,14 @@ A traced run takes single steps at the pace of an untraced one (engine/stepping.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 import iced_x86 as iced
 
 from trapgate.api.accesses import LONGEST_INSTRUCTION, Accesses, MemoryAccess
+from trapgate.api.errors import InvalidArgument
 from trapgate.api.events import ExceptionEvent, InterruptEvent
 from trapgate.api.memory import VirtualMemory
 from trapgate.api.qemu_format import cpu_state, event_line
@@ -39,8 +40,21 @@ class TraceOptions:
     cpl: int | None = None
     skip: int = 0
     count: int | None = None
-    parts: frozenset[str] = frozenset(("in_asm", "int", "mem"))
+    parts: Collection[str] = frozenset(("in_asm", "int", "mem"))
     as_json: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises InvalidArgument."""
+        if isinstance(self.parts, str) or not set(self.parts) <= set(PARTS):
+            raise InvalidArgument(f"some of {', '.join(PARTS)} for parts=", repr(self.parts), "give them as a set")
+        if self.cpl not in (None, 0, 1, 2, 3):
+            raise InvalidArgument("a privilege level from 0 to 3 for cpl=", repr(self.cpl), "correct cpl=")
+        if self.skip < 0 or (self.count is not None and self.count <= 0):
+            got = f"skip={self.skip}, count={self.count}"
+            raise InvalidArgument("a skip= of 0 or more and a count= above 0", got, "trace at least one instruction")
+        if self.start is not None and self.end is not None and self.end <= self.start:
+            got = f"{self.start:#x} to {self.end:#x}"
+            raise InvalidArgument("an end= above start=", got, "end= is the first address that is not traced")
 
 
 class Tracer:

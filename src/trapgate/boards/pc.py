@@ -214,7 +214,7 @@ class Pc:
 
     def _move_lapic(self, old: int | None, new: int | None) -> None:
         if new is not None and (self.memory.is_ram(new, lapic_registers.SIZE) or new == ioapic.BASE):
-            raise UnimplementedDevice("lapic", f"a register page at {new:#x}, over RAM or another device,")
+            raise UnimplementedDevice("lapic", f"a register page at {new:#x}, over RAM or another device")
         if old is not None:
             self.bus.unmap_memory(old)
         if new is not None:

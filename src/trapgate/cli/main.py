@@ -17,7 +17,8 @@ import typer
 from trapgate import __version__
 from trapgate.cli import doctor, run, status, trace
 from trapgate.cli.errors import CommandLineError, UnknownCommand, UnknownOption
-from trapgate.machine.errors import MachineError
+from trapgate.cli.guest_options import EPILOG
+from trapgate.machine.errors import MachineError, UnimplementedDevice
 
 COMMANDS = ("run", "trace", "doctor")
 #: Those that take a command for the guest after --.
@@ -30,8 +31,8 @@ app = typer.Typer(
     help="An x86-64 machine in Python: run a guest on it, and see what it costs.",
     epilog="Exit statuses: docs/cli.md.",
 )
-app.command("run", epilog=run.EPILOG)(run.run)
-app.command("trace", epilog=run.EPILOG)(trace.trace)
+app.command("run", epilog=EPILOG)(run.run)
+app.command("trace", epilog=EPILOG)(trace.trace)
 app.command("doctor")(doctor.doctor)
 
 
@@ -123,7 +124,7 @@ def describe_usage(error: typer.TyperException, name: str) -> CommandLineError:
 def report_error(error: Exception) -> int:
     """Print a typed error as one line; returns the exit status."""
     print(f"trapgate: error: {one_line(str(error))}", file=sys.stderr)
-    return status.UNIMPLEMENTED if type(error).__name__.startswith("Unimplemented") else status.BAD_INPUT
+    return status.UNIMPLEMENTED if isinstance(error, UnimplementedDevice) else status.BAD_INPUT
 
 
 def one_line(text: str) -> str:

@@ -2,50 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trapgate.cli.guest_options import Serial, takes_guest
+from trapgate.lab.options import RunOptions
+
 if TYPE_CHECKING:
     from trapgate.lab.run import RunOutcome
 
-EPILOG = (
-    "GUEST: nothing for the embedded guest, 'debian' for Debian's kernel with busybox (fetched through apt), or the "
-    "path of an image: Linux bzImage, multiboot kernel, ELF kernel with a PVH entry, or boot sector. "
-    "After --: a command for 'debian' to run instead of its shell. "
-    "Keys on a terminal: Ctrl-A X ends the run, Ctrl-A H shows help, Ctrl-A Ctrl-A sends Ctrl-A."
-)
 
-
+@takes_guest
 def run(
-    context: typer.Context,
-    guest: Annotated[str | None, typer.Argument(metavar="GUEST", help="See below; its command comes after --.")] = None,
-    kernel: Annotated[str | None, typer.Option(metavar="FILE", help="Boot this kernel.")] = None,
-    initrd: Annotated[str | None, typer.Option(metavar="FILE", help="Initial RAM disk, or multiboot module.")] = None,
-    append: Annotated[str | None, typer.Option(metavar="TEXT", help="Kernel command line.")] = None,
-    memory: Annotated[str, typer.Option("--memory", "-m", metavar="SIZE", help="RAM: 256M, 1G, 512 (MB).")] = "256M",
-    cpu: Annotated[str, typer.Option(metavar="NAME", help="Processor profile.")] = "opteron-2007",
-    serial: Annotated[str, typer.Option(metavar="stdio|FILE|none", help="Where COM1 goes.")] = "stdio",
+    options: RunOptions,
+    serial: Serial = "stdio",
     stats: Annotated[bool, typer.Option("--stats", help="Print what the run counted to stderr.")] = False,
     json: Annotated[str | None, typer.Option(metavar="FILE", help="Write the same to FILE as JSON.")] = None,
     max_instructions: Annotated[str | None, typer.Option(metavar="N", help="End the run after N instructions.")] = None,
 ) -> int:
     """Run a guest on the bare machine."""
-    from pathlib import Path
-
     from trapgate.cli import console, sizes
-    from trapgate.lab.options import EMBEDDED, RunOptions
 
-    options = RunOptions(
-        guest=guest if guest is not None or kernel is not None else EMBEDDED,
-        kernel=None if kernel is None else Path(kernel),
-        initrd=None if initrd is None else Path(initrd),
-        append=append,
-        memory_size=sizes.parse_memory(memory),
-        processor=cpu,
-        max_instructions=None if max_instructions is None else sizes.parse_count(max_instructions),
-        command=context.obj,
-    )
+    if max_instructions is not None:
+        options = replace(options, max_instructions=sizes.parse_count(max_instructions))
     if json is not None:
         console.check_writable("--json", json)
     interactive = options.command is None

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trapgate.cli.errors import CommandLineError
+from trapgate.cli.guest_options import Serial, takes_guest
+from trapgate.lab.options import RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 
     from trapgate.api.results import Result
     from trapgate.api.trace import TraceOptions
-    from trapgate.lab.options import RunOptions
 
 SHOWN = "in_asm,int,mem"
 
@@ -27,15 +28,10 @@ class InvalidTraceOption(CommandLineError):
         super().__init__(f"{wanted} after {option}", repr(got), f"correct {option}")
 
 
+@takes_guest
 def trace(
-    context: typer.Context,
-    guest: Annotated[str | None, typer.Argument(metavar="GUEST", help="See below; its command comes after --.")] = None,
-    kernel: Annotated[str | None, typer.Option(metavar="FILE", help="Boot this kernel.")] = None,
-    initrd: Annotated[str | None, typer.Option(metavar="FILE", help="Initial RAM disk, or multiboot module.")] = None,
-    append: Annotated[str | None, typer.Option(metavar="TEXT", help="Kernel command line.")] = None,
-    memory: Annotated[str, typer.Option("--memory", "-m", metavar="SIZE", help="RAM: 256M, 1G, 512 (MB).")] = "256M",
-    cpu: Annotated[str, typer.Option(metavar="NAME", help="Processor profile.")] = "opteron-2007",
-    serial: Annotated[str, typer.Option(metavar="stdio|FILE|none", help="Where COM1 goes.")] = "none",
+    options: RunOptions,
+    serial: Serial = "none",
     start: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Only from this linear address on.")] = None,
     end: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Only below this linear address.")] = None,
     cpl: Annotated[str | None, typer.Option(metavar="0..3", help="Only at this privilege level.")] = None,
@@ -46,11 +42,8 @@ def trace(
     output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Not to stdout.")] = None,
 ) -> int:
     """Run a guest and print every instruction, access, exception and interrupt."""
-    from pathlib import Path
-
     from trapgate.api.trace import PARTS, TraceOptions
-    from trapgate.cli import console, sizes
-    from trapgate.lab.options import EMBEDDED, RunOptions
+    from trapgate.cli import console
 
     parts = frozenset(show.split(","))
     if not parts <= set(PARTS):
@@ -65,15 +58,6 @@ def trace(
         count=None if count is None else parse_number("--count", count),
         parts=parts,
         as_json=json,
-    )
-    options = RunOptions(
-        guest=guest if guest is not None or kernel is not None else EMBEDDED,
-        kernel=None if kernel is None else Path(kernel),
-        initrd=None if initrd is None else Path(initrd),
-        append=append,
-        memory_size=sizes.parse_memory(memory),
-        processor=cpu,
-        command=context.obj,
     )
     if output is not None:
         console.check_writable("--output", output)

@@ -37,7 +37,8 @@ class Unimplemented(Exception):
 
     def __init__(self, what: str, where: str) -> None:
         super().__init__(
-            f"unimplemented: {what} at {where}: this guest needs a feature that trapgate does not have yet"
+            f"unimplemented: wanted what trapgate has, got {what} at {where}: "
+            "docs/processor.md lists what is not there yet"
         )
         self.what = what
         self.where = where

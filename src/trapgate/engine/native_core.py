@@ -217,6 +217,7 @@ class NativeCore(SystemManagement):
         uop = q[layout.EXIT_UOP >> 3]
         budget = signed(q[layout.EXIT_BUDGET >> 3])
         block = self.blocks.block_at(uop)
+        self.instruction_rip = block.rip_of(uop)
         inside = block.cycles_before(block.index_of(uop))
         self.clock.now = self._zero - (budget >> 32) - self._forced + inside
 

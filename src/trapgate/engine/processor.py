@@ -12,6 +12,7 @@ from trapgate.cpu.faults import Fault, TripleFault, Unimplemented
 from trapgate.engine.debug_traps import DebugTraps
 from trapgate.engine.native_core import LOW, SLICE
 from trapgate.engine.stepping import UNCOUNTED
+from trapgate.machine.errors import UnimplementedDevice
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Processor(DebugTraps):
         gc.disable()
         try:
             return self._loop(limit)
-        except Unimplemented as error:
+        except (Unimplemented, UnimplementedDevice) as error:
             return Stopped("unimplemented", str(error))
         except TripleFault:
             return Stopped("triple-fault")

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from importlib.resources import files
 
+from trapgate.machine.errors import MachineError
+
 NAMES = ("trapgate-guest", "real-loop", "bench")
 
 
-class UnknownGuest(LookupError):
+class UnknownGuest(MachineError, LookupError):
     """No embedded guest has this name."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"no embedded guest is called {name!r}; there are {', '.join(NAMES)}")
+        super().__init__(f"wanted an embedded guest, got {name!r}; there are {', '.join(NAMES)}: choose one of them")
         self.name = name
 
 

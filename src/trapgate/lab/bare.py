@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from trapgate.arch import layout
 from trapgate.arch.cpuid import PROFILES
 from trapgate.boards.machine import BareMachine, MachineConfig
 from trapgate.devices.uart16550a import IER_RECEIVED
@@ -15,7 +14,7 @@ from trapgate.lab.console import GuestConsole, ProgressCallback
 from trapgate.lab.ends import End
 from trapgate.lab.options import RunOptions
 from trapgate.lab.processor_report import describe_processor
-from trapgate.lab.statistics import Statistics
+from trapgate.lab.statistics import Statistics, read_statistics
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.control import GuestExit, PowerOff, Reset, UserQuit
 
@@ -61,19 +60,7 @@ class BareRun:
 
     def statistics(self) -> Statistics:
         """What the run counted."""
-        machine, processor = self._machine, self._machine.processor
-        return Statistics(
-            instructions=processor.instructions,
-            cycles=machine.clock.now,
-            host_seconds=self._host_seconds,
-            interrupts=processor.interrupt_counts,
-            exceptions=processor.exception_counts,
-            tlb={name: processor.state.counter(name) for name in layout.COUNTER_NAMES if "tlb" in name},
-            port_accesses=machine.board.bus.port_accesses,
-            memory_accesses=machine.board.bus.memory_accesses,
-            translated_blocks=processor.blocks.translated,
-            handlers_built=self._handlers.built,
-        )
+        return read_statistics(self._machine, self._host_seconds)
 
     def _end(self, stopped: Stopped) -> End:
         request = self._machine.control.request

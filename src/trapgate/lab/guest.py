@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trapgate import guests
+from trapgate.arch.cpuid import PROFILES
 from trapgate.firmware.errors import NotAKernel, TooLittleMemory
 from trapgate.firmware.image import BootImage
 from trapgate.firmware.linux import LinuxImage
@@ -14,7 +15,7 @@ from trapgate.firmware.raw import RawImage
 from trapgate.firmware.recognise import recognise
 from trapgate.lab.console import ProgressCallback
 from trapgate.lab.console_output import ConsoleSplitter
-from trapgate.lab.errors import ConflictingOptions, FileUnusable
+from trapgate.lab.errors import ConflictingOptions, FileUnusable, UnknownProcessor
 from trapgate.lab.options import DEBIAN, EMBEDDED, RunOptions
 
 EMBEDDED_IMAGE = "trapgate-guest"
@@ -51,6 +52,8 @@ def find_guest(options: RunOptions, progress: ProgressCallback) -> Guest:
 
 
 def _check(options: RunOptions) -> None:
+    if options.processor not in PROFILES:
+        raise UnknownProcessor(options.processor, tuple(PROFILES))
     if options.kernel is not None and options.guest is not None:
         raise ConflictingOptions("a guest or --kernel", "both", "leave one of them out")
     if options.command is not None and options.guest != DEBIAN:
@@ -112,4 +115,6 @@ def read_file(path: Path, what: str) -> bytes:
         return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
+        if what == "guest" and isinstance(error, FileNotFoundError):
+            remedy = f"name another file, or one of {', '.join((DEBIAN, EMBEDDED, *guests.NAMES))}"
         raise FileUnusable(what, str(path), (reason or "no valid name").lower(), remedy) from error

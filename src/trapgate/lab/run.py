@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from trapgate.arch.cpuid import PROFILES
 from trapgate.firmware.image import BootImage
 from trapgate.lab.console import CommandOutput, GuestConsole, ProgressCallback
 from trapgate.lab.ends import End, Reason
-from trapgate.lab.errors import CommandNotRun, UnknownProcessor
+from trapgate.lab.errors import CommandNotRun
 from trapgate.lab.guest import Guest, find_guest
 from trapgate.lab.options import RunOptions
 from trapgate.lab.statistics import Statistics
@@ -64,8 +63,6 @@ def run_guest(
 
     Raises RunError, FirmwareError and the like for what the user got wrong; nothing that the guest does raises.
     """
-    if options.processor not in PROFILES:
-        raise UnknownProcessor(options.processor, tuple(PROFILES))
     guest = find_guest(options, progress)
     output = CommandOutput(console, guest.splitter) if guest.splitter is not None else None
     machine = (make_machine or _bare_machine)(options, output or console, console, progress)
@@ -126,5 +123,5 @@ def _message(end: End, options: RunOptions) -> str:
     if end.reason == "triple-fault":
         return f"trapgate: triple fault: the guest's processor has shut down\n{end.report}".rstrip()
     if end.reason == "unimplemented":
-        return f"trapgate: not implemented yet: {end.report}".rstrip()
+        return f"trapgate: {end.report}".rstrip()
     return ""

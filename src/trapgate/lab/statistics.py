@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from trapgate.arch import layout
+
+if TYPE_CHECKING:
+    from trapgate.boards.machine import BareMachine
 
 SCHEMA_VERSION = 1
 
@@ -66,3 +72,20 @@ def _by_vector(counts: Mapping[int, int]) -> dict[str, int]:
 
 def _by_name(counts: Mapping[str, int]) -> dict[str, int]:
     return {name: counts[name] for name in sorted(counts) if counts[name]}
+
+
+def read_statistics(machine: BareMachine, host_seconds: float) -> Statistics:
+    """What a machine has counted up to now; later counts do not change it."""
+    processor, bus = machine.processor, machine.board.bus
+    return Statistics(
+        instructions=processor.instructions,
+        cycles=machine.clock.now,
+        host_seconds=host_seconds,
+        interrupts=dict(processor.interrupt_counts),
+        exceptions=dict(processor.exception_counts),
+        tlb={name: processor.state.counter(name) for name in layout.COUNTER_NAMES if "tlb" in name},
+        port_accesses=bus.port_accesses,
+        memory_accesses=bus.memory_accesses,
+        translated_blocks=processor.blocks.translated,
+        handlers_built=processor.handlers.built,
+    )

@@ -12,8 +12,8 @@ class AddressOutsideMemory(MachineError):
 
     def __init__(self, address: int, length: int, size: int) -> None:
         super().__init__(
-            f"wanted {length} bytes of RAM at guest-physical {address:#x}, but the machine has {size >> 20} MB: "
-            "give the machine more memory or load the image lower"
+            f"wanted RAM at guest-physical {address:#x} to {address + length - 1:#x}, got a machine with "
+            f"{size >> 20} MB: give it more memory or use lower addresses"
         )
         self.address = address
         self.length = length
@@ -25,7 +25,7 @@ class InvalidMemorySize(MachineError):
     def __init__(self, size: int) -> None:
         super().__init__(
             f"wanted a memory size that is a multiple of 4096 bytes, from 1 MB to 64 GB, got {size} bytes: "
-            "choose another --memory"
+            "choose another memory size"
         )
 
 
@@ -33,7 +33,10 @@ class UnimplementedDevice(MachineError):
     """A guest used a device feature that exists in the hardware and not yet here."""
 
     def __init__(self, device: str, feature: str) -> None:
-        super().__init__(f"{device}: {feature} is not implemented")
+        super().__init__(
+            f"unimplemented: wanted a feature of the {device} that trapgate has, got {feature}: "
+            "docs/processor.md lists what is not there yet"
+        )
         self.device = device
         self.feature = feature
 
@@ -42,7 +45,7 @@ class InvalidMapping(MachineError):
     """A board mapped a device where nothing can be mapped."""
 
     def __init__(self, device: str, wanted: str, got: str) -> None:
-        super().__init__(f"{device}: wanted {wanted}, got {got}: correct the board's mapping")
+        super().__init__(f"{device}: wanted {wanted}, got {got}: correct the mapping")
         self.device = device
 
 
@@ -50,7 +53,7 @@ class MappingConflict(MachineError):
     """A board gave the same port or page to two devices."""
 
     def __init__(self, device: str, owner: str, place: str) -> None:
-        super().__init__(f"{device}: wanted {place}, but {owner} has it: move one of the two in the board")
+        super().__init__(f"{device}: wanted {place}, got one that {owner} has: move one of the two")
         self.device = device
         self.owner = owner
 

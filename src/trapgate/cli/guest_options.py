@@ -1,0 +1,60 @@
+"""The arguments and options that name a guest: those of every command that runs one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trapgate.lab.options import DEFAULT_PROCESSOR, EMBEDDED, RunOptions
+
+EPILOG = (
+    "GUEST: nothing for the embedded guest, 'debian' for Debian's kernel with busybox (fetched through apt), or the "
+    "path of an image: Linux bzImage, multiboot kernel, ELF kernel with a PVH entry, or boot sector. "
+    "After --: a command for 'debian' to run instead of its shell. "
+    "Keys on a terminal: Ctrl-A X ends the run, Ctrl-A H shows help, Ctrl-A Ctrl-A sends Ctrl-A."
+)
+Serial = Annotated[str, typer.Option(metavar="stdio|FILE|none", help="Where COM1 goes.")]
+
+
+def guest_options(
+    context: typer.Context,
+    guest: Annotated[str | None, typer.Argument(metavar="GUEST", help="See below; its command comes after --.")] = None,
+    kernel: Annotated[str | None, typer.Option(metavar="FILE", help="Boot this kernel.")] = None,
+    initrd: Annotated[str | None, typer.Option(metavar="FILE", help="Initial RAM disk, or multiboot module.")] = None,
+    append: Annotated[str | None, typer.Option(metavar="TEXT", help="Kernel command line.")] = None,
+    memory: Annotated[str, typer.Option("--memory", "-m", metavar="SIZE", help="RAM: 256M, 1G, 512 (MB).")] = "256M",
+    cpu: Annotated[str, typer.Option(metavar="NAME", help="Processor profile.")] = DEFAULT_PROCESSOR,
+) -> RunOptions:
+    """What is to be run. The context's object is the guest's command. Raises InvalidMemory."""
+    from trapgate.cli.sizes import parse_memory
+
+    return RunOptions(
+        guest=guest if guest is not None or kernel is not None else EMBEDDED,
+        kernel=None if kernel is None else Path(kernel),
+        initrd=None if initrd is None else Path(initrd),
+        append=append,
+        memory_size=parse_memory(memory),
+        processor=cpu,
+        command=context.obj,
+    )
+
+
+def takes_guest(command: Callable[..., int]) -> Callable[..., int]:
+    """A subcommand `command(options: RunOptions, ...)` with the parameters of `guest_options` before its own."""
+    shared = inspect.signature(guest_options, eval_str=True).parameters
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+    def parsed(**values: Any) -> int:
+        options = guest_options(**{name: values.pop(name) for name in shared})
+        return command(options, **values)
+
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*shared.values(), *own)]
+    # Typer reads the parameters from here.
+    parsed.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+    parsed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    parsed.__name__, parsed.__doc__ = command.__name__, command.__doc__
+    return parsed
