@@ -183,7 +183,10 @@ MSRS_IN_RANGE = 0x2000
 
 
 def msr_permission_bit(number: int) -> int | None:
-    """The place (in bits) of an MSR's read bit in the permission map; the write bit follows. None: always intercepted."""
+    """The place (in bits) of an MSR's read bit in the permission map; the write bit follows.
+
+    None: always intercepted.
+    """
     for first, offset in MSR_RANGES:
         if first <= number < first + MSRS_IN_RANGE:
             return offset * 8 + 2 * (number - first)

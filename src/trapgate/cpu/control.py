@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from trapgate.arch import layout, vectors
+from trapgate.arch import layout, vectors, vmcb
 from trapgate.arch.registers import (
     CR0_CD,
     CR0_ET,
@@ -20,6 +20,7 @@ from trapgate.arch.registers import (
     EFER_LMA,
     EFER_LME,
     EFER_NXE,
+    EFER_SVME,
     FS,
     GS,
 )
@@ -42,7 +43,7 @@ _M64 = (1 << 64) - 1
 #: Registers of the processor's own, and the feature or flag without which they are not there.
 _OWN = {
     MSR_FS_BASE: "LM", MSR_GS_BASE: "LM", MSR_KERNEL_GS_BASE: "LM", MSR_TSC_AUX: "RDTSCP", MSR_TSC: "TSC",
-    MSR_APIC_BASE: "APIC", MSR_PAT: "PAT",
+    MSR_APIC_BASE: "APIC", MSR_PAT: "PAT", vmcb.MSR_VM_CR: "SVM", vmcb.MSR_VM_HSAVE_PA: "SVM",
 }  # fmt: skip
 
 
@@ -67,7 +68,7 @@ class Control(Delivery):
                     raise Fault(vectors.GP, 0)
                 efer &= ~EFER_LMA
             elif cr4 & CR4_PAE:
-                self._load_pdptes(self.cr3)
+                self.load_pdptes(self.cr3)
         if (old ^ value) & CR0_PE:
             self.cpl = 0
         self.state.set(layout.CR0, value)
@@ -87,13 +88,18 @@ class Control(Delivery):
         else:
             value &= 0xFFFF_FFFF
             if self.cr4 & CR4_PAE and self.cr0 & CR0_PG:
-                self._load_pdptes(value)
+                self.load_pdptes(value)
         self.state.set(layout.CR3, value)
         self.native_flush(self.state.address, 1)
         self.refetch()
 
-    def _load_pdptes(self, cr3: int) -> None:
-        """The four page-directory pointers of PAE paging (APM vol. 2, 5.2.3); #GP(0) for reserved bits."""
+    def load_pdptes(self, cr3: int) -> None:
+        """The four page-directory pointers of PAE paging (APM vol. 2, 5.2.3); #GP(0) for reserved bits.
+
+        Under nested paging each walk reads them instead (15.25.10).
+        """
+        if self.state.get(layout.NESTED):
+            return
         entries = []
         for i in range(4):
             entry = self.read_physical((cr3 & 0xFFFF_FFE0) + 8 * i, 8)
@@ -112,7 +118,7 @@ class Control(Delivery):
         if self.long_mode and not value & CR4_PAE:
             raise Fault(vectors.GP, 0)
         if value & CR4_PAE and not old & CR4_PAE and self.cr0 & CR0_PG and not self.long_mode:
-            self._load_pdptes(self.cr3)
+            self.load_pdptes(self.cr3)
         self.state.set(layout.CR4, value)
         if (old ^ value) & (CR4_PAE | CR4_PSE | CR4_PGE):
             self.native_flush(self.state.address, 0)
@@ -120,7 +126,7 @@ class Control(Delivery):
 
     def set_efer(self, value: int) -> None:
         """WRMSR to EFER (APM vol. 2, 3.1.7)."""
-        if value & ~self.profile.efer_bits:
+        if value & ~self.profile.efer_bits or (value & EFER_SVME and self.vm_cr & vmcb.VM_CR_SVMDIS):
             raise Fault(vectors.GP, 0)
         old = self.efer
         if (old ^ value) & EFER_LME and self.cr0 & CR0_PG:
@@ -160,6 +166,10 @@ class Control(Delivery):
             return self.time_stamp()
         if number == MSR_APIC_BASE and self.apic is not None:
             return self.apic.apic_base
+        if number == vmcb.MSR_VM_CR:
+            return self.vm_cr
+        if number == vmcb.MSR_VM_HSAVE_PA:
+            return self.hsave_pa
         if number == MSR_PAT or number in self.profile.msrs:
             return self.msrs.get(number, 0)
         if number in self.profile.constant_msrs:
@@ -187,6 +197,12 @@ class Control(Delivery):
             if value & ~0x0000_FFFF_FFFF_F900:
                 raise Fault(vectors.GP, 0)
             self.apic.apic_base = value
+        elif number == vmcb.MSR_VM_CR:
+            self._write_vm_cr(value)
+        elif number == vmcb.MSR_VM_HSAVE_PA:
+            if value & 0xFFF or value >> self.profile.physical_bits:
+                raise Fault(vectors.GP, 0)
+            self.hsave_pa = value
         elif number == MSR_PAT:
             if any(value >> 8 * i & 0xFF not in (0, 1, 4, 5, 6, 7) for i in range(8)):
                 raise Fault(vectors.GP, 0)
@@ -195,6 +211,14 @@ class Control(Delivery):
             self.msrs[number] = value & self.profile.msrs[number]
         elif number not in self.profile.constant_msrs or number in self.profile.read_only_msrs:
             raise Fault(vectors.GP, 0)
+
+    def _write_vm_cr(self, value: int) -> None:
+        """VM_CR (15.30.1): with LOCK set, LOCK and SVMDIS stay; SVMDIS cannot be set while EFER.SVME is."""
+        known = vmcb.VM_CR_DPD | vmcb.VM_CR_R_INIT | vmcb.VM_CR_DIS_A20M | vmcb.VM_CR_LOCK | vmcb.VM_CR_SVMDIS
+        if value & ~known or (value & vmcb.VM_CR_SVMDIS and self.efer & EFER_SVME):
+            raise Fault(vectors.GP, 0)
+        fixed = vmcb.VM_CR_LOCK | vmcb.VM_CR_SVMDIS if self.vm_cr & vmcb.VM_CR_LOCK else 0
+        self.vm_cr = value & ~fixed | self.vm_cr & fixed
 
     @abstractmethod
     def time_stamp(self) -> int:

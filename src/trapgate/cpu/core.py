@@ -9,14 +9,14 @@ from collections.abc import Callable
 
 import iced_x86 as iced
 
-from trapgate.arch import layout, vectors
+from trapgate.arch import layout, vectors, vmcb
 from trapgate.arch.paging import PF_W
 from trapgate.arch.registers import (
     CS,
     RSP,
     SS,
 )
-from trapgate.cpu.faults import Fault
+from trapgate.cpu.faults import NESTED_PAGE_FAULT, Fault, VmExit
 from trapgate.cpu.operands import effective_address, operand_bits, register_of
 from trapgate.cpu.registers import Registers
 
@@ -41,6 +41,8 @@ class Core(Registers):
             vector = q[layout.FAULT_VECTOR >> 3]
             if vector == vectors.PF:
                 raise Fault(vector, q[layout.FAULT_ERROR >> 3], q[layout.FAULT_ADDRESS >> 3])
+            if vector == NESTED_PAGE_FAULT:
+                raise VmExit(vmcb.EXIT_NPF, q[layout.FAULT_ERROR >> 3], q[layout.FAULT_ADDRESS >> 3])
             raise Fault(vector & 0xFF, q[layout.FAULT_ERROR >> 3])
         return self.q[layout.TRANSLATED >> 3]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from trapgate.arch import vectors
+from trapgate.arch import vectors, vmcb
 from trapgate.arch.registers import AC, CR4_VME, CS, DS, ES, FS, GS, IF, IOPL, NT, RF, RSP, SS, TF, VIF, VM
 from trapgate.arch.segments import (
     ATTRIBUTE_DB,
@@ -46,31 +46,41 @@ class Delivery(Transfers):
     #: of another, or a shutdown of that, are here too, though they were never delivered.
     recent_exceptions: deque[tuple[int, int | None, int, int | None]]
 
+    # What guest mode adds (cpu/svm/guest_mode.py).
+
+    in_guest = False
+
+    def intercept_exception(self, fault: Fault) -> None:
+        """Leave the guest where its hypervisor takes this exception."""
+
+    def note_event(self, kind: int, vector: int, error: int | None = None) -> None:
+        """An event is about to be delivered."""
+
+    delivering = 0
+
     def deliver_exception(self, fault: Fault) -> None:
         """Deliver an exception; a second one while doing so may become a double fault (APM vol. 2, table 8-3).
 
-        Raises TripleFault when a double fault cannot be delivered.
+        Raises TripleFault when a double fault cannot be delivered, VmExit where a guest's hypervisor takes it.
         """
         while True:
             vector = fault.vector
+            if self.in_guest:
+                self.intercept_exception(fault)
             self.note_exception(fault)
             if vector == vectors.PF and fault.address is not None:
                 self.cr2 = fault.address
             error = fault.error if vector in WITH_ERROR_CODE and not self.real_mode else None
+            if self.in_guest:
+                self.note_event(vmcb.EVENT_EXCEPTION, vector, error)
             try:
                 self._enter_handler(
                     vector, error, software=False, resume=vector not in (vectors.DB, vectors.BP, vectors.OF)
                 )
             except Fault as second:
-                if second.address is not None:
-                    self.cr2 = second.address  # even when a double fault comes of it
-                if not self._replaces(fault, second):
-                    self._remember_exception(second)
-                    if fault.vector == vectors.DF:
-                        raise TripleFault from None
-                    second = Fault(vectors.DF, 0)
-                fault = second
+                fault = self._after(fault, second)
                 continue
+            self.delivering = 0
             if not self.task_trap:
                 return
             fault = self.take_task_trap()
@@ -82,6 +92,34 @@ class Delivery(Transfers):
 
     def _remember_exception(self, fault: Fault) -> None:
         self.recent_exceptions.append((fault.vector, fault.error, self.rip, fault.address))
+
+    def _after(self, first: Fault | None, second: Fault) -> Fault:
+        """What is delivered when the delivery of `first` (None: an interrupt) has raised `second`.
+
+        A guest's hypervisor sees the second one before it is combined with the first (15.12).
+        """
+        if self.in_guest:
+            self.intercept_exception(second)
+        if second.address is not None:
+            self.cr2 = second.address  # even when a double fault comes of it
+        if first is None or self._replaces(first, second):
+            return second
+        self._remember_exception(second)
+        if first.vector == vectors.DF:
+            raise TripleFault from None
+        return Fault(vectors.DF, 0)
+
+    def deliver_event(
+        self, vector: int, error: int | None, software: bool, resume: bool, exception: Fault | None
+    ) -> None:
+        """Deliver what a hypervisor injects: an interrupt, or `exception`."""
+        try:
+            self._enter_handler(vector, error, software, resume)
+        except Fault as second:
+            self.deliver_exception(self._after(exception, second))
+        else:
+            self.delivering = 0
+            self.deliver_task_trap()
 
     @staticmethod
     def _replaces(first: Fault, second: Fault) -> bool:
@@ -96,12 +134,9 @@ class Delivery(Transfers):
     def deliver_interrupt(self, vector: int) -> None:
         """Deliver an external interrupt; a fault while doing so is delivered in its place."""
         self.interrupt_counts[vector] = self.interrupt_counts.get(vector, 0) + 1
-        try:
-            self._enter_handler(vector, None, software=False, resume=False)
-        except Fault as fault:
-            self.deliver_exception(fault)
-        else:
-            self.deliver_task_trap()
+        if self.in_guest:
+            self.note_event(vmcb.EVENT_NMI if vector == vectors.NMI else vmcb.EVENT_INTR, vector)
+        self.deliver_event(vector, None, software=False, resume=False, exception=None)
 
     def trap(self, vector: int) -> None:
         """Deliver an exception that comes after an instruction: `rip` is already that of the next one."""
@@ -126,7 +161,10 @@ class Delivery(Transfers):
                 return
             if self.rflags & IOPL != IOPL:
                 raise Fault(vectors.GP, 0)
+        if self.in_guest:
+            self.note_event(vmcb.EVENT_SOFTWARE, vector)
         self._enter_handler(vector, None, software=True, resume=False)
+        self.delivering = 0
         self.interrupt_counts[vector] = self.interrupt_counts.get(vector, 0) + 1
         self.deliver_task_trap()
 

@@ -28,6 +28,25 @@ class Fault(Exception):
         self.address = address
 
 
+#: What native code puts where a fault's vector stands when a nested table has stopped a translation.
+NESTED_PAGE_FAULT = 0x400
+#: Stands where a fault's vector does, for the way out of a guest.
+VMEXIT = 0x1000
+
+
+class VmExit(Fault):
+    """#VMEXIT (APM vol. 2, 15.6): raised where a guest's instruction or event is intercepted.
+
+    It takes the way of a fault to the run loop, which undoes what the instruction has begun. `rip` is where the guest
+    stands when that is not the instruction itself.
+    """
+
+    def __init__(self, code: int, info1: int = 0, info2: int = 0, rip: int | None = None, next_rip: int = 0) -> None:
+        super().__init__(VMEXIT)
+        self.code, self.info1, self.info2 = code, info1, info2
+        self.rip, self.next_rip = rip, next_rip
+
+
 class TripleFault(Exception):
     """An exception while delivering a double fault: shutdown."""
 

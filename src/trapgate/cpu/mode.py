@@ -34,6 +34,8 @@ class DecodeMode(NamedTuple):
     simd_checked: bool = False
     #: DR7 enables instruction breakpoints.
     instruction_breakpoints: bool = False
+    #: Native operations that Python must carry out because a guest's hypervisor intercepts them.
+    intercepted: frozenset[str] = frozenset()
 
     def is_flat(self, segment: int) -> bool:
         """True when accesses through the segment need neither base nor limit."""

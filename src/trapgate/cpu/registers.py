@@ -77,6 +77,10 @@ class Registers:
         #: Linear addresses of the enabled instruction breakpoints (cpu/debug.py).
         self.breakpoints: frozenset[int] = frozenset()
         self.msrs: dict[int, int] = {}
+        #: VM_CR and VM_HSAVE_PA (APM vol. 2, 15.30).
+        self.vm_cr = self.hsave_pa = 0
+        #: Operations that native code carries out in other modes, intercepted in the guest that runs (cpu/svm).
+        self.intercepted: frozenset[str] = frozenset()
         self.rip = 0
         self.instruction_rip = 0
         self.cpl = 0
@@ -93,6 +97,9 @@ class Registers:
         # Native functions, set by the engine: (state address, ...) -> int
         self.native_translate: Callable[[int, int, int], int] = _missing
         self.native_flush: Callable[[int, int], None] = _missing
+        self.native_flush_all: Callable[[int], None] = _missing
+        self.native_flush_asid: Callable[[int, int, int], None] = _missing
+        self.native_flush_page_asid: Callable[[int, int, int], None] = _missing
         self.native_flush_page: Callable[[int, int], None] = _missing
         self.native_reset_fast: Callable[[int], None] = _missing
 
@@ -305,7 +312,7 @@ class Registers:
             flat |= int(cs.is_flat(write=False)) << CS
         key = (cs.attributes, cs.base, cs.limit, ss.attributes & ATTRIBUTE_DB, self.cpl, flags, flat, bits,
                cr0 & (CR0_PE | CR0_MP | CR0_EM | CR0_TS), cr4 & (CR4_TSD | CR4_OSFXSR), simd_checked,
-               self.breakpoints)  # fmt: skip
+               self.breakpoints, self.intercepted)  # fmt: skip
         mode = self._modes.get(key)
         if mode is None:
             if len(self._modes) > 4096:
@@ -326,7 +333,7 @@ class Registers:
             bits=bits, stack=stack, flat=flat, cpl=self.cpl, real=real, virtual8086=bool(flags & VM),
             io_allowed=io_allowed, time_stamp_allowed=not cr4 & CR4_TSD or self.cpl == 0, x87=x87, sse=sse, mmx=mmx,
             wait_nm=cr0 & (CR0_MP | CR0_TS) == CR0_MP | CR0_TS, simd_checked=simd_checked,
-            instruction_breakpoints=bool(self.breakpoints),
+            instruction_breakpoints=bool(self.breakpoints), intercepted=self.intercepted,
         )  # fmt: skip
         cs = self.segments[CS]
         return Mode(

@@ -71,6 +71,11 @@ class Tasks(Segmentation, ABC):
     def write_dr(self, number: int, value: int) -> None:
         """Debugging (debug.py) has it."""
 
+    in_guest = False
+
+    def intercept_task_switch(self, selector: int, kind: SwitchKind, error: int | None) -> None:
+        """Leave the guest where its hypervisor takes task switches (cpu/svm/guest_mode.py)."""
+
     def switch_by_instruction(self, selector: int, kind: SwitchKind) -> None:
         """JMP, CALL, IRET: a fault behind the commit point is delivered here, in the new task."""
         fault = self.switch_task(selector, kind)
@@ -110,6 +115,8 @@ class Tasks(Segmentation, ABC):
         returns the one behind it. Error codes have `external` as their EXT bit.
         """
         returning = kind is SwitchKind.RETURN
+        if self.in_guest:
+            self.intercept_task_switch(selector, kind, error)
         try:
             descriptor, place = self._check_tss(selector, returning)
         except Fault as fault:

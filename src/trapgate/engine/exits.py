@@ -8,11 +8,11 @@ from __future__ import annotations
 from iced_x86 import Register
 
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
-from trapgate.arch import layout, vectors
+from trapgate.arch import layout, vectors, vmcb
 from trapgate.arch.registers import RSP
 from trapgate.cpu.access import WATCHED
 from trapgate.cpu.debug import DR7_GD
-from trapgate.cpu.faults import Fault
+from trapgate.cpu.faults import NESTED_PAGE_FAULT, VMEXIT, Fault, VmExit
 from trapgate.cpu.lookup import NON_CANONICAL
 from trapgate.engine import record
 from trapgate.engine.blocks import Block
@@ -30,10 +30,19 @@ class Exits(NativeCore):
     def _deliver(self, fault: Fault) -> None:
         if self.debug_hits or self.q[layout.WATCH_HITS >> 3]:
             self.take_hits()  # what a faulting instruction touched does not count
+        if fault.vector == VMEXIT:
+            assert isinstance(fault, VmExit)
+            self.leave_guest(fault)
+            self.spend_charged()
+            self.redirected = True
+            return
         if fault.vector == vectors.DB:
             self.dr[7] &= ~DR7_GD
         self.charged += EXCEPTION_CYCLES
-        self.deliver_exception(fault)
+        try:
+            self.deliver_exception(fault)
+        except VmExit as exit_:
+            self.leave_guest(exit_)
         self.spend_charged()
         self.redirected = True
 
@@ -104,6 +113,12 @@ class Exits(NativeCore):
                 mode = block.translation.mode
                 address = block.rip if mode.decode.bits == 64 else mode.code_base + block.rip & 0xFFFF_FFFF
             fault = Fault(vector, error, address)
+        elif vector == NESTED_PAGE_FAULT:
+            address = q[layout.FAULT_ADDRESS >> 3]
+            if uop == block.address and error & vmcb.NPF_FINAL:
+                mode = block.translation.mode
+                address = address & ~0xFFF | (mode.code_base + block.rip) & 0xFFF  # as above
+            fault = VmExit(vmcb.EXIT_NPF, error, address)
         else:
             if vector == NON_CANONICAL:
                 vector = vectors.SS if self._uses_stack(block, uop) else vectors.GP

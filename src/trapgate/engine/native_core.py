@@ -11,14 +11,14 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
-from trapgate.arch import layout, vectors
+from trapgate.arch import layout, vectors, vmcb
 from trapgate.arch.cpuid import CpuProfile
 from trapgate.arch.paging import ADDRESS_MASK, PF_I, PTE_P, PTE_PS
-from trapgate.arch.registers import CR0_PG, CR4_PAE, CR4_PSE
+from trapgate.arch.registers import CR0_PG, CR4_PAE, CR4_PSE, CS
 from trapgate.cpu import tlb
-from trapgate.cpu.faults import Fault, Unimplemented
+from trapgate.cpu.faults import NESTED_PAGE_FAULT, Fault, Unimplemented, VmExit
 from trapgate.cpu.mode import Mode
-from trapgate.cpu.smm import SystemManagement
+from trapgate.cpu.svm.guest_mode import GuestMode
 from trapgate.engine.blocks import Block, BlockStore, Translation
 from trapgate.engine.handlers import HandlerStore
 from trapgate.isa.decode import Decoder
@@ -44,7 +44,7 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-class NativeCore(SystemManagement):
+class NativeCore(GuestMode):
     """The processor connected to its native code. `acknowledge` gives the vector when INTR is taken."""
 
     def __init__(
@@ -64,6 +64,8 @@ class NativeCore(SystemManagement):
         self.blocks = BlockStore(memory, handlers)
         self.exception_counts: dict[int, int] = {}
         self.interrupt_counts: dict[int, int] = {}
+        #: #VMEXITs by exit code.
+        self.exit_counts: dict[int, int] = {}
         self.recent_exceptions = deque(maxlen=RECENT_EXCEPTIONS)
         self.instructions = 0
         self.tsc_offset = 0
@@ -99,6 +101,10 @@ class NativeCore(SystemManagement):
         self._translate_code = prototype(word, word, word, word)(runtime["translate_instruction"])
         self.native_flush = prototype(None, word, word)(runtime["flush"])
         self.native_flush_page = prototype(None, word, word)(runtime["flush_page"])
+        flush_all = runtime["flush"]
+        self.native_flush_all = lambda state: prototype(None, word, word)(flush_all)(state, 0)
+        self.native_flush_asid = lambda state, asid, keep: prototype(None, word, word)(flush_all)(state, keep)
+        self.native_flush_page_asid = lambda state, linear, asid: self.native_flush_page(state, linear)
         self.native_reset_fast = prototype(None, word)(runtime["reset_fast"])
         self._protect = prototype(None, word, word)(runtime["protect"])
         nothing = prototype(None)
@@ -133,12 +139,16 @@ class NativeCore(SystemManagement):
     def set_intr(self, level: bool) -> None:
         """INTR."""
         self._intr = level
-        self.q[layout.INTERRUPT_PENDING >> 3] = int(level or self._nmi)
+        self.pending_changed()
 
     def pulse_nmi(self) -> None:
         """NMI."""
         self._nmi = True
-        self.q[layout.INTERRUPT_PENDING >> 3] = 1
+        self.pending_changed()
+
+    def pending_changed(self) -> None:
+        """What may interrupt has changed: native code looks at it where IF or the interrupt shadow changes."""
+        self.q[layout.INTERRUPT_PENDING >> 3] = int(self._intr or self._nmi or self.v_irq)
 
     def pulse_smi(self) -> None:
         """SMI#: latched, and taken between two instructions outside SMM."""
@@ -300,6 +310,8 @@ class NativeCore(SystemManagement):
             self.clock.now += stall
         if result == 0:
             vector = q[layout.FAULT_VECTOR >> 3]
+            if vector == NESTED_PAGE_FAULT:
+                raise VmExit(vmcb.EXIT_NPF, q[layout.FAULT_ERROR >> 3], q[layout.FAULT_ADDRESS >> 3], rip=self.rip)
             address = q[layout.FAULT_ADDRESS >> 3] if vector == vectors.PF else None
             raise Fault(vector & 0xFF, q[layout.FAULT_ERROR >> 3], address)
         physical = q[layout.TRANSLATED >> 3]
@@ -338,6 +350,22 @@ class NativeCore(SystemManagement):
                 return self._ram_page(entry & ADDRESS_MASK & ~inside | linear & inside)
             table = entry & ADDRESS_MASK
         return None
+
+    def peek_code(self, size: int) -> bytes:
+        """Up to `size` bytes at rip without side effects; fewer where the next page cannot be had."""
+        linear = self.rip if self.bits == 64 else self.segments[CS].base + self.rip & 0xFFFF_FFFF
+        code = b""
+        while len(code) < size:
+            page = self._peek_page(linear + len(code))
+            if page is None:
+                break
+            offset = linear + len(code) & 0xFFF
+            code += bytes(self.ram[page + offset : page + min(4096, offset + size - len(code))])
+        return code
+
+    def instructions_done(self) -> int:
+        """Instructions so far."""
+        return self.instructions
 
     def _ram_page(self, physical: int) -> int | None:
         page = physical & ~0xFFF & self.state.get(layout.A20_MASK)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
 from trapgate.arch import layout, vectors
-from trapgate.arch.registers import IF, RF, TF
-from trapgate.cpu.faults import Fault, TripleFault, Unimplemented
+from trapgate.arch.registers import RF, TF
+from trapgate.cpu.faults import Fault, TripleFault, Unimplemented, VmExit
 from trapgate.engine.debug_traps import DebugTraps
 from trapgate.engine.native_core import LOW, SLICE
 from trapgate.engine.stepping import UNCOUNTED
@@ -18,7 +18,7 @@ from trapgate.machine.errors import UnimplementedDevice
 @dataclass(frozen=True)
 class Stopped:
     """Why the processor stopped: "request" (see RunControl), "limit", "triple-fault", "unimplemented", "halted",
-    "breakpoint", "steps"."""
+    "breakpoint", "steps", "vmexit" (for a hypervisor outside)."""
 
     reason: str
     report: str = ""
@@ -36,7 +36,7 @@ class Processor(DebugTraps):
         collecting = gc.isenabled()
         gc.disable()
         try:
-            return self._loop(limit)
+            return self._run(limit)
         except (Unimplemented, UnimplementedDevice) as error:
             return Stopped("unimplemented", str(error))
         except TripleFault:
@@ -44,6 +44,26 @@ class Processor(DebugTraps):
         finally:
             if collecting:
                 gc.enable()
+
+    def _run(self, limit: int | None) -> Stopped:
+        while True:
+            try:
+                return self._loop(limit)
+            except TripleFault:
+                self.intercept_shutdown()
+                self.spend_charged()
+
+    def run_guest(self, vmcb: int) -> str:
+        """For a hypervisor outside: VMRUN of the VMCB at a host-physical address, until #VMEXIT or a stop of the run.
+
+        Returns "vmexit", or the reason for which the run has stopped ("request", "unimplemented", "triple-fault").
+        """
+        self.vmrun(vmcb)
+        if self.charged:
+            self.spend_charged()
+        if self.left_guest:
+            return "vmexit"
+        return self._run(None).reason
 
     def step(self, count: int = 1) -> Stopped:
         """Run `count` instructions, the delivery of interrupts between them included; "steps" when all are done.
@@ -70,6 +90,8 @@ class Processor(DebugTraps):
         while True:
             if why:
                 return Stopped(why)
+            if self.left_guest:
+                return Stopped("vmexit")
             deadline = clock.deadline
             if deadline is not None and deadline <= clock.now:
                 clock.run_due()
@@ -85,8 +107,13 @@ class Processor(DebugTraps):
                 return Stopped("steps")
             if self.shadow and self._stops_here():
                 return Stopped("breakpoint")
-            if self._intr or self._nmi or self.halted or self._reset_wanted or self.shadow or self.smi_pending:
+            if (
+                self._intr or self._nmi or self.halted or self._reset_wanted or self.shadow or self.smi_pending
+                or self.v_irq
+            ):  # fmt: skip
                 uop = self._attend(uop)
+                if self.left_guest:
+                    continue
                 if self.halted:
                     if not self._wait():
                         return Stopped("halted")
@@ -152,42 +179,71 @@ class Processor(DebugTraps):
             return 0
 
     def _attend(self, uop: int) -> int:
-        """Look at reset, NMI and INTR between two instructions."""
+        """Look at INIT, SMI, NMI, INTR and the virtual interrupt between two instructions (APM vol. 2, table 8-8)."""
         self._settle(uop)
+        if not self.gif:
+            self.shadow = False
+            return uop
         if self._reset_wanted and not self.in_smm:
-            self._reset_wanted = False
-            self.initialize()
-            return 0
+            if not self.event_intercepted("init"):
+                self._reset_wanted = False
+                self.initialize()
+            return self._left()
         if self.smi_pending and not self.in_smm:
-            self.enter_smm()
-            return 0
+            if not self.event_intercepted("smi"):
+                self.enter_smm()
+            return self._left()
         if self.shadow:
             self.shadow = False
-            if not self.halted and (self._nmi or (self._intr and self.q[layout.SYSTEM_FLAGS >> 3] & IF)):
+            self.shadow_place = self.rip, self.instructions
+            if not self.halted and (self._nmi or self._intr_passes() or self.takes_virtual_interrupt()):
                 # The instruction after STI, MOV SS or POP SS comes first; what it shadows itself does not count.
+                guest = self.in_guest
                 self._single_step()
-                self.shadow = False
-                uop = 0
+                self.shadow, uop = False, 0
+                if self.in_guest != guest:
+                    return 0
         if self._nmi and not self.in_smm:
-            self._nmi = False
-            self.set_intr(self._intr)
+            if not self.event_intercepted("nmi"):
+                self._nmi = False
+                self.pending_changed()
+                self._interrupt(vectors.NMI)
+            return self._left()
+        if self._intr_passes():
+            if not self.event_intercepted("intr"):
+                self._interrupt(self._acknowledge())
+            return self._left()
+        if self.v_irq and self.takes_virtual_interrupt():
             self.halted = False
-            self.deliver_interrupt(vectors.NMI)
-            self.spend_charged()
-            return 0
-        if self._intr and self.q[layout.SYSTEM_FLAGS >> 3] & IF:
-            self.halted = False
-            self.deliver_interrupt(self._acknowledge())
-            self.spend_charged()
-            return 0
+            try:
+                self.take_virtual_interrupt()
+            except VmExit as exit_:
+                self.leave_guest(exit_)
+            return self._left()
         return uop
+
+    def _intr_passes(self) -> bool:
+        return self._intr and self.takes_physical_interrupts()
+
+    def _interrupt(self, vector: int) -> None:
+        self.halted = False
+        try:
+            self.deliver_interrupt(vector)
+        except VmExit as exit_:
+            self.leave_guest(exit_)
+
+    def _left(self) -> int:
+        """Behind an interrupt: look up `rip`."""
+        self.spend_charged()
+        self.redirected = True
+        return 0
 
     def _wait(self) -> bool:
         """Halted: let time pass to the next event. False when nothing will ever wake the processor."""
         deadline = self.clock.deadline
         if deadline is None:
             return False
-        if not self.q[layout.SYSTEM_FLAGS >> 3] & IF and (self.in_smm or not self.expects_unmaskable()):
+        if not self.takes_physical_interrupts() and (self.in_smm or not self.expects_unmaskable()):
             return False
         cycles = deadline - self.clock.now
         if cycles > 0:

@@ -80,6 +80,8 @@ class ModeView(Protocol):
     def simd_checked(self) -> bool: ...
     @property
     def instruction_breakpoints(self) -> bool: ...
+    @property
+    def intercepted(self) -> frozenset[str]: ...
     def is_flat(self, segment: int) -> bool: ...
 
 
@@ -245,6 +247,8 @@ class Decoder:
     def _needs_python(self, name: str) -> bool:
         """Operations that are native only where no check of privilege is needed."""
         mode = self.mode
+        if name in mode.intercepted:
+            return True
         if name in ("cli", "sti"):
             return not mode.io_allowed or mode.virtual8086
         if name in ("popf", "popfd", "popfq"):

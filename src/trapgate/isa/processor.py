@@ -157,6 +157,20 @@ class Processor(Protocol):
     def leave_smm(self) -> None:
         """RSM."""
 
+    def is_vmcb_page(self, place: int) -> bool:
+        """Whether a VMCB can lie at host-physical `place`."""
+
+    def vmrun(self, place: int) -> None:
+        """Enter the guest of the VMCB at `place`; after it `rip` is the guest's, or the next one if it was refused."""
+
+    def vmload(self, place: int) -> None: ...
+    def vmsave(self, place: int) -> None: ...
+    def set_gif(self, value: bool) -> None:
+        """STGI, CLGI."""
+
+    def flush_page_of(self, linear: int, asid: int) -> None:
+        """INVLPGA."""
+
     def mode_changed(self) -> None:
         """CS, CPL, or a control register that code depends on has changed."""
 

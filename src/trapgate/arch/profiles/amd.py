@@ -14,14 +14,15 @@ _FEATURES_0F = frozenset((
     "INTEL8086", "INTEL8086_ONLY", "INTEL186", "INTEL286", "INTEL386", "INTEL486", "X64", "FPU", "FPU287", "FPU387",
     "CPUID", "TSC", "MSR", "CX8", "CMOV", "MMX", "SYSCALL", "SMM", "RDPMC", "INTEL_FPU_COMPAT", "MULTIBYTENOP",
     "PAUSE", "FXSR", "SEP", "CLFSH", "SSE", "SSE2", "SSE3", "CMPXCHG16B", "RDTSCP", "PREFETCHW",
+    "SVM", "SKINIT_OR_SVM",
 ))  # fmt: skip
-#: Neither 3DNow! nor AMD-V: CPUID does not report them.
+#: No 3DNow!: CPUID does not report it.
 _FEATURES_10 = _FEATURES_0F | {"SSE4A", "POPCNT", "LZCNT", "MONITOR"}
 
 _FLAGS_0F = frozenset((
     "FPU", "VME", "DE", "PSE", "TSC", "MSR", "PAE", "MCE", "CX8", "APIC", "SEP", "MTRR", "PGE", "MCA", "CMOV", "PAT",
     "PSE36", "CLFSH", "MMX", "FXSR", "SSE", "SSE2", "SSE3", "CMPXCHG16B", "SYSCALL", "NX", "MMXEXT", "FFXSR", "RDTSCP",
-    "LM", "LAHF64", "CR8", "PREFETCHW",
+    "LM", "LAHF64", "CR8", "PREFETCHW", "SVM",
 ))  # fmt: skip
 _FLAGS_10 = _FLAGS_0F | {"MONITOR", "POPCNT", "PAGE1GB", "LZCNT", "SSE4A"}
 
@@ -52,7 +53,7 @@ _COUNTERS = tuple(range(0xC001_0004, 0xC001_0008))
 
 OPTERON_2007 = CpuProfile(
     name="opteron-2007",
-    description="Quad-Core AMD Opteron (family 10h, 2007): long mode, SSE4a, 1 GB pages",
+    description="Quad-Core AMD Opteron (family 10h, 2007): long mode, SSE4a, 1 GB pages, AMD-V with nested paging",
     vendor=AMD,
     signature=0x0010_0F23,  # family 10h model 2 stepping 3
     features=_FEATURES_10,
@@ -76,12 +77,14 @@ OPTERON_2007 = CpuProfile(
     constant_msrs=_CONSTANT,
     read_only_msrs=_READ_ONLY,
     counters=_COUNTERS,
+    svm_asids=64,
+    svm_features=frozenset(("NP", "LBR_VIRT", "SVM_LOCK", "NRIP_SAVE")),
     reset_msrs={0x277: 0x0007_0406_0007_0406},
 )
 
 OPTERON_2006 = CpuProfile(
     name="opteron-2006",
-    description="Dual-Core AMD Opteron (family 0Fh rev F, 2006): long mode, SSE3",
+    description="Dual-Core AMD Opteron (family 0Fh rev F, 2006): long mode, SSE3, AMD-V",
     vendor=AMD,
     signature=0x0004_0F13,  # JH-F3: family 0Fh model 41h stepping 3
     features=_FEATURES_0F,
@@ -113,5 +116,6 @@ OPTERON_2006 = CpuProfile(
     },
     read_only_msrs=_READ_ONLY,
     counters=_COUNTERS,
+    svm_asids=64,
     reset_msrs={0x277: 0x0007_0406_0007_0406},
 )

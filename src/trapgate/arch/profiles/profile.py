@@ -26,7 +26,9 @@ from trapgate.arch.registers import (
     EFER_LME,
     EFER_NXE,
     EFER_SCE,
+    EFER_SVME,
 )
+from trapgate.arch.vmcb import FEATURES as SVM_FEATURES
 
 Leaf = tuple[int, int, int, int]
 AMD, INTEL = "AuthenticAMD", "GenuineIntel"
@@ -44,7 +46,7 @@ _REPEATED = (
     "MMX", "FXSR",
 )  # fmt: skip
 EDX_8 = {"SYSCALL": 11, "NX": 20, "MMXEXT": 22, "FFXSR": 25, "PAGE1GB": 26, "RDTSCP": 27, "LM": 29}
-ECX_8 = {"LAHF64": 0, "CR8": 4, "LZCNT": 5, "SSE4A": 6, "PREFETCHW": 8}
+ECX_8 = {"LAHF64": 0, "SVM": 2, "CR8": 4, "LZCNT": 5, "SSE4A": 6, "PREFETCHW": 8}
 
 #: CR4 bits that exist where a flag does (APM vol. 2, 3.1.3). RDPMC is not a CPUID flag but comes as a feature.
 _CR4_BITS = {
@@ -52,7 +54,10 @@ _CR4_BITS = {
     "PGE": CR4_PGE, "FXSR": CR4_OSFXSR, "SSE": CR4_OSXMMEXCPT,
 }  # fmt: skip
 #: EFER bits that exist where a flag does (APM vol. 2, 3.1.7).
-_EFER_BITS = {"SYSCALL": EFER_SCE, "LM": EFER_LME | EFER_LMA, "NX": EFER_NXE, "FFXSR": EFER_FFXSR}
+_EFER_BITS = {
+    "SYSCALL": EFER_SCE, "LM": EFER_LME | EFER_LMA, "NX": EFER_NXE, "FFXSR": EFER_FFXSR,
+    "SVM": EFER_SVME,
+}  # fmt: skip
 
 _ALL_OF_ADDRESS = (1 << 52) - 1
 
@@ -87,6 +92,9 @@ class CpuProfile:
     read_only_msrs: frozenset[int] = frozenset()
     #: MSRs of the performance counters that RDPMC reads.
     counters: tuple[int, ...] = ()
+    #: AMD-V: how many ASIDs there are, and names of what else there is (arch/vmcb.py: FEATURES).
+    svm_asids: int = 0
+    svm_features: frozenset[str] = frozenset()
     #: MSRs that are not 0 after RESET#.
     reset_msrs: Mapping[int, int] = field(default_factory=dict)
 
@@ -104,7 +112,11 @@ class CpuProfile:
             1: (self.signature, self.ebx_1, self._bits(ECX_1), self._bits(EDX_1)),
             **others,
         }
-        extended = [leaf for leaf in others if leaf >> 31]
+        if "SVM" in self.flags:
+            # Revision 1, the number of ASIDs, features (25481, Fn8000_000A).
+            features = sum(1 << SVM_FEATURES[name] for name in self.svm_features)
+            leaves[0x8000_000A] = (1, self.svm_asids, 0, features)
+        extended = [leaf for leaf in leaves if leaf >> 31]
         if extended:
             repeated = sum(1 << EDX_1[flag] for flag in _REPEATED if flag in self.flags)
             leaves[0x8000_0000] = (max(extended), ebx, ecx, edx)

@@ -7,6 +7,7 @@ from trapgate.isa.system import (
     interrupts,
     segments,
     special,
+    svm,
     system_calls,
     transfers,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "interrupts",
     "segments",
     "special",
+    "svm",
     "system_calls",
     "transfers",
 ]

@@ -153,7 +153,7 @@ def pushf(p: Processor, instruction: iced.Instruction) -> None:
 
 @python_form("popf_python", "popfd_python", "popfq_python")
 def popf(p: Processor, instruction: iced.Instruction) -> None:
-    """At CPL 1 to 3 or in virtual-8086 mode (APM vol. 3, POPF)."""
+    """At CPL 1 to 3, in virtual-8086 mode, or where it is intercepted (APM vol. 3, POPF)."""
     width = _flags_width(instruction)
     old = p.rflags
     mask = _ARITHMETIC | TF | DF | NT
@@ -166,8 +166,10 @@ def popf(p: Processor, instruction: iced.Instruction) -> None:
         return
     if width > 16:
         mask |= AC | ID
-    if p.cpl <= old >> IOPL_SHIFT & 3:
+    if p.real_mode or p.cpl <= old >> IOPL_SHIFT & 3:
         mask |= IF
+    if p.cpl == 0 and not p.virtual8086:
+        mask |= IOPL
     kept = old & ~mask & (~RF if width > 16 else -1)
     p.rflags = kept | p.pop(width) & mask
     p.mode_changed()

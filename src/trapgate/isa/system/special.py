@@ -67,6 +67,11 @@ def mwait(p: Processor, instruction: iced.Instruction) -> None:
     p.halted = True
 
 
+@python_form("pause_python")
+def pause(p: Processor, instruction: iced.Instruction) -> None:
+    """Where it may be intercepted; else native code does nothing for it."""
+
+
 @python_form("rsm")
 def rsm(p: Processor, instruction: iced.Instruction) -> None:
     p.leave_smm()

@@ -1,0 +1,408 @@
+"""Guest mode: VMRUN, #VMEXIT, event injection, virtual interrupts, GIF (APM vol. 2, 15.5 to 15.7, 15.17, 15.20, 15.21).
+
+A guest may be started by a hypervisor that the processor runs itself, or by one outside (`python_host`), for which the
+processor stops at #VMEXIT. Both take the same way; only the host's registers are nobody's business in the second case.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+
+from trapgate.arch import layout, vectors, vmcb
+from trapgate.arch.registers import CR0_PG, CR0_WP, IF
+from trapgate.cpu.faults import VMEXIT, WITH_ERROR_CODE, Fault, TripleFault, VmExit
+from trapgate.cpu.smm import SystemManagement
+from trapgate.cpu.svm import guest_state
+from trapgate.cpu.svm.checks import control_fault
+from trapgate.cpu.svm.controls import Controls
+from trapgate.cpu.svm.guest_state import HostState
+from trapgate.cpu.svm.intercepts import guest_forms
+from trapgate.cpu.tasks import SwitchKind
+from trapgate.isa.processor import PythonForm
+
+_EXIT = struct.Struct("<4Q")
+_QWORD = struct.Struct("<Q")
+_EXIT_CODES_WITH_BYTES = frozenset((vmcb.EXIT_EXCEPTION + vectors.PF, vmcb.EXIT_NPF))
+#: Modelled cycles of VMRUN and #VMEXIT (assumed until cost profiles come: a world switch takes 1000 to 1400 cycles).
+VMRUN_CYCLES, VMEXIT_CYCLES = 600, 600
+_M64 = (1 << 64) - 1
+
+
+class GuestMode(SystemManagement):
+    """A processor with AMD-V."""
+
+    #: Whether a guest runs now.
+    in_guest = False
+    #: Global interrupt flag (15.17).
+    gif = True
+    controls: Controls
+    #: Host-physical address of the current guest's VMCB.
+    vmcb = 0
+    #: Whether the hypervisor is a program outside, for which the processor stops at #VMEXIT.
+    python_host = False
+    #: Set at #VMEXIT for such a hypervisor.
+    left_guest = False
+    #: The words of the VMCB that ES, CS, SS and DS hold at present, when that is known.
+    loaded_segments: tuple[int, ...] = ()
+    #: EXITINTINFO of the event that is being delivered, 0 when none is.
+    delivering = 0
+    #: A virtual interrupt waits (V_IRQ).
+    v_irq = False
+    #: Why the last VMRUN was refused.
+    refusal = ""
+    host: HostState | None = None
+    #: #VMEXITs by exit code.
+    exit_counts: dict[int, int]
+    #: The guest that an SMI has interrupted: its ASID and whether it has nested paging.
+    _under_smm: tuple[int, int] | None = None
+    #: Where the last interrupt shadow was: rip and instructions done.
+    shadow_place = (-1, -1)
+    forms: Mapping[str, PythonForm]
+    tsc_offset: int
+
+    def reset(self) -> None:
+        """The state after RESET#: no guest, GIF set."""
+        if self.in_guest:
+            self._leave_mode()
+        self.gif = True
+        self.vm_cr = self.hsave_pa = 0
+        self._fast_context: tuple[int, ...] = ()
+        self._under_smm = None
+        self._pause_left = self._pause_last = 0
+        super().reset()
+
+    # -- VMRUN
+
+    def vmrun(self, place: int) -> None:
+        """Enter the guest whose VMCB is at host-physical `place`, which was checked to be a page of RAM."""
+        q = self.q
+        self.charged += VMRUN_CYCLES
+        self.vmcb = place
+        self.before_write(place, vmcb.SIZE)
+        self.controls = controls = Controls(self.ram, place)
+        host_cr0 = q[layout.CR0 >> 3] if not self.python_host else CR0_PG
+        refused = control_fault(controls, self.profile, bool(host_cr0 & CR0_PG))
+        if refused:
+            self._refuse(refused)
+            return
+        if not self.python_host:
+            self.host = guest_state.save_host(self)
+            q[layout.HOST_CR4 >> 3], q[layout.HOST_EFER >> 3] = q[layout.CR4 >> 3], q[layout.EFER >> 3]
+        refused = guest_state.load_guest(self, place)
+        if refused:
+            self._refuse(refused)
+            return
+        self._enter_mode(controls)
+        if controls.eventinj & vmcb.EVENT_VALID:
+            # Its valid bit is cleared when the event has been delivered or its delivery intercepted (15.20).
+            _QWORD.pack_into(self.ram, place + vmcb.EVENTINJ, controls.eventinj & ~vmcb.EVENT_VALID)
+            try:
+                self._inject(controls.eventinj)
+            except VmExit as exit_:
+                self.leave_guest(exit_)
+
+    def _refuse(self, why: str) -> None:
+        """#VMEXIT(INVALID): the guest is not entered, and its state not saved (15.5.1)."""
+        self.refusal = why
+        self.exit_counts[vmcb.EXIT_INVALID] = self.exit_counts.get(vmcb.EXIT_INVALID, 0) + 1
+        _EXIT.pack_into(self.ram, self.vmcb + vmcb.EXITCODE, vmcb.EXIT_INVALID, 0, 0, 0)
+        self.charged += VMEXIT_CYCLES
+        self.gif = self.python_host and self.gif
+        self.left_guest = self.python_host
+
+    def _enter_mode(self, controls: Controls) -> None:
+        q = self.q
+        self.in_guest, self.gif, self.left_guest = True, True, False
+        q[layout.ASID >> 3] = controls.asid
+        q[layout.NESTED >> 3] = int(controls.nested)
+        q[layout.NESTED_CR3 >> 3] = controls.n_cr3
+        self.tsc_offset += controls.tsc_offset
+        self._flush_as_told(controls)
+        self.fast_tables_belong_to_mode()
+        self._host_forms = self.forms
+        self.forms = guest_forms(self.forms)
+        self.halted = False
+        self.shadow = bool(controls.interrupt_shadow & 1)
+        self.v_irq = controls.v_irq
+        self._pause_left = controls.pause_count
+        self.intercepts_changed()
+        self.pending_changed()
+
+    def fast_tables_belong_to_mode(self) -> None:
+        """The fast tables are not tagged: empty them when they were made for another ASID or other rules."""
+        q = self.q
+        context = (
+            q[layout.ASID >> 3], q[layout.NESTED >> 3], q[layout.NESTED_CR3 >> 3],
+            q[layout.CR0 >> 3] & (CR0_WP | CR0_PG),
+        )  # fmt: skip
+        if context != self._fast_context:
+            self._fast_context = context
+            self.native_reset_fast(self.state.address)
+
+    def _flush_as_told(self, controls: Controls) -> None:
+        """TLB_CONTROL (15.16.2). Without FlushByAsid every request flushes everything.
+
+        | TLB_CONTROL | FlushByAsid | flushed                              |
+        |-------------|-------------|--------------------------------------|
+        | a 0         | any         | nothing                              |
+        | b 1         | any         | all entries of all ASIDs             |
+        | c 3         | yes         | all entries of the guest's ASID      |
+        | d 7         | yes         | its entries that are not global      |
+        | e others    | any         | reserved; here all, as (b)           |
+        """
+        what = controls.tlb_control
+        if what == vmcb.FLUSH_NOTHING:  # a
+            return
+        by_asid = "FLUSH_BY_ASID" in self.profile.svm_features
+        if by_asid and what in (vmcb.FLUSH_GUEST, vmcb.FLUSH_GUEST_NON_GLOBAL):  # c, d
+            self.native_flush_asid(self.state.address, controls.asid, int(what == vmcb.FLUSH_GUEST_NON_GLOBAL))
+        else:  # b, e
+            self.native_flush_all(self.state.address)
+
+    # -- #VMEXIT
+
+    def leave_guest(self, exit_: VmExit) -> None:
+        """#VMEXIT (15.6): save the guest, note why, and go on in the host."""
+        place, controls, q = self.vmcb, self.controls, self.q
+        code = exit_.code
+        self.exit_counts[code] = self.exit_counts.get(code, 0) + 1
+        self.charged += VMEXIT_CYCLES
+        if exit_.rip is not None:
+            self.rip = exit_.rip
+        ram = self.ram
+        guest_state.save_guest(self, place)
+        _EXIT.pack_into(ram, place + vmcb.EXITCODE, code, exit_.info1, exit_.info2, self.delivering)
+        self.delivering = 0
+        word = controls.v_word & ~vmcb.V_IRQ | (vmcb.V_IRQ if self.v_irq else 0)
+        _QWORD.pack_into(ram, place + vmcb.VIRTUAL_INTERRUPT, word)
+        shadowed = self.shadow or self.shadow_place == (self.rip, self.instructions_done())
+        ram[place + vmcb.INTERRUPT_SHADOW] = int(shadowed)
+        if "NRIP_SAVE" in self.profile.svm_features:
+            _QWORD.pack_into(ram, place + vmcb.NEXT_RIP, exit_.next_rip)
+        if code in _EXIT_CODES_WITH_BYTES and "DECODE_ASSISTS" in self.profile.svm_features:
+            self._save_bytes(exit_)
+        self._leave_mode()
+        if self.python_host:
+            self.left_guest = True
+            return
+        self.gif = False
+        assert self.host is not None
+        guest_state.restore_host(self, self.host)
+        q[layout.ASID >> 3] = q[layout.NESTED >> 3] = 0
+        self.fast_tables_belong_to_mode()
+
+    def _leave_mode(self) -> None:
+        self.in_guest = self.v_irq = self.shadow = self.halted = False
+        self.tsc_offset -= self.controls.tsc_offset
+        self.forms = self._host_forms
+        self.intercepts_changed()
+        self.pending_changed()
+
+    def _save_bytes(self, exit_: VmExit) -> None:
+        """The bytes of the instruction whose data access faulted (15.7.3, decode assists); none for a fetch."""
+        fetched = b"" if exit_.info1 & 0x10 else self.peek_code(15)
+        place = self.vmcb + vmcb.FETCHED_COUNT
+        self.ram[place : place + 16] = bytes([len(fetched)]) + fetched.ljust(15, b"\0")
+
+    def peek_code(self, size: int) -> bytes:
+        """Up to `size` bytes at rip without side effects; the engine knows."""
+        return b""
+
+    def instructions_done(self) -> int:
+        """Instructions so far; the engine knows."""
+        return 0
+
+    def pending_changed(self) -> None:
+        """What may interrupt has changed; the engine tells native code."""
+
+    # -- instructions
+
+    def is_vmcb_page(self, place: int) -> bool:
+        """Whether a VMCB can lie at host-physical `place`: memory must be there."""
+        return self.is_ram(place)
+
+    def vmload(self, place: int) -> None:
+        """VMLOAD."""
+        guest_state.vmload(self, place)
+
+    def vmsave(self, place: int) -> None:
+        """VMSAVE."""
+        self.before_write(place + vmcb.FS, 0x300)
+        guest_state.vmsave(self, place)
+
+    def set_gif(self, value: bool) -> None:
+        """STGI and CLGI (15.17): what waited is taken when GIF is set again."""
+        self.gif = value
+        self.pending_changed()
+        self.refetch()
+
+    def flush_page_of(self, linear: int, asid: int) -> None:
+        """INVLPGA (15.16.3)."""
+        self.native_flush_page_asid(self.state.address, linear, asid)
+        self.refetch()
+
+    def intercepts_changed(self) -> None:
+        """Which instructions that native code carries out are intercepted has changed."""
+        names = self._intercepted_natives() if self.in_guest else frozenset()
+        if names != self.intercepted:
+            self.intercepted = names
+            self.mode_changed()
+
+    def _intercepted_natives(self) -> frozenset[str]:
+        word = self.controls.misc1 & _NATIVE_BITS | (self.controls.misc2 & _RDTSCP) << 32
+        names = _NATIVES.get(word)
+        if names is None:
+            wanted = [group for intercept, group in _NATIVE_NAMES.items() if word & vmcb.misc1(intercept)]
+            wanted += [("rdtscp",)] if word >> 32 else []
+            names = _NATIVES[word] = frozenset(name for group in wanted for name in group)
+        return names
+
+    # -- events
+
+    def _inject(self, event: int) -> None:
+        """EVENTINJ (15.20): not subject to intercepts itself; a fault on the way is."""
+        vector, kind = event & 0xFF, event >> vmcb.EVENT_TYPE_SHIFT & 7
+        error: int | None = None
+        if event & vmcb.EVENT_ERROR_VALID and not self.real_mode:
+            error = event >> vmcb.EVENT_ERROR_SHIFT & 0xFFFF_FFFF
+        if kind == vmcb.EVENT_SOFTWARE and "NRIP_SAVE" in self.profile.svm_features:
+            following = _QWORD.unpack_from(self.ram, self.vmcb + vmcb.NEXT_RIP)[0]
+            if following:
+                self.rip = following
+        counts = self.exception_counts if kind == vmcb.EVENT_EXCEPTION else self.interrupt_counts
+        counts[vector] = counts.get(vector, 0) + 1
+        first = Fault(vector, error) if kind == vmcb.EVENT_EXCEPTION else None
+        resume = kind == vmcb.EVENT_EXCEPTION and vector not in (vectors.DB, vectors.BP, vectors.OF)
+        self.delivering = event & ~0x7FFF_F000
+        self.deliver_event(vector, error, kind == vmcb.EVENT_SOFTWARE, resume, first)
+        self.redirected = True
+
+    def note_event(self, kind: int, vector: int, error: int | None = None) -> None:
+        """An event is about to be delivered: what EXITINTINFO shows if that is interrupted (15.7.2)."""
+        event = vector | kind << vmcb.EVENT_TYPE_SHIFT | vmcb.EVENT_VALID
+        if error is not None:
+            event |= vmcb.EVENT_ERROR_VALID | error << vmcb.EVENT_ERROR_SHIFT
+        self.delivering = event
+
+    def intercept_exception(self, fault: Fault) -> None:
+        """Leave the guest when it may not take this exception itself (15.12). Before CR2 and DR6 ... are written."""
+        vector = fault.vector
+        if vector == VMEXIT:
+            raise fault
+        if not self.controls.exceptions >> vector & 1:
+            return
+        info1 = fault.error if fault.error is not None and vector in WITH_ERROR_CODE else 0
+        info2 = fault.address or 0
+        raise VmExit(vmcb.EXIT_EXCEPTION + vector, info1, info2, rip=self.rip)
+
+    def intercept_task_switch(self, selector: int, kind: SwitchKind, error: int | None) -> None:
+        """Leave the guest where its hypervisor takes task switches (15.14.1)."""
+        if not self.controls.misc1 & vmcb.misc1("task_switch"):
+            return
+        info2 = {SwitchKind.RETURN: vmcb.TASK_SWITCH_IRET, SwitchKind.JUMP: vmcb.TASK_SWITCH_JUMP}.get(kind, 0)
+        if error is not None:
+            info2 |= vmcb.TASK_SWITCH_ERROR | error
+        raise VmExit(vmcb.EXIT["task_switch"], selector, info2)
+
+    def intercept_shutdown(self) -> None:
+        """A triple fault in a guest leaves it when that is intercepted (15.14.3)."""
+        if self.in_guest and self.controls.misc1 & vmcb.misc1("shutdown"):
+            self.leave_guest(VmExit(vmcb.EXIT["shutdown"]))
+            return
+        raise TripleFault
+
+    def takes_physical_interrupts(self) -> bool:
+        """Whether INTR would be taken now: RFLAGS.IF, or with V_INTR_MASKING the host's (15.21.1)."""
+        if not self.gif:
+            return False
+        if self.in_guest and self.controls.v_intr_masking:
+            return self.host is None or self.python_host or bool(self.host.rflags & IF)
+        return bool(self.q[layout.SYSTEM_FLAGS >> 3] & IF)
+
+    def takes_virtual_interrupt(self) -> bool:
+        """Whether V_IRQ would be taken now (15.21.4); the shadow has been looked at."""
+        return self.v_irq and bool(self.q[layout.SYSTEM_FLAGS >> 3] & IF) and self.gif and self.controls.v_irq_passes()
+
+    def take_virtual_interrupt(self) -> None:
+        """Deliver the virtual interrupt, or leave the guest when VINTR is intercepted."""
+        if self.controls.misc1 & vmcb.misc1("vintr"):
+            self.leave_guest(VmExit(vmcb.EXIT["vintr"], rip=self.rip))
+            return
+        # Cleared after the intercept and before the IDT is looked at (15.21.4).
+        self.v_irq = False
+        self.pending_changed()
+        self.deliver_interrupt(self.controls.v_vector)
+
+    def event_intercepted(self, name: str) -> bool:
+        """Leave the guest for a physical event ("intr", "nmi", "smi", "init") that is intercepted; it stays pending."""
+        if not self.in_guest or not self.controls.misc1 & vmcb.misc1(name):
+            return False
+        self.leave_guest(VmExit(vmcb.EXIT[name], rip=self.rip))
+        return True
+
+    def enter_smm(self) -> None:
+        """An SMI that is not intercepted: SMM is outside the guest, which waits (15.13.3)."""
+        q = self.q
+        if self.in_guest:
+            self._under_smm = q[layout.ASID >> 3], q[layout.NESTED >> 3]
+            self.in_guest, self.forms = False, self._host_forms
+            q[layout.ASID >> 3] = q[layout.NESTED >> 3] = 0
+            self.intercepts_changed()
+        super().enter_smm()
+        self.native_flush_all(self.state.address)
+
+    def leave_smm(self) -> None:
+        """RSM: back to the guest, if one was interrupted."""
+        super().leave_smm()
+        self.native_flush_all(self.state.address)
+        if self._under_smm is not None:
+            q = self.q
+            q[layout.ASID >> 3], q[layout.NESTED >> 3] = self._under_smm
+            self._under_smm = None
+            self._host_forms = self.forms
+            self.in_guest, self.forms = True, guest_forms(self.forms)
+            self.intercepts_changed()
+            self.fast_tables_belong_to_mode()
+
+    # -- what guest mode changes for instructions
+
+    def pause_runs_out(self) -> bool:
+        """A PAUSE of a guest that is intercepted: whether the filter has run out (15.14.4)."""
+        controls = self.controls
+        if "PAUSE_FILTER" not in self.profile.svm_features or not controls.pause_count:
+            return True
+        now = self.time_stamp()
+        if controls.pause_threshold and now - self._pause_last > controls.pause_threshold:
+            self._pause_left = controls.pause_count
+        self._pause_last = now
+        self._pause_left -= 1
+        if self._pause_left >= 0:
+            return False
+        self._pause_left = controls.pause_count
+        return True
+
+    def read_tpr(self) -> int:
+        """CR8: with V_INTR_MASKING the virtual one (15.21.2)."""
+        if self.in_guest and self.controls.v_intr_masking:
+            return self.controls.v_tpr & 0xF
+        return super().read_tpr()
+
+    def write_tpr(self, value: int) -> None:
+        """CR8."""
+        if self.in_guest and self.controls.v_intr_masking:
+            if value >> 4:
+                raise Fault(vectors.GP, 0)
+            self.controls.v_tpr = value
+            return
+        super().write_tpr(value)
+
+
+#: Instructions that native code carries out unless they are intercepted: intercept -> operations.
+_NATIVE_NAMES = {
+    "rdtsc": ("rdtsc",), "pushf": ("pushf", "pushfd", "pushfq"), "popf": ("popf", "popfd", "popfq"),
+    "iret": ("iretq_within",), "pause": ("pause",),
+}  # fmt: skip
+_NATIVE_BITS = vmcb.misc1(*_NATIVE_NAMES)
+_RDTSCP = vmcb.misc2("rdtscp")
+_NATIVES: dict[int, frozenset[str]] = {}

@@ -1,0 +1,196 @@
+"""The state that VMRUN loads and #VMEXIT saves, and what VMLOAD and VMSAVE move besides (APM vol. 2, 15.5 and 15.6)."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from trapgate.arch import layout, vmcb
+from trapgate.arch.registers import CR0_PE, CR0_PG, CR4_PAE, CS, DS, EFER_LMA, EFER_LME, ES, FS, GS, RAX, RSP, SS, VM
+from trapgate.cpu.faults import Fault
+from trapgate.cpu.svm.checks import pat_fault, state_fault
+
+if TYPE_CHECKING:
+    from trapgate.cpu.svm.guest_mode import GuestMode
+
+_SEGMENTS = struct.Struct("<8Q")
+_TABLES = struct.Struct("<4xIQ16x4xIQ")  # GDTR and IDTR, LDTR between them
+_CONTROL = struct.Struct("<7Q")
+_QWORD = struct.Struct("<Q")
+_MSR_PAT = 0x277
+#: MSRs that VMLOAD and VMSAVE move, in the VMCB's order from STAR and from SYSENTER_CS on.
+_STAR_TO_SFMASK = (0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084)
+_SYSENTER = (0x174, 0x175, 0x176)
+
+
+class HostState(NamedTuple):
+    """What VMRUN keeps of the host, on chip rather than at VM_HSAVE_PA as the manual allows (15.30.4)."""
+
+    segments: tuple[tuple[int, int, int, int], ...]
+    gdtr: tuple[int, int]
+    idtr: tuple[int, int]
+    control: tuple[int, int, int, int]
+    pdptes: tuple[int, ...]
+    rflags: int
+    rip: int
+    rsp: int
+    rax: int
+    pat: int
+
+
+def segment_words(p: GuestMode) -> tuple[int, ...]:
+    """ES, CS, SS and DS as eight words of the VMCB."""
+    words: list[int] = []
+    for segment in p.segments[:4]:
+        words.append(segment.selector | segment.attributes << 16 | segment.limit << 32)
+        words.append(segment.base)
+    return tuple(words)
+
+
+def load_guest(p: GuestMode, place: int) -> str:
+    """Load the guest's state from the VMCB at host-physical `place`; why it is refused, or ''.
+
+    When it is refused nothing has changed.
+    """
+    ram, q = p.ram, p.q
+    words = _SEGMENTS.unpack_from(ram, place + vmcb.ES)
+    cr4, cr3, cr0, dr7, dr6, rflags, rip = _CONTROL.unpack_from(ram, place + vmcb.CR4)
+    efer = _QWORD.unpack_from(ram, place + vmcb.EFER)[0]
+    refused = state_fault(p.profile, cr0, cr3, cr4, efer, dr6, dr7, words[2] >> 16 & 0xFFFF)
+    controls = p.controls
+    pat = 0
+    if controls.nested:
+        pat = _QWORD.unpack_from(ram, place + vmcb.G_PAT)[0]
+        refused = refused or pat_fault(pat)
+    if refused:
+        return refused
+    efer = efer & ~EFER_LMA | (EFER_LMA if efer & EFER_LME and cr0 & CR0_PG else 0)
+    if cr0 & CR0_PG and cr4 & CR4_PAE and not efer & EFER_LMA and not controls.nested:
+        try:
+            p.load_pdptes(cr3)
+        except Fault:
+            return "the page-directory pointers have reserved bits set"
+    changed = words != p.loaded_segments
+    if changed:
+        for number in (ES, CS, SS, DS):
+            word = words[2 * number]
+            p.segments[number].load(word & 0xFFFF, words[2 * number + 1], word >> 32, word >> 16 & 0xFFF)
+        p.loaded_segments = words
+        q[layout.CODE_DESCRIPTOR >> 3] = q[layout.STACK_DESCRIPTOR >> 3] = (1 << 64) - 1
+    limit, base, idt_limit, idt_base = _TABLES.unpack_from(ram, place + vmcb.GDTR)
+    p.gdtr_limit, p.gdtr_base, p.idtr_limit, p.idtr_base = limit & 0xFFFF, base, idt_limit & 0xFFFF, idt_base
+    old = q[layout.CR0 >> 3], q[layout.CR4 >> 3], q[layout.EFER >> 3], p.cpl
+    q[layout.CR0 >> 3], q[layout.CR3 >> 3], q[layout.CR4 >> 3], q[layout.EFER >> 3] = cr0, cr3, cr4, efer
+    p.rflags = rflags
+    p.rip = rip
+    q[RSP] = _QWORD.unpack_from(ram, place + vmcb.RSP)[0]
+    q[RAX] = _QWORD.unpack_from(ram, place + vmcb.RAX)[0]
+    p.cr2 = _QWORD.unpack_from(ram, place + vmcb.CR2)[0]
+    cpl = ram[place + vmcb.CPL] & 3
+    p.cpl = 0 if not cr0 & CR0_PE else 3 if rflags & VM and not efer & EFER_LMA else cpl
+    if dr6 != p.dr[6] or dr7 != p.dr[7]:
+        p.dr[6] = dr6
+        p.write_dr(7, dr7)
+    if controls.nested:
+        p.msrs[_MSR_PAT] = pat
+    if changed or old != (cr0, cr4, efer, p.cpl):
+        p.mode_changed()
+    p.redirected = True
+    return ""
+
+
+def save_guest(p: GuestMode, place: int) -> None:
+    """Save the guest's state into the VMCB at host-physical `place`."""
+    ram, q = p.ram, p.q
+    p.loaded_segments = words = segment_words(p)
+    _SEGMENTS.pack_into(ram, place + vmcb.ES, *words)
+    # LDTR's 16 bytes lie between the two tables and are VMSAVE's, so they are written one by one.
+    _GDT.pack_into(ram, place + vmcb.GDTR + 4, p.gdtr_limit, p.gdtr_base)
+    _GDT.pack_into(ram, place + vmcb.IDTR + 4, p.idtr_limit, p.idtr_base)
+    _CONTROL.pack_into(
+        ram, place + vmcb.CR4, q[layout.CR4 >> 3], q[layout.CR3 >> 3], q[layout.CR0 >> 3], p.dr[7], p.dr[6], p.rflags,
+        p.rip,
+    )  # fmt: skip
+    _QWORD.pack_into(ram, place + vmcb.EFER, q[layout.EFER >> 3])
+    _QWORD.pack_into(ram, place + vmcb.RSP, q[RSP])
+    _QWORD.pack_into(ram, place + vmcb.RAX, q[RAX])
+    _QWORD.pack_into(ram, place + vmcb.CR2, p.cr2)
+    ram[place + vmcb.CPL] = p.cpl
+    if p.controls.nested:
+        _QWORD.pack_into(ram, place + vmcb.G_PAT, p.msrs.get(_MSR_PAT, 0))
+
+
+_GDT = struct.Struct("<IQ")
+
+
+def save_host(p: GuestMode) -> HostState:
+    """The host's state, to be restored at #VMEXIT; `rip` is already that of the instruction after VMRUN."""
+    q = p.q
+    return HostState(
+        segments=tuple((s.selector, s.base, s.limit, s.attributes) for s in p.segments[:4]),
+        gdtr=(p.gdtr_base, p.gdtr_limit),
+        idtr=(p.idtr_base, p.idtr_limit),
+        control=(q[layout.CR0 >> 3], q[layout.CR3 >> 3], q[layout.CR4 >> 3], q[layout.EFER >> 3]),
+        pdptes=tuple(p.state.get(layout.PDPTE + 8 * i) for i in range(4)),
+        rflags=p.rflags,
+        rip=p.rip,
+        rsp=q[RSP],
+        rax=q[RAX],
+        pat=p.msrs.get(_MSR_PAT, 0),
+    )
+
+
+def restore_host(p: GuestMode, host: HostState) -> None:
+    """Give the host back its state: CPL 0, RFLAGS.VM clear, no breakpoint enabled (15.6)."""
+    q = p.q
+    for segment, values in zip(p.segments[:4], host.segments, strict=True):
+        segment.load(*values)
+    p.loaded_segments = ()
+    q[layout.CODE_DESCRIPTOR >> 3] = q[layout.STACK_DESCRIPTOR >> 3] = (1 << 64) - 1
+    p.gdtr_base, p.gdtr_limit = host.gdtr
+    p.idtr_base, p.idtr_limit = host.idtr
+    q[layout.CR0 >> 3], q[layout.CR3 >> 3], q[layout.CR4 >> 3], q[layout.EFER >> 3] = host.control
+    for i, entry in enumerate(host.pdptes):
+        p.state.set(layout.PDPTE + 8 * i, entry)
+    p.rflags = host.rflags & ~VM
+    p.rip, q[RSP], q[RAX] = host.rip, host.rsp, host.rax
+    p.msrs[_MSR_PAT] = host.pat
+    p.cpl = 0
+    p.write_dr(7, 0x400)
+    p.mode_changed()
+
+
+def vmload(p: GuestMode, place: int) -> None:
+    """VMLOAD: FS, GS, TR, LDTR with their hidden parts, KernelGSBase, STAR to SFMASK, SYSENTER (APM vol. 3, VMLOAD)."""
+    ram = p.ram
+    for number, at in ((FS, vmcb.FS), (GS, vmcb.GS)):
+        word, base = struct.unpack_from("<2Q", ram, place + at)
+        p.segments[number].load(word & 0xFFFF, _canonical(base), word >> 32, word >> 16 & 0xFFF)
+    for table, at in ((p.ldtr, vmcb.LDTR), (p.tr, vmcb.TR)):
+        word, base = struct.unpack_from("<2Q", ram, place + at)
+        table.load(word & 0xFFFF, _canonical(base), word >> 32, word >> 16 & 0xFFF)
+    values = struct.unpack_from("<8Q", ram, place + vmcb.STAR)
+    for number, value in zip(_STAR_TO_SFMASK, values, strict=False):
+        p.msrs[number] = value
+    p.state.set(layout.KERNEL_GS_BASE, _canonical(values[4]))
+    for number, value in zip(_SYSENTER, values[5:], strict=True):
+        p.msrs[number] = value
+    p.mode_changed()
+
+
+def vmsave(p: GuestMode, place: int) -> None:
+    """VMSAVE: what VMLOAD loads (APM vol. 3, VMSAVE)."""
+    ram = p.ram
+    for segment, at in ((p.segments[FS], vmcb.FS), (p.segments[GS], vmcb.GS), (p.ldtr, vmcb.LDTR), (p.tr, vmcb.TR)):
+        word = segment.selector | segment.attributes << 16 | segment.limit << 32
+        struct.pack_into("<2Q", ram, place + at, word, segment.base)
+    values = [p.msrs.get(number, 0) for number in _STAR_TO_SFMASK]
+    values.append(p.state.get(layout.KERNEL_GS_BASE))
+    values += [p.msrs.get(number, 0) for number in _SYSENTER]
+    struct.pack_into("<8Q", ram, place + vmcb.STAR, *values)
+
+
+def _canonical(address: int) -> int:
+    """A base as the processor takes it: bits 63:48 are copies of bit 47 (15.5.1, canonicalization)."""
+    low = address & 0xFFFF_FFFF_FFFF
+    return low | 0xFFFF_0000_0000_0000 if low >> 47 else low

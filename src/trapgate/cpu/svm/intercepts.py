@@ -1,0 +1,339 @@
+"""Instruction intercepts (APM vol. 2, 15.9 to 15.14, table 15-7), as a column beside the instruction.
+
+In a guest the processor carries out `guest_forms` instead of its plain forms: those that can be intercepted look at
+the VMCB first. The exceptions that the manual lets go before the intercept are checked here; all others come after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import iced_x86 as iced
+from iced_x86 import Code, OpKind, Register
+
+from trapgate.arch import vectors, vmcb
+from trapgate.arch.registers import CR0_MP, CR0_TS, CR4_DE, CR4_PCE, CR4_TSD, EFER_SVME, ES, RAX, RCX, RDX
+from trapgate.cpu.faults import Fault, VmExit
+from trapgate.isa.operand_tables import SEGMENT_NUMBERS
+from trapgate.isa.processor import PythonForm
+
+if TYPE_CHECKING:
+    from trapgate.cpu.svm.guest_mode import GuestMode
+
+#: Looks at one instruction of a guest, and raises VmExit or the exception that goes before.
+Check = Callable[["GuestMode", iced.Instruction], None]
+
+
+def _leave(p: GuestMode, code: int, info1: int = 0, info2: int = 0) -> None:
+    raise VmExit(code, info1, info2, next_rip=p.rip)
+
+
+def _no_check(p: GuestMode) -> None:
+    return None
+
+
+def _privileged(p: GuestMode) -> None:
+    if p.cpl:
+        raise Fault(vectors.GP, 0)
+
+
+def _undefined_outside_cpl0(p: GuestMode) -> None:
+    if p.cpl:
+        raise Fault(vectors.UD)
+
+
+def _protected_mode(p: GuestMode) -> None:
+    if p.real_mode or p.virtual8086:
+        raise Fault(vectors.UD)
+
+
+def _protected_and_privileged(p: GuestMode) -> None:
+    _protected_mode(p)
+    _privileged(p)
+
+
+def _virtualization(p: GuestMode) -> None:
+    """VMRUN and its kin (APM vol. 3): #UD unless EFER.SVME in protected mode, then CPL 0."""
+    if not p.efer & EFER_SVME:
+        raise Fault(vectors.UD)
+    _protected_and_privileged(p)
+
+
+def _with_svme(p: GuestMode) -> None:
+    if not p.efer & EFER_SVME:
+        raise Fault(vectors.UD)
+
+
+def _time_stamp(p: GuestMode) -> None:
+    if p.cr4 & CR4_TSD and p.cpl:
+        raise Fault(vectors.GP, 0)
+
+
+def _counters(p: GuestMode) -> None:
+    if p.cpl and not p.cr4 & CR4_PCE:
+        raise Fault(vectors.GP, 0)
+
+
+def _in_first_word(name: str, before: Callable[[GuestMode], None]) -> Check:
+    mask, code = vmcb.misc1(name), vmcb.EXIT[name]
+
+    def check(p: GuestMode, instruction: iced.Instruction) -> None:
+        if p.controls.misc1 & mask:
+            before(p)
+            _leave(p, code)
+
+    return check
+
+
+def _in_second_word(name: str, before: Callable[[GuestMode], None]) -> Check:
+    mask, code = vmcb.misc2(name), vmcb.EXIT[name]
+
+    def check(p: GuestMode, instruction: iced.Instruction) -> None:
+        if p.controls.misc2 & mask:
+            before(p)
+            _leave(p, code)
+
+    return check
+
+
+# -- control and debug registers (15.8)
+
+_SEL_WRITE = vmcb.misc1("cr0_sel_write")
+_CONTROL_REGISTERS = frozenset((0, 2, 3, 4, 8))
+_VALID = 1 << 63
+
+
+def _assist(p: GuestMode, instruction: iced.Instruction, operand: int) -> int:
+    """EXITINFO1 of a register move with decode assists: bit 63, and the general register's number (15.10.4)."""
+    if "DECODE_ASSISTS" not in p.profile.svm_features:
+        return 0
+    register = iced.RegisterExt.full_register(instruction.op_register(operand))
+    return _VALID | register - Register.RAX
+
+
+def _mov_cr(p: GuestMode, instruction: iced.Instruction) -> None:
+    _privileged(p)
+    first = instruction.op_register(0)
+    if Register.CR0 <= first <= Register.CR15:
+        number = first - Register.CR0
+        if number not in _CONTROL_REGISTERS:
+            return
+        if p.controls.cr >> 16 + number & 1:
+            _leave(p, vmcb.EXIT_CR_WRITE + number, _assist(p, instruction, 1))
+        if number == 0:
+            _selective(p, p.operand(instruction, 1))
+        return
+    number = instruction.op_register(1) - Register.CR0
+    if number in _CONTROL_REGISTERS and p.controls.cr >> number & 1:
+        _leave(p, vmcb.EXIT_CR_READ + number, _assist(p, instruction, 0))
+
+
+def _selective(p: GuestMode, value: int) -> None:
+    """A write of CR0 that changes more than TS and MP (15.9); a general intercept of CR0 writes goes before it."""
+    if p.controls.misc1 & _SEL_WRITE and (value ^ p.cr0) & ~(CR0_TS | CR0_MP):
+        _leave(p, vmcb.EXIT["cr0_sel_write"])
+
+
+def _lmsw(p: GuestMode, instruction: iced.Instruction) -> None:
+    _privileged(p)
+    if p.controls.cr >> 16 & 1:
+        _leave(p, vmcb.EXIT_CR_WRITE)
+    if p.controls.misc1 & _SEL_WRITE:
+        _selective(p, p.cr0 & ~0xE | p.operand(instruction, 0) & 0xF | p.cr0 & 1)
+
+
+def _clts(p: GuestMode, instruction: iced.Instruction) -> None:
+    _privileged(p)
+    if p.controls.cr >> 16 & 1:
+        _leave(p, vmcb.EXIT_CR_WRITE)
+
+
+def _smsw(p: GuestMode, instruction: iced.Instruction) -> None:
+    if p.controls.cr & 1:
+        _leave(p, vmcb.EXIT_CR_READ)
+
+
+def _mov_dr(p: GuestMode, instruction: iced.Instruction) -> None:
+    _privileged(p)
+    first = instruction.op_register(0)
+    writes = Register.DR0 <= first <= Register.DR15
+    number = (first if writes else instruction.op_register(1)) - Register.DR0
+    if number > 7 or (number in (4, 5) and p.cr4 & CR4_DE):
+        return
+    if p.controls.dr >> (16 if writes else 0) + number & 1:
+        base = vmcb.EXIT_DR_WRITE if writes else vmcb.EXIT_DR_READ
+        _leave(p, base + number, _assist(p, instruction, 1 if writes else 0))
+
+
+# -- ports and MSRs (15.10, 15.11)
+
+_IOIO, _MSR = vmcb.misc1("ioio"), vmcb.misc1("msr")
+_SIZES = {Register.AL: 1, Register.AX: 2, Register.EAX: 4}
+_STRINGS = {"insb": 1, "insw": 2, "insd": 4, "outsb": 1, "outsw": 2, "outsd": 4}
+_ADDRESS = {
+    OpKind.MEMORY_ESDI: 1, OpKind.MEMORY_SEG_SI: 1, OpKind.MEMORY_ESEDI: 2, OpKind.MEMORY_SEG_ESI: 2,
+    OpKind.MEMORY_ESRDI: 4, OpKind.MEMORY_SEG_RSI: 4,
+}  # fmt: skip
+
+
+def _io(p: GuestMode, port: int, size: int, info: int) -> None:
+    """Exceptions of the guest's own permission check go before the intercept; EXITINFO2 is the next rip (15.10.2)."""
+    if not p.controls.misc1 & _IOIO:
+        return
+    p.check_io(port, size)
+    place = (p.controls.iopm & ~0xFFF) + port // 8
+    bits = int.from_bytes(p.ram[place : place + 2], "little") if p.is_ram(place + 1) else 0xFFFF
+    if bits >> (port & 7) & ((1 << size) - 1):
+        info |= port << vmcb.IOIO_PORT_SHIFT | size << vmcb.IOIO_SIZE_SHIFT
+        _leave(p, vmcb.EXIT["ioio"], info, p.rip)
+
+
+def _in_or_out(is_in: bool) -> Check:
+    data, port_at = (0, 1) if is_in else (1, 0)
+
+    def check(p: GuestMode, instruction: iced.Instruction) -> None:
+        by_register = instruction.op_kind(port_at) == OpKind.REGISTER
+        port = p.register(RDX, 16) if by_register else instruction.immediate(port_at) & 0xFF
+        _io(p, port, _SIZES[instruction.op_register(data)], vmcb.IOIO_IN if is_in else 0)
+
+    return check
+
+
+def _io_string(size: int, is_in: bool) -> Check:
+    def check(p: GuestMode, instruction: iced.Instruction) -> None:
+        kind = instruction.op_kind(0 if is_in else 1)
+        repeated = instruction.has_rep_prefix or instruction.has_repne_prefix
+        info = vmcb.IOIO_STRING | (vmcb.IOIO_IN if is_in else 0) | _ADDRESS[kind] << vmcb.IOIO_ADDRESS_SHIFT
+        if repeated:
+            if p.register(RCX, {1: 16, 2: 32, 4: 64}[_ADDRESS[kind]]) == 0:
+                return
+            info |= vmcb.IOIO_REPEAT
+        if "DECODE_ASSISTS" in p.profile.svm_features:
+            segment = ES if is_in else SEGMENT_NUMBERS[instruction.memory_segment]
+            info |= segment << vmcb.IOIO_SEGMENT_SHIFT
+        _io(p, p.register(RDX, 16), size, info)
+
+    return check
+
+
+def _msr(is_write: bool) -> Check:
+    def check(p: GuestMode, instruction: iced.Instruction) -> None:
+        _privileged(p)
+        if not p.controls.misc1 & _MSR:
+            return
+        bit = vmcb.msr_permission_bit(p.register(RCX, 32))
+        if bit is not None:
+            bit += is_write
+            place = (p.controls.msrpm & ~0xFFF) + bit // 8
+            if p.is_ram(place) and not p.ram[place] >> (bit & 7) & 1:
+                return
+        _leave(p, vmcb.EXIT["msr"], int(is_write))
+
+    return check
+
+
+# -- others with something of their own
+
+_SWINT, _PAUSE = vmcb.misc1("swint"), vmcb.misc1("pause")
+_MWAIT, _MWAIT_CONDITIONAL = vmcb.misc2("mwait"), vmcb.misc2("mwait_conditional")
+
+
+def _int(p: GuestMode, instruction: iced.Instruction) -> None:
+    if p.controls.misc1 & _SWINT:
+        assisted = "DECODE_ASSISTS" in p.profile.svm_features
+        _leave(p, vmcb.EXIT["swint"], instruction.immediate(0) & 0xFF if assisted else 0)
+
+
+def _breakpoint(vector: int) -> Check:
+    """INT3 and INTO are intercepted as the exceptions that they raise (15.12.4, 15.12.5)."""
+
+    def check(p: GuestMode, instruction: iced.Instruction) -> None:
+        taken = vector == vectors.BP or p.rflags >> 11 & 1
+        if taken and p.controls.exceptions >> vector & 1:
+            _leave(p, vmcb.EXIT_EXCEPTION + vector)
+
+    return check
+
+
+def _pause(p: GuestMode, instruction: iced.Instruction) -> None:
+    if p.controls.misc1 & _PAUSE and p.pause_runs_out():
+        _leave(p, vmcb.EXIT["pause"])
+
+
+def _mwait(p: GuestMode, instruction: iced.Instruction) -> None:
+    """The monitor is always armed: nobody else writes to memory here."""
+    if p.controls.misc2 & (_MWAIT | _MWAIT_CONDITIONAL):
+        _undefined_outside_cpl0(p)
+        name = "mwait" if p.controls.misc2 & _MWAIT else "mwait_conditional"
+        _leave(p, vmcb.EXIT[name])
+
+
+def _invlpg(p: GuestMode, instruction: iced.Instruction) -> None:
+    if not p.controls.misc1 & vmcb.misc1("invlpg"):
+        return
+    _privileged(p)
+    address = 0
+    if "DECODE_ASSISTS" in p.profile.svm_features:
+        segment, offset = p.memory_operand(instruction)
+        base = p.segments[segment].base if p.bits != 64 or segment >= 4 else 0
+        address = base + offset & (0xFFFF_FFFF_FFFF_FFFF if p.bits == 64 else 0xFFFF_FFFF)
+    _leave(p, vmcb.EXIT["invlpg"], address)
+
+
+def _invlpga(p: GuestMode, instruction: iced.Instruction) -> None:
+    if p.controls.misc1 & vmcb.misc1("invlpga"):
+        _virtualization(p)
+        bits = {Code.INVLPGAW: 16, Code.INVLPGAD: 32}.get(instruction.code, 64)
+        assisted = "DECODE_ASSISTS" in p.profile.svm_features
+        _leave(p, vmcb.EXIT["invlpga"], p.register(RAX, bits) if assisted else 0)
+
+
+#: Form -> what is looked at before it is carried out in a guest.
+CHECKS: Mapping[str, Check] = {
+    "mov_cr": _mov_cr, "lmsw": _lmsw, "clts": _clts, "smsw": _smsw, "mov_dr": _mov_dr,
+    "sidt": _in_first_word("idtr_read", _no_check), "sgdt": _in_first_word("gdtr_read", _no_check),
+    "sldt": _in_first_word("ldtr_read", _protected_mode), "str": _in_first_word("tr_read", _protected_mode),
+    "lidt": _in_first_word("idtr_write", _privileged), "lgdt": _in_first_word("gdtr_write", _privileged),
+    "lldt": _in_first_word("ldtr_write", _protected_and_privileged),
+    "ltr": _in_first_word("tr_write", _protected_and_privileged),
+    "rdtsc_python": _in_first_word("rdtsc", _time_stamp), "rdpmc": _in_first_word("rdpmc", _counters),
+    **{f"pushf{w}_python": _in_first_word("pushf", _no_check) for w in ("", "d", "q")},
+    **{f"popf{w}_python": _in_first_word("popf", _no_check) for w in ("", "d", "q")},
+    "cpuid": _in_first_word("cpuid", _no_check), "rsm": _in_first_word("rsm", _no_check),
+    **{name: _in_first_word("iret", _no_check) for name in ("iret", "iretd", "iretq", "iretq_within_python")},
+    "int": _int, "int3": _breakpoint(vectors.BP), "into": _breakpoint(vectors.OF),
+    "invd": _in_first_word("invd", _privileged), "pause_python": _pause, "hlt": _in_first_word("hlt", _privileged),
+    "invlpg": _invlpg, "invlpga": _invlpga,
+    "in": _in_or_out(True), "out": _in_or_out(False),
+    **{name: _io_string(size, name.startswith("in")) for name, size in _STRINGS.items()},
+    "rdmsr": _msr(False), "wrmsr": _msr(True),
+    "vmrun": _in_second_word("vmrun", _virtualization), "vmmcall": _in_second_word("vmmcall", _no_check),
+    "vmload": _in_second_word("vmload", _virtualization), "vmsave": _in_second_word("vmsave", _virtualization),
+    "stgi": _in_second_word("stgi", _virtualization), "clgi": _in_second_word("clgi", _virtualization),
+    "rdtscp_python": _in_second_word("rdtscp", _time_stamp), "int1": _in_second_word("icebp", _no_check),
+    "wbinvd": _in_second_word("wbinvd", _privileged), "monitor": _in_second_word("monitor", _undefined_outside_cpl0),
+    "mwait": _mwait,
+}  # fmt: skip
+
+_guest_forms: dict[int, tuple[Mapping[str, PythonForm], Mapping[str, PythonForm]]] = {}
+
+
+def guest_forms(forms: Mapping[str, PythonForm]) -> Mapping[str, PythonForm]:
+    """The same forms with their intercepts in front."""
+    known = _guest_forms.get(id(forms))
+    if known is not None and known[0] is forms:
+        return known[1]
+    if len(_guest_forms) > 64:
+        _guest_forms.clear()
+    made = {name: _guarded(CHECKS[name], form) if name in CHECKS else form for name, form in forms.items()}
+    _guest_forms[id(forms)] = (forms, made)
+    return made
+
+
+def _guarded(check: Check, form: PythonForm) -> PythonForm:
+    def carry_out(p: GuestMode, instruction: iced.Instruction) -> None:
+        check(p, instruction)
+        form(p, instruction)  # type: ignore[arg-type]
+
+    return carry_out  # type: ignore[return-value]
