@@ -1,6 +1,7 @@
 """A naive second model of address translation, written from the manual: AMD64 APM vol. 2, chapter 5.
 
-Nothing here is shared with the processor under test. One walk follows one access; nothing is cached.
+Nothing here is shared with the processor under test. One walk follows one access; nothing is cached. Nested paging
+(15.25) is in `translate_nested`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ class Registers:
     no_execute_enable: bool = True
     #: Width of physical addresses in bits (CPUID 8000_0008h).
     physical_bits: int = 48
-    #: The four page-directory-pointer entries of legacy PAE mode, as MOV CR3 loaded them.
-    pdptes: tuple[int, int, int, int] = (0, 0, 0, 0)
+    #: The four page-directory-pointer entries of legacy PAE mode, as MOV CR3 loaded them; None where each walk reads
+    #: them (15.25.10).
+    pdptes: tuple[int, int, int, int] | None = (0, 0, 0, 0)
+    #: CR0.PG
+    paging: bool = True
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,12 @@ class PageFault:
 
 #: Reads an entry: (physical address, size in bytes) to its value.
 ReadEntry = Callable[[int, int], int]
+#: Where in memory an address of a table lies.
+Reach = Callable[[int], int]
+
+
+def _as_it_is(address: int) -> int:
+    return address
 
 
 @dataclass
@@ -97,22 +107,32 @@ def _levels(registers: Registers) -> tuple[int, list[_Level]]:
     return registers.cr3 & _bits(51, 12), [pml4, pdp, *lower]
 
 
-def translate(read: ReadEntry, registers: Registers, linear: int, access: Access) -> Translation | PageFault:
+def translate(
+    read: ReadEntry, registers: Registers, linear: int, access: Access, reach: Reach = _as_it_is
+) -> Translation | PageFault:
     """Translate a canonical linear address (32 bits outside long mode) as the processor must."""
     table, levels = _levels(registers)
     error = ERROR_RW if access.write else 0
     error |= ERROR_US if access.user else 0
     if access.fetch and registers.pae and registers.no_execute_enable:
         error |= ERROR_ID
+    own_references = 0
     if registers.pae and not registers.long_mode:
-        pdpte = registers.pdptes[linear >> 30 & 3]
+        if registers.pdptes is None:
+            pdpte = read(reach((registers.cr3 & _bits(31, 5)) + 8 * (linear >> 30 & 3)), 8)
+            own_references = 1
+        else:
+            pdpte = registers.pdptes[linear >> 30 & 3]
         if not pdpte & PRESENT:
-            return PageFault(error, 0)
+            return PageFault(error, own_references)
+        # Figure 5-10: R/W, U/S and bits 8:5 do not exist at this level, nor do the bits above the address.
+        if registers.pdptes is None and pdpte & (_bits(2, 1) | _bits(8, 5) | _bits(63, registers.physical_bits)):
+            return PageFault(error | ERROR_P | ERROR_RSV, own_references)
         table = pdpte & _bits(51, 12)
     path: list[tuple[int, int, _Level]] = []
-    for references, level in enumerate(levels, 1):
+    for references, level in enumerate(levels, own_references + 1):
         index = linear >> level.low_bit & ((1 << level.index_bits) - 1)
-        place = table + index * level.entry_size
+        place = reach(table + index * level.entry_size)
         entry = read(place, level.entry_size)
         if not entry & PRESENT:
             return PageFault(error, references)
@@ -162,3 +182,87 @@ def _finish(
         if new != old:
             updates[at] = new
     return Translation(base | (linear & (page_size - 1)), page_size, bool(entry & GLOBAL), references, updates)
+
+
+# Nested paging: EXITINFO1 (15.25.6).
+FINAL, GUEST_TABLE = 1 << 32, 1 << 33
+
+
+@dataclass
+class NestedFault(Exception):
+    """#VMEXIT(NPF): EXITINFO1 and EXITINFO2."""
+
+    info1: int
+    guest_physical: int
+
+
+@dataclass
+class Outcome:
+    """Of one access of a guest: the two-dimensional walk's result and what it did on its way."""
+
+    result: Translation | PageFault | NestedFault
+    #: Of both tables, and of the nested ones.
+    references: int
+    nested_references: int
+    #: Physical address of an entry, and its new value and size in bytes.
+    updates: dict[int, tuple[int, int]]
+
+
+class _Nested:
+    """One access of a guest."""
+
+    def __init__(self, read: ReadEntry, guest: Registers, host: Registers) -> None:
+        self._memory, self.guest, self.host = read, guest, host
+        self.references = self.nested_references = 0
+        self.updates: dict[int, tuple[int, int]] = {}
+
+    def _read(self, physical: int, size: int) -> int:
+        self.references += 1
+        return self.updates[physical][0] if physical in self.updates else self._memory(physical, size)
+
+    def _note(self, found: Translation, registers: Registers) -> None:
+        for place, entry in found.updates.items():
+            self.updates[place] = (entry, 8 if registers.pae else 4)
+
+    def _physical(self, guest_physical: int, access: Access, why: int) -> Translation:
+        if guest_physical >> (48 if self.host.long_mode else 32):
+            error = ERROR_US | (ERROR_RW if access.write else 0)
+            error |= ERROR_ID if access.fetch and self.host.pae and self.host.no_execute_enable else 0
+            raise NestedFault(error | why, guest_physical)
+        before = self.references
+        found = translate(self._read, self.host, guest_physical, access)
+        self.nested_references += self.references - before
+        if isinstance(found, PageFault):
+            raise NestedFault(found.error | why, guest_physical)
+        self._note(found, self.host)
+        return found
+
+    def _reach(self, table: int) -> int:
+        """15.25.5: the walk of a guest's table is a user's write."""
+        return self._physical(table, Access(write=True, user=True), GUEST_TABLE).physical
+
+    def access(self, linear: int, access: Access) -> Translation | PageFault:
+        guest_physical, page_size, is_global = linear, 1 << 30, False
+        if self.guest.paging:
+            found = translate(self._read, self.guest, linear, access, self._reach)
+            if isinstance(found, PageFault):
+                return found
+            self._note(found, self.guest)
+            guest_physical, page_size, is_global = found.physical, found.page_size, found.is_global
+        # 15.25.5: at the nested level every access is a user's.
+        nested = self._physical(guest_physical, Access(access.write, True, access.fetch), FINAL)
+        return Translation(nested.physical, min(page_size, nested.page_size), is_global, self.references)
+
+
+def translate_nested(read: ReadEntry, guest: Registers, host: Registers, linear: int, access: Access) -> Outcome:
+    """The access of a guest whose physical addresses go through the tables of `host` (its `cr3` is nCR3).
+
+    The guest's own accessed and dirty bits are set once its tables allow the access, before the final address is
+    translated. `host.write_protect` must be set: hCR0.WP has no effect.
+    """
+    walk = _Nested(read, guest, host)
+    try:
+        result: Translation | PageFault | NestedFault = walk.access(linear, access)
+    except NestedFault as fault:
+        result = fault
+    return Outcome(result, walk.references, walk.nested_references, walk.updates)

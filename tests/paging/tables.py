@@ -38,10 +38,10 @@ class Setup:
     tables: bytes
 
 
-def random_setup(seed: int) -> Setup:
+def random_setup(seed: int, kind: str | None = None) -> Setup:
     """Tables of one of the three formats, mostly sensible, with faults of every kind strewn in."""
     choose = random.Random(seed)
-    kind = choose.choice(("two-level", "pae", "long", "long"))
+    kind = choose.choice(("two-level", "pae", "long", "long")) if kind is None else kind
     pae, long_mode = kind != "two-level", kind == "long"
     chance = choose.random
     size, index_bits = (8, 9) if pae else (4, 10)
@@ -119,7 +119,7 @@ def install(processor: Processor, setup: Setup) -> None:
     state.set(layout.EFER, efer)
     state.set(layout.CR3, registers.cr3)
     state.set(layout.RESERVED_BITS, ((1 << 52) - 1) & ~((1 << registers.physical_bits) - 1))
-    for i, pdpte in enumerate(registers.pdptes):
+    for i, pdpte in enumerate(registers.pdptes or ()):
         state.set(layout.PDPTE + 8 * i, pdpte)
     size = ATTRIBUTE_L if registers.long_mode else ATTRIBUTE_DB
     processor.segments[CS].load(8, 0, 0xFFFF_FFFF, CODE_ACCESSED | size)

@@ -162,6 +162,7 @@ FPU_SCRATCH = _field("fpu_scratch", 64, 16)
 COUNTER_NAMES = (
     "itlb_l2_hits", "itlb_misses", "itlb_walk_references",
     "dtlb_l2_hits", "dtlb_misses", "dtlb_walk_references",
+    "itlb_nested_references", "dtlb_nested_references",
     "tlb_flushes", "tlb_page_flushes", "page_crossings", "device_accesses", "jump_cache_misses",
 )  # fmt: skip
 COUNTERS = _field("counters", len(COUNTER_NAMES) * 8)

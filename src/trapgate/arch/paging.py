@@ -13,6 +13,8 @@ PTE_PS = 1 << 7
 PTE_G = 1 << 8
 PTE_NX = 1 << 63
 ADDRESS_MASK = 0x000F_FFFF_FFFF_F000
+#: What must be 0 in a page-directory-pointer entry of legacy PAE besides address bits (APM vol. 2, 5.2.3).
+PDPTE_RESERVED = 0xFFF0_0000_0000_01E6
 
 # Page-fault error code; the same bits describe an access.
 PF_P = 1 << 0

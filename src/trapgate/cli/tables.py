@@ -18,6 +18,8 @@ TLB_TITLES = {
     "dtlb_l2_hits": "data: misses in L1, hits in L2",
     "dtlb_misses": "data: misses in both, walks",
     "dtlb_walk_references": "data: memory references of walks",
+    "itlb_nested_references": "instruction: those to nested tables",
+    "dtlb_nested_references": "data: those to nested tables",
     "tlb_flushes": "flushes of the whole TLB",
     "tlb_page_flushes": "flushes of one page",
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from trapgate.arch import layout
 from trapgate.arch.paging import PF_I, PF_W
-from trapgate.cpu import lookup, walk
+from trapgate.cpu import flush, lookup, walk
 from trapgate.cpu.tlb import DATA, INSTRUCTION
 from trapgate.cpu.walk import NativeFunction
 from trapgate.isa.ir import Emitter, Value
@@ -32,10 +32,10 @@ ALIGNMENT_CHECK = 17
 def emit_runtime() -> tuple[list[str], set[str]]:
     """All native helper functions, and the intrinsics that they declare."""
     declarations: set[str] = set()
-    functions = [walk.emit_entry_access(declarations), walk.emit_walk(declarations)]
+    functions = [walk.emit_entry_access(declarations), *walk.emit_walks(declarations)]
     for side in (DATA, INSTRUCTION):
         functions += lookup.emit_side(side, declarations)
-    functions += lookup.emit_flushes(declarations)
+    functions += flush.emit_flushes(declarations)
     functions += [
         _emit_drop_code(declarations),
         _emit_watch(declarations),

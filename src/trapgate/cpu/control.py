@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from trapgate.arch import layout, vectors, vmcb
+from trapgate.arch.paging import PDPTE_RESERVED
 from trapgate.arch.registers import (
     CR0_CD,
     CR0_ET,
@@ -103,7 +104,7 @@ class Control(Delivery):
         entries = []
         for i in range(4):
             entry = self.read_physical((cr3 & 0xFFFF_FFE0) + 8 * i, 8)
-            reserved = self.state.get(layout.RESERVED_BITS) | 0x1E6 | 0xFFF0_0000_0000_0000
+            reserved = self.state.get(layout.RESERVED_BITS) | PDPTE_RESERVED
             if entry & 1 and entry & reserved:
                 raise Fault(vectors.GP, 0)
             entries.append(entry)

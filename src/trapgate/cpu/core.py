@@ -16,7 +16,7 @@ from trapgate.arch.registers import (
     RSP,
     SS,
 )
-from trapgate.cpu.faults import NESTED_PAGE_FAULT, Fault, VmExit
+from trapgate.cpu.faults import Fault, VmExit
 from trapgate.cpu.operands import effective_address, operand_bits, register_of
 from trapgate.cpu.registers import Registers
 
@@ -29,7 +29,9 @@ class Core(Registers):
     # -- memory
 
     def translate(self, linear: int, access: int) -> int:
-        """Guest-physical address for a data access, through the modelled TLB. Raises Fault.
+        """Physical address for a data access, through the modelled TLB: the machine's, whatever guest of AMD-V runs.
+
+        Raises Fault; one with vector EXIT_NPF has EXITINFO1 and EXITINFO2 as error and address.
 
         `access` has the bits of a page-fault error code (PF_W, PF_U).
         """
@@ -41,7 +43,7 @@ class Core(Registers):
             vector = q[layout.FAULT_VECTOR >> 3]
             if vector == vectors.PF:
                 raise Fault(vector, q[layout.FAULT_ERROR >> 3], q[layout.FAULT_ADDRESS >> 3])
-            if vector == NESTED_PAGE_FAULT:
+            if vector == vmcb.EXIT_NPF:
                 raise VmExit(vmcb.EXIT_NPF, q[layout.FAULT_ERROR >> 3], q[layout.FAULT_ADDRESS >> 3])
             raise Fault(vector & 0xFF, q[layout.FAULT_ERROR >> 3])
         return self.q[layout.TRANSLATED >> 3]

@@ -28,8 +28,6 @@ class Fault(Exception):
         self.address = address
 
 
-#: What native code puts where a fault's vector stands when a nested table has stopped a translation.
-NESTED_PAGE_FAULT = 0x400
 #: Stands where a fault's vector does, for the way out of a guest.
 VMEXIT = 0x1000
 

@@ -2,11 +2,15 @@
 
 `translate` of a side, given a linear address and an access (bits of a page-fault error code):
 
-    (a) paging is off                      -> physical = linear; a fast entry without an owner, nothing is counted
+    (a) paging is off, and nested paging   -> physical = linear; a fast entry without an owner, nothing is counted
     (b) level 1 has it and allows it       -> a fast entry is made again
     (c) level 2 has it and allows it       -> counted as a level 2 hit; level 1 takes it in
     (d) neither                            -> counted as a miss; the page walk; both levels take it in
     (e) an entry that forbids the access, or is not dirty at a write, is dropped: then (d), as processors walk again
+
+Entries are those of the current ASID. With nested paging (layout.NESTED) they hold host-physical pages, and (b) to (e)
+serve a guest without paging too. A20 masks no address of such a guest (it is the host's board that masks, not the
+guest's; APM vol. 2, 15.25 does not say).
 
 Returns the host address of the byte, 0 after a fault (fault fields set), or 1 when the page is not RAM.
 """
@@ -17,7 +21,7 @@ from trapgate.arch import layout
 from trapgate.arch.paging import PF_U, PF_W
 from trapgate.arch.registers import CR0_PG, CR0_WP, EFER_LMA
 from trapgate.cpu import tlb
-from trapgate.cpu.tlb import DATA, FAST_ENTRIES, FAST_SIZE, INSTRUCTION, L1_ENTRIES, OPTERON_2007, Side
+from trapgate.cpu.tlb import FAST_ENTRIES, FAST_SIZE, L1_ENTRIES, OPTERON_2007, Side
 from trapgate.cpu.walk import NativeFunction, is_ram
 from trapgate.isa.ir import Value
 
@@ -30,6 +34,7 @@ DEVICE = 1  # what translate returns for a page that is not RAM
 def emit_side(side: Side, declarations: set[str]) -> list[str]:
     """The native functions of one side."""
     return [
+        _emit_empty_list(side, declarations),
         _emit_evict(side, declarations),
         _emit_install(side, declarations),
         _emit_fill(side, declarations),
@@ -40,29 +45,29 @@ def emit_side(side: Side, declarations: set[str]) -> list[str]:
     ]
 
 
-def _slot_pointer(f: NativeFunction, side: Side, slot: Value) -> Value:
+def slot_pointer(f: NativeFunction, side: Side, slot: Value) -> Value:
+    """A fast entry's place."""
     return f.emit.offset(f.state, slot * FAST_SIZE + side.fast)
 
 
 def _emit_unlink_body(f: NativeFunction, side: Side, entry: Value) -> None:
     """Take a fast entry out of its owner's list and empty it."""
     e = f.emit
-    owner = e.load(16, e.offset(entry, 24))
+    owner = e.load(16, e.offset(entry, 24)).zext(64)
     following = e.load(16, e.offset(entry, 26)).zext(64)
     previous = e.load(16, e.offset(entry, 28)).zext(64)
-    with e.when(owner.ne(tlb.NO_OWNER)):
-        with e.when(following.ne(tlb.NO_SLOT)):
-            e.store(previous.trunc(16), e.offset(_slot_pointer(f, side, following), 28))
-        at_head = e.new_label("head")
-        inside, done = e.new_label("inside"), e.new_label("unlinked")
-        e.branch(previous.eq(tlb.NO_SLOT), at_head, inside)
-        e.label(at_head)
-        f.set_field(owner.zext(64) * 8 + side.heads, following)
-        e.jump(done)
-        e.label(inside)
-        e.store(following.trunc(16), e.offset(_slot_pointer(f, side, previous), 26))
-        e.jump(done)
-        e.label(done)
+    with e.when(following.ne(tlb.NO_SLOT)):
+        e.store(previous.trunc(16), e.offset(slot_pointer(f, side, following), 28))
+    at_head = e.new_label("head")
+    inside, done = e.new_label("inside"), e.new_label("unlinked")
+    e.branch(previous.eq(tlb.NO_SLOT), at_head, inside)
+    e.label(at_head)
+    f.set_field(owner * 8 + side.heads, following)
+    e.jump(done)
+    e.label(inside)
+    e.store(following.trunc(16), e.offset(slot_pointer(f, side, previous), 26))
+    e.jump(done)
+    e.label(done)
     _clear(f, entry)
 
 
@@ -73,19 +78,27 @@ def _clear(f: NativeFunction, entry: Value) -> None:
     e.store(e.constant(tlb.NO_OWNER, 16), e.offset(entry, 24))
 
 
-def _emit_evict(side: Side, declarations: set[str]) -> str:
-    """`void @evict_<side>(state, i)`: level 1 entry i and every fast entry made from it go."""
-    f = NativeFunction(f"evict_{side.name}", "void", (("i64", "i"),), declarations)
+def _emit_empty_list(side: Side, declarations: set[str]) -> str:
+    """`void @empty_list_<side>(state, i)`: every fast entry made from level 1 entry i goes."""
+    f = NativeFunction(f"empty_list_{side.name}", "void", (("i64", "i"),), declarations)
     e, i = f.emit, f.argument("i")
     slot = e.variable(f.field(i * 8 + side.heads))
     with e.loop() as loop:
         loop.break_if(slot.get().eq(tlb.NO_SLOT))
-        entry = _slot_pointer(f, side, slot.get())
+        entry = slot_pointer(f, side, slot.get())
         slot.set(e.load(16, e.offset(entry, 26)).zext(64))
         _clear(f, entry)
     f.set_field(i * 8 + side.heads, tlb.NO_SLOT)
-    f.set_field(i * 8 + side.tags, tlb.EMPTY)
     e.ret_void()
+    return f.text()
+
+
+def _emit_evict(side: Side, declarations: set[str]) -> str:
+    """`void @evict_<side>(state, i)`: level 1 entry i and every fast entry made from it go."""
+    f = NativeFunction(f"evict_{side.name}", "void", (("i64", "i"),), declarations)
+    f.emit.call_void(f"@empty_list_{side.name}", [f.state, f.argument("i")])
+    f.set_field(f.argument("i") * 8 + side.tags, tlb.NO_PAGE)
+    f.emit.ret_void()
     return f.text()
 
 
@@ -100,7 +113,7 @@ def _emit_install(side: Side, declarations: set[str]) -> str:
     user = (f.argument("access") & PF_U).ne(0)
     slot = (linear >> 12) & (FAST_ENTRIES - 1)
     slot = slot + user.select(e.constant(FAST_ENTRIES, 64), e.constant(0, 64))
-    entry = _slot_pointer(f, side, slot)
+    entry = slot_pointer(f, side, slot)
     with e.when(e.load(64, entry).ne(tlb.EMPTY)):
         _emit_unlink_body(f, side, entry)
     page = linear & ~0xFFF
@@ -110,13 +123,12 @@ def _emit_install(side: Side, declarations: set[str]) -> str:
     physical = f.argument("physical") & ~0xFFF
     e.store(f.field(layout.RAM_BASE) + physical - page if side.is_data else physical, e.offset(entry, 16))
     e.store(owner.trunc(16), e.offset(entry, 24))
-    with e.when(owner.ne(tlb.NO_OWNER)):
-        head = f.field(owner * 8 + side.heads)
-        e.store(head.trunc(16), e.offset(entry, 26))
-        e.store(e.constant(tlb.NO_SLOT, 16), e.offset(entry, 28))
-        with e.when(head.ne(tlb.NO_SLOT)):
-            e.store(slot.trunc(16), e.offset(_slot_pointer(f, side, head), 28))
-        f.set_field(owner * 8 + side.heads, slot)
+    head = f.field(owner * 8 + side.heads)
+    e.store(head.trunc(16), e.offset(entry, 26))
+    e.store(e.constant(tlb.NO_SLOT, 16), e.offset(entry, 28))
+    with e.when(head.ne(tlb.NO_SLOT)):
+        e.store(slot.trunc(16), e.offset(slot_pointer(f, side, head), 28))
+    f.set_field(owner * 8 + side.heads, slot)
     e.ret_void()
     return f.text()
 
@@ -158,12 +170,12 @@ def _l2_large(f: NativeFunction, side: Side, linear: Value) -> Value:
     return f.emit.offset(f.state, index * tlb.L2_ENTRY + side.l2_large)
 
 
-def _small_tag(f: NativeFunction, linear: Value) -> Value:
-    return (linear & ~0xFFF) | f.field(layout.ASID)
+def _small_tag(linear: Value, asid: Value) -> Value:
+    return (linear & ~0xFFF) | asid
 
 
-def _large_tag(f: NativeFunction, linear: Value) -> Value:
-    return (linear & ~0x1FFFFF) | f.field(layout.ASID)
+def _large_tag(linear: Value, asid: Value) -> Value:
+    return (linear & ~0x1FFFFF) | asid
 
 
 def _emit_find_l2(side: Side, declarations: set[str]) -> str:
@@ -171,7 +183,7 @@ def _emit_find_l2(side: Side, declarations: set[str]) -> str:
     f = NativeFunction(f"find_l2_{side.name}", "i64", (("i64", "linear"),), declarations)
     e, linear = f.emit, f.argument("linear")
     entries = _l2_set(f, side, linear)
-    tag = _small_tag(f, linear)
+    tag = _small_tag(linear, f.field(layout.ASID))
 
     def found(entry: Value, mask: int) -> None:
         f.set_field(layout.WALK_PAGE, e.load(64, e.offset(entry, 8)))
@@ -187,7 +199,7 @@ def _emit_find_l2(side: Side, declarations: set[str]) -> str:
             found(entry, -4096)
     if side.is_data:
         entry = _l2_large(f, side, linear)
-        with e.when(e.load(64, entry).eq(_large_tag(f, linear))):
+        with e.when(e.load(64, entry).eq(_large_tag(linear, f.field(layout.ASID)))):
             found(entry, -(2 << 20))
     e.ret(0)
     return f.text()
@@ -201,7 +213,7 @@ def _emit_insert_l2(side: Side, declarations: set[str]) -> str:
     with e.when(f.field(layout.WALK_MASK).ne(-4096)):
         if side.is_data:
             entry = _l2_large(f, side, linear)
-            e.store(_large_tag(f, linear), entry)
+            e.store(_large_tag(linear, f.field(layout.ASID)), entry)
             e.store(page, e.offset(entry, 8))
             e.store(rights, e.offset(entry, 16))
         e.ret_void()
@@ -214,7 +226,7 @@ def _emit_insert_l2(side: Side, declarations: set[str]) -> str:
         older = stamp.ult(best_stamp)
         best, best_stamp = older.select(entry, best), older.select(stamp, best_stamp)
     f.add_to_field(tlb.STAMP, 1)
-    e.store(_small_tag(f, linear), best)
+    e.store(_small_tag(linear, f.field(layout.ASID)), best)
     e.store(page, e.offset(best, 8))
     e.store(rights, e.offset(best, 16))
     e.store(f.field(tlb.STAMP), e.offset(best, 24))
@@ -222,8 +234,8 @@ def _emit_insert_l2(side: Side, declarations: set[str]) -> str:
     return f.text()
 
 
-def _match_l1(f: NativeFunction, side: Side, linear: Value) -> Value:
-    """Bit i is set where level 1 entry i holds the page of `linear` (i64)."""
+def _match_l1(f: NativeFunction, side: Side, linear: Value, asid: Value) -> Value:
+    """Bit i is set where level 1 entry i holds the page of `linear` in that ASID (i64)."""
     e = f.emit
     masks = e.load_type(_VECTOR, e.offset(f.state, side.masks), 64)
     tags = e.load_type(_VECTOR, e.offset(f.state, side.tags), 64)
@@ -234,31 +246,31 @@ def _match_l1(f: NativeFunction, side: Side, linear: Value) -> Value:
             f"shufflevector {_VECTOR} {first.name}, {_VECTOR} poison, <{L1_ENTRIES} x i32> zeroinitializer", _VECTOR
         )
 
-    wanted = (splat(linear) & masks) | splat(f.field(layout.ASID))
+    wanted = (splat(linear) & masks) | splat(asid)
     return wanted.eq(tags).bitcast(f"i{L1_ENTRIES}")
 
 
 def _emit_drop(side: Side, declarations: set[str]) -> str:
-    """`void @drop_<side>(state, linear)`: the page of `linear` leaves both levels (INVLPG, and case (e))."""
-    f = NativeFunction(f"drop_{side.name}", "void", (("i64", "linear"),), declarations)
-    e, linear = f.emit, f.argument("linear")
-    matches = e.variable(_match_l1(f, side, linear))
+    """`void @drop_<side>(state, linear, asid)`: the page of `linear` leaves both levels (INVLPG, and case (e))."""
+    f = NativeFunction(f"drop_{side.name}", "void", (("i64", "linear"), ("i64", "asid")), declarations)
+    e, linear, asid = f.emit, f.argument("linear"), f.argument("asid")
+    matches = e.variable(_match_l1(f, side, linear, asid))
     with e.loop() as loop:
         loop.break_if(matches.get().eq(0))
         i = e.intrinsic("cttz", "i64", [matches.get(), e.constant(1, 1)], "i64")
         e.call_void(f"@evict_{side.name}", [f.state, i])
         matches.set(matches.get() & (matches.get() - 1))
-    tag = _small_tag(f, linear)
+    tag = _small_tag(linear, asid)
     entries = _l2_set(f, side, linear)
     for way in range(tlb.WAYS):
         entry = e.offset(entries, way * tlb.L2_ENTRY)
         with e.when(e.load(64, entry).eq(tag)):
-            e.store(e.constant(tlb.EMPTY, 64), entry)
+            e.store(e.constant(tlb.NO_PAGE, 64), entry)
             e.store(e.constant(0, 64), e.offset(entry, 24))
     if side.is_data:
         entry = _l2_large(f, side, linear)
-        with e.when(e.load(64, entry).eq(_large_tag(f, linear))):
-            e.store(e.constant(tlb.EMPTY, 64), entry)
+        with e.when(e.load(64, entry).eq(_large_tag(linear, asid))):
+            e.store(e.constant(tlb.NO_PAGE, 64), entry)
     e.ret_void()
     return f.text()
 
@@ -279,7 +291,7 @@ def _allowed(f: NativeFunction, rights: Value, access: Value, side: Side) -> Val
 def _emit_translate(side: Side, declarations: set[str]) -> str:
     f = NativeFunction(f"translate_{side.name}", "i64", (("i64", "linear"), ("i64", "access")), declarations)
     e, linear, access = f.emit, f.argument("linear"), f.argument("access")
-    physical, rights, owner = e.variable(0), e.variable(0), e.variable(tlb.NO_OWNER)
+    physical, rights, owner = e.variable(0), e.variable(0), e.variable(tlb.UNOWNED)
     lookup, second, walk, level_one, have = (e.new_label(n) for n in ("lookup", "second", "walk", "take", "have"))
 
     # Long mode: addresses must be canonical (APM vol. 2, 5.3.1). Python makes a #SS of it for stack references.
@@ -289,14 +301,14 @@ def _emit_translate(side: Side, declarations: set[str]) -> str:
         f.set_field(layout.FAULT_ADDRESS, linear)
         f.set_field(layout.FAULT_ERROR, 0)
         e.ret(0)
-    with e.when(f.flag(layout.CR0, CR0_PG) ^ 1):  # (a)
+    with e.when(f.flag(layout.CR0, CR0_PG) ^ 1), e.when(f.field(layout.NESTED).eq(0)):  # (a)
         physical.set(linear)
         rights.set(tlb.RIGHT_W | tlb.RIGHT_U | tlb.RIGHT_D)
         e.jump(have)
     e.jump(lookup)
 
     e.label(lookup)
-    matches = _match_l1(f, side, linear)
+    matches = _match_l1(f, side, linear, f.field(layout.ASID))
     hit = e.new_label("first")
     e.branch(matches.ne(0), hit, second)
     e.label(hit)
@@ -324,14 +336,19 @@ def _emit_translate(side: Side, declarations: set[str]) -> str:
     e.jump(level_one)
 
     e.label(forbidden)  # (e)
-    e.call_void(f"@drop_{side.name}", [f.state, linear])
+    e.call_void(f"@drop_{side.name}", [f.state, linear, f.field(layout.ASID)])
     e.jump(walk)
 
     e.label(walk)  # (d)
     f.add_to_field(side.misses, 1)
-    walked = e.call("@walk", "i64", [f.state, linear, access])
-    with e.when(walked.eq(0)):
-        e.ret(0)
+    plain, in_guest, filled = (e.new_label(n) for n in ("plain", "guest", "filled"))
+    e.branch(f.field(layout.NESTED).ne(0), in_guest, plain)
+    for label, function in ((in_guest, "@guest_walk"), (plain, "@walk")):
+        e.label(label)
+        with e.when(e.call(function, "i64", [f.state, linear, access]).eq(0)):
+            e.ret(0)
+        e.jump(filled)
+    e.label(filled)
     e.call_void(f"@insert_l2_{side.name}", [f.state, linear])
     e.jump(level_one)
 
@@ -345,7 +362,8 @@ def _emit_translate(side: Side, declarations: set[str]) -> str:
     e.jump(have)
 
     e.label(have)
-    address = physical.get() & f.field(layout.A20_MASK)
+    nested = f.field(layout.NESTED).ne(0)
+    address = physical.get() & nested.select(e.constant(-1, 64), f.field(layout.A20_MASK))
     f.set_field(layout.TRANSLATED, address)
     ram = is_ram(f, address)
     if not side.is_data:
@@ -375,70 +393,3 @@ def _install_data(
     code = e.load(64, e.pointer(f.field(layout.CODE_MAP) + (address >> 12) * 8))
     writable = writable & (rights & tlb.RIGHT_D).ne(0) & code.eq(0)
     _install(f, side, owner, linear, address, access, writable.zext(64))
-
-
-def emit_flushes(declarations: set[str]) -> list[str]:
-    """`@flush(state, keep_global)`, `@flush_page(state, linear)`, `@reset_fast(state)`, `@protect(state, physical)`."""
-    out = []
-    f = NativeFunction("flush", "void", (("i64", "keep_global"),), declarations)
-    e = f.emit
-    keep = e.variable(f.argument("keep_global").ne(0).select(e.constant(tlb.RIGHT_G, 64), e.constant(0, 64)))
-    for side in (DATA, INSTRUCTION):
-        i = e.variable(0)
-        with e.loop() as loop:
-            loop.break_if(i.get().eq(L1_ENTRIES))
-            valid = f.field(i.get() * 8 + side.tags).ne(tlb.EMPTY)
-            with e.when(valid & (f.field(i.get() * 8 + side.rights) & keep.get()).eq(0)):
-                e.call_void(f"@evict_{side.name}", [f.state, i.get()])
-            i.set(i.get() + 1)
-        for start, count in ((side.l2, OPTERON_2007.l2_sets * tlb.WAYS), (side.l2_large, OPTERON_2007.l2_large)):
-            j = e.variable(0)
-            with e.loop() as loop:
-                loop.break_if(j.get().eq(count))
-                entry = e.offset(f.state, j.get() * tlb.L2_ENTRY + start)
-                stays = (e.load(64, e.offset(entry, 16)) & keep.get()).ne(0)
-                old, stamp = e.load(64, entry), e.load(64, e.offset(entry, 24))
-                e.store(stays.select(old, e.constant(tlb.EMPTY, 64)), entry)
-                e.store(stays.select(stamp, e.constant(0, 64)), e.offset(entry, 24))
-                j.set(j.get() + 1)
-    f.add_to_field(layout.counter("tlb_flushes"), 1)
-    e.ret_void()
-    out.append(f.text())
-
-    f = NativeFunction("flush_page", "void", (("i64", "linear"),), declarations)
-    for side in (DATA, INSTRUCTION):
-        f.emit.call_void(f"@drop_{side.name}", [f.state, f.argument("linear")])
-    f.add_to_field(layout.counter("tlb_page_flushes"), 1)
-    f.emit.ret_void()
-    out.append(f.text())
-
-    f = NativeFunction("reset_fast", "void", (), declarations)
-    e = f.emit
-    for side in (DATA, INSTRUCTION):
-        i = e.variable(0)
-        with e.loop() as loop:
-            loop.break_if(i.get().eq(2 * FAST_ENTRIES))
-            _clear(f, _slot_pointer(f, side, i.get()))
-            i.set(i.get() + 1)
-        j = e.variable(0)
-        with e.loop() as loop:
-            loop.break_if(j.get().eq(L1_ENTRIES))
-            f.set_field(j.get() * 8 + side.heads, tlb.NO_SLOT)
-            j.set(j.get() + 1)
-    e.ret_void()
-    out.append(f.text())
-
-    f = NativeFunction("protect", "void", (("i64", "physical"),), declarations)
-    e = f.emit
-    host = f.field(layout.RAM_BASE) + f.argument("physical")
-    i = e.variable(0)
-    with e.loop() as loop:
-        loop.break_if(i.get().eq(2 * FAST_ENTRIES))
-        entry = _slot_pointer(f, DATA, i.get())
-        tag = e.load(64, e.offset(entry, 8))
-        with e.when((tag + e.load(64, e.offset(entry, 16))).eq(host) & tag.ne(tlb.EMPTY)):
-            e.store(e.constant(tlb.EMPTY, 64), e.offset(entry, 8))
-        i.set(i.get() + 1)
-    e.ret_void()
-    out.append(f.text())
-    return out

@@ -96,11 +96,14 @@ class Registers:
         self._modes: dict[tuple[object, ...], Mode] = {}
         # Native functions, set by the engine: (state address, ...) -> int
         self.native_translate: Callable[[int, int, int], int] = _missing
+        #: (guest-physical address, access): see cpu/walk.py.
+        self.native_nested_walk: Callable[[int, int, int], int] = _missing
+        # cpu/lookup.py says what each flushes; the further arguments are ASIDs, linear addresses, keep_global.
         self.native_flush: Callable[[int, int], None] = _missing
-        self.native_flush_all: Callable[[int], None] = _missing
         self.native_flush_asid: Callable[[int, int, int], None] = _missing
-        self.native_flush_page_asid: Callable[[int, int, int], None] = _missing
+        self.native_flush_all: Callable[[int], None] = _missing
         self.native_flush_page: Callable[[int, int], None] = _missing
+        self.native_flush_page_asid: Callable[[int, int, int], None] = _missing
         self.native_reset_fast: Callable[[int], None] = _missing
 
     # -- reset

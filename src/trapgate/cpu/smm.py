@@ -162,5 +162,5 @@ class SystemManagement(Debugging):
     def _set_control(self, cr0: int, cr4: int, efer: int) -> None:
         for offset, value in ((layout.CR0, cr0), (layout.CR4, cr4), (layout.EFER, efer)):
             self.state.set(offset, value)
-        self.native_flush(self.state.address, 0)
+        self.native_flush_all(self.state.address)
         self.native_reset_fast(self.state.address)

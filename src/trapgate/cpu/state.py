@@ -49,14 +49,15 @@ class State:
             for offset in range(side.fast, side.fast + 2 * tlb.FAST_ENTRIES * tlb.FAST_SIZE, tlb.FAST_SIZE):
                 self._empty_fast(offset)
             for i in range(tlb.L1_ENTRIES):
-                self.set(side.tags + 8 * i, -1)
+                self.set(side.tags + 8 * i, tlb.NO_PAGE)
+            for i in range(tlb.L1_ENTRIES + 1):
                 self.set(side.heads + 8 * i, tlb.NO_SLOT)
             for start, count in (
                 (side.l2, tlb.OPTERON_2007.l2_sets * tlb.WAYS),
                 (side.l2_large, tlb.OPTERON_2007.l2_large),
             ):
                 for offset in range(start, start + count * tlb.L2_ENTRY, tlb.L2_ENTRY):
-                    self.set(offset, -1)
+                    self.set(offset, tlb.NO_PAGE)
                     self.set(offset + 24, 0)
         for offset in range(tlb.NEVER, tlb.NEVER + tlb.FAST_ENTRIES * tlb.FAST_SIZE, tlb.FAST_SIZE):
             self._empty_fast(offset)

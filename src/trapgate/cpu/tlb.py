@@ -2,13 +2,15 @@
 
 Two levels for data and two for instructions. Level 1 is fully associative and replaces first-in first-out, which does
 not depend on hits; level 2 is set-associative and replaces the least recently used, which is exact because every
-lookup of level 2 passes through here. Large pages of 4 MB and 1 GB are held as 2 MB entries.
+lookup of level 2 passes through here. Large pages of 4 MB and 1 GB are held as 2 MB entries. The tag of an entry is its
+linear page, with the ASID (12 bits) below.
 
 In front of level 1 stand the fast tables that native code checks inline: one for each side and privilege, indexed by
 the linear page number. A fast entry exists only while the level 1 entry that it came from does, so a hit in a fast
 table is a hit in the model. A fast entry has 32 bytes: read tag, write tag (linear page addresses, all ones when
 empty), host address minus linear address (data) or guest-physical page (instructions), and owner, next and previous
-(u16 each): the level 1 entry it came from and its neighbours in that entry's list of fast entries.
+(u16 each): the level 1 entry it came from and its neighbours in that entry's list of fast entries. They are not tagged:
+who changes the address space without a flush empties them.
 """
 
 from __future__ import annotations
@@ -34,10 +36,17 @@ OPTERON_2007 = Geometry()
 WAYS = 4
 FAST_ENTRIES = 1024
 FAST_SIZE = 32
+#: The tags of an empty fast entry.
 EMPTY = -1
-NO_OWNER = 0xFFFF
+#: The tag of an empty entry of level 1 or 2: no page of any ASID, as it is not canonical.
+NO_PAGE = 1 << 63
+ASID_MASK = 0xFFF
 NO_SLOT = 0xFFFF
 L1_ENTRIES = 64
+#: Owner of the fast entries that no entry of level 1 stands behind (paging off): they have a list as well.
+UNOWNED = L1_ENTRIES
+#: Owner of an empty fast entry.
+NO_OWNER = 0xFFFF
 L2_ENTRY = 32  # tag, page, rights, stamp
 
 # Rights of an entry
@@ -91,7 +100,7 @@ def _side(name: str, prefix: str, is_data: bool) -> Side:
         masks=_take(8 * L1_ENTRIES),
         pages=_take(8 * L1_ENTRIES),
         rights=_take(8 * L1_ENTRIES),
-        heads=_take(8 * L1_ENTRIES),
+        heads=_take(8 * (L1_ENTRIES + 1)),
         next_small=_take(8, 8),
         next_large=_take(8, 8),
         l2=_take(OPTERON_2007.l2_sets * WAYS * L2_ENTRY),

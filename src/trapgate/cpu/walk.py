@@ -1,13 +1,20 @@
-"""The page walk, as native code: legacy two-level, PAE and four-level tables (APM vol. 2, 5.2 and 5.3).
+"""The page walks, as native code: legacy two-level, PAE and four-level tables (APM vol. 2, 5.2 and 5.3), and the walks
+of nested paging (15.25).
+
+`walk` is the plain one. Under nested paging `nested_walk` translates guest-physical addresses by the host's tables, and
+`guest_walk` walks the guest's tables, whose entries it reaches through `nested_walk`.
 
 Accessed and dirty bits are set when the translation succeeds. Every entry read counts as one memory reference.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from trapgate.arch import layout
 from trapgate.arch.paging import (
     ADDRESS_MASK,
+    PDPTE_RESERVED,
     PF_I,
     PF_P,
     PF_RSV,
@@ -22,11 +29,16 @@ from trapgate.arch.paging import (
     PTE_RW,
     PTE_US,
 )
-from trapgate.arch.registers import CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, EFER_LMA, EFER_NXE
+from trapgate.arch.registers import CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, EFER_LMA, EFER_NXE
+from trapgate.arch.vmcb import EXIT_NPF, NPF_FINAL, NPF_TABLE
 from trapgate.cpu.tlb import RIGHT_D, RIGHT_G, RIGHT_NX, RIGHT_U, RIGHT_W
 from trapgate.isa.ir import Emitter, Value, Variable
 
 PAGE_FAULT = 14
+#: What the fault vector field holds for a nested page fault; the error is then EXITINFO1, the address EXITINFO2.
+NESTED_PAGE_FAULT = EXIT_NPF
+#: In the access of a nested walk: it is made for a fetch, whose side counts the references.
+FOR_FETCH = 1 << 34
 _SMALL, _LARGE_2M, _LARGE_4M, _LARGE_1G = 4 << 10, 2 << 20, 4 << 20, 1 << 30
 
 
@@ -65,40 +77,87 @@ class NativeFunction:
         return self.emit.text(self._header)
 
 
+class _Tables(NamedTuple):
+    """Whose tables a walk follows: fields of the state block, and where the entries are."""
+
+    cr3: int
+    cr4: int
+    efer: int
+    #: The table's addresses are guest-physical: a nested walk translates them.
+    guest: bool = False
+    #: Nested tables: always walked for a user, write-protected, faults leave for the host.
+    nested: bool = False
+
+    @property
+    def pdptes_in_memory(self) -> bool:
+        """Under nested paging PAE's first level is read by each walk (APM vol. 2, 15.25.10); else from registers."""
+        return self.guest or self.nested
+
+
+_PLAIN = _Tables(layout.CR3, layout.CR4, layout.EFER)
+_GUEST = _Tables(layout.CR3, layout.CR4, layout.EFER, guest=True)
+_NESTED = _Tables(layout.NESTED_CR3, layout.HOST_CR4, layout.HOST_EFER, nested=True)
+_ARGUMENTS = (("i64", "linear"), ("i64", "access"))
+
+
+def emit_walks(declarations: set[str]) -> list[str]:
+    """`@walk`, `@guest_walk`, `@nested_walk`."""
+    return [emit_walk(declarations), emit_guest_walk(declarations), emit_nested_walk(declarations)]
+
+
 def emit_walk(declarations: set[str]) -> str:
     """`i64 @walk(state, linear, access)`: 1 and the WALK_ fields set, or 0 and the fault fields set.
 
     `access` has the bits of a page-fault error code (PF_W, PF_U, PF_I). The caller counts the miss; the references go
     to the counter of the side that the access belongs to.
     """
-    f = NativeFunction("walk", "i64", (("i64", "linear"), ("i64", "access")), declarations)
+    f = NativeFunction("walk", "i64", _ARGUMENTS, declarations)
+    walk = _Walk(f, _PLAIN)
+    walk.all_formats()
+    walk.end()
+    return f.text()
+
+
+def emit_guest_walk(declarations: set[str]) -> str:
+    """`i64 @guest_walk(state, linear, access)`: as `@walk`, in a guest with nested paging (APM vol. 2, 15.25).
+
+    WALK_PAGE is host-physical. WALK_MASK is that of the smaller page (15.25.11). Of the rights, U, W and G are the
+    guest's; NX is the OR of both tables'; D is set when a write needs no other walk: dirty in both, and writable
+    in the nested table. A nested page fault can take the place of the guest's own.
+
+    With paging off in the guest the linear address is the guest-physical one.
+    """
+    f = NativeFunction("guest_walk", "i64", _ARGUMENTS, declarations)
+    walk = _Walk(f, _GUEST)
     e = f.emit
-    walk = _Walk(f)
-    pae, legacy = e.new_label("pae"), e.new_label("legacy")
-    long_mode, three = e.new_label("long"), e.new_label("three")
-    e.branch(f.flag(layout.CR4, CR4_PAE), pae, legacy)
-    e.label(pae)
-    e.branch(f.flag(layout.EFER, EFER_LMA), long_mode, three)
+    unpaged, paged = e.new_label("unpaged"), e.new_label("paged")
+    e.branch(f.flag(layout.CR0, CR0_PG), paged, unpaged)
+    e.label(unpaged)
+    walk.page.set(walk.linear & -_LARGE_2M)
+    walk.mask.set(-_LARGE_2M)
+    walk.leaf.set(PTE_A | PTE_D)
+    e.jump(walk.final)
+    e.label(paged)
+    walk.all_formats()
+    walk.end()
+    return f.text()
 
-    e.label(long_mode)
-    walk.table.set(f.field(layout.CR3) & ADDRESS_MASK)
-    walk.level(3, entry_bits=64)
-    walk.level(2, entry_bits=64, large=_LARGE_1G)
-    walk.level(1, entry_bits=64, large=_LARGE_2M)
-    walk.level(0, entry_bits=64)
 
-    e.label(three)
-    index = (walk.linear >> 30) & 3
-    pdpte = f.field(index * 8 + layout.PDPTE)
-    walk.fault_if((pdpte & PTE_P).eq(0), 0)
-    walk.table.set(pdpte & ADDRESS_MASK)
-    walk.level(1, entry_bits=64, large=_LARGE_2M)
-    walk.level(0, entry_bits=64)
+def emit_nested_walk(declarations: set[str]) -> str:
+    """`i64 @nested_walk(state, linear, access)`: `linear` is guest-physical; 1 and the WALK_ fields (host-physical
+    page, at most 2 MB), or 0 and the fault fields: vector NESTED_PAGE_FAULT, EXITINFO1 and EXITINFO2 (APM vol. 2,
+    15.25.6).
 
-    e.label(legacy)
-    walk.table.set(f.field(layout.CR3) & 0xFFFF_F000)
-    walk.level(1, entry_bits=32, large=_LARGE_4M)
-    walk.level(0, entry_bits=32)
+    `access` has PF_W and PF_I, NPF_FINAL or NPF_TABLE, and FOR_FETCH. The tables are in the host's format; the access
+    is a user's, and CR0.WP plays no part (15.25.5). An address that the host's format has no bits for (4 GB and up
+    outside long mode) is not present (assumed). The references count as the walk's, and as nested ones too.
+    """
+    f = NativeFunction("nested_walk", "i64", _ARGUMENTS, declarations)
+    walk = _Walk(f, _NESTED)
+    e = f.emit
+    width = f.flag(_NESTED.efer, EFER_LMA).select(e.constant(48, 64), e.constant(32, 64))
+    walk.fault_if((walk.linear >> width).ne(0), 0)
+    walk.all_formats()
     walk.end()
     return f.text()
 
@@ -106,8 +165,8 @@ def emit_walk(declarations: set[str]) -> str:
 class _Walk:
     """The state of a walk while its code is written."""
 
-    def __init__(self, f: NativeFunction) -> None:
-        self.f, self.e = f, f.emit
+    def __init__(self, f: NativeFunction, tables: _Tables) -> None:
+        self.f, self.e, self.tables = f, f.emit, tables
         e = f.emit
         self.linear, self.access = f.argument("linear"), f.argument("access")
         self.table: Variable = e.variable(0)
@@ -119,9 +178,68 @@ class _Walk:
         self.leaf_bits: Variable = e.variable(0)
         self.page: Variable = e.variable(0)
         self.mask: Variable = e.variable(0)
-        # (entry, place) of upper levels, to set their accessed bits at the end; place 0 means not used.
-        self.uppers = [(e.variable(0), e.variable(0), e.variable(0)) for _ in range(4)]
+        # (entry, place) of upper levels, to set their accessed bits at the end; those not used need none set.
+        self.uppers = [(e.variable(PTE_A), e.variable(0), e.variable(0)) for _ in range(4)]
         self.fail, self.found = e.new_label("fail"), e.new_label("found")
+        self.final, self.leave = e.new_label("final"), e.new_label("leave")
+
+    def all_formats(self) -> None:
+        """The three formats; each ends in `found` or `fail`."""
+        e, f, tables = self.e, self.f, self.tables
+        pae, legacy = e.new_label("pae"), e.new_label("legacy")
+        long_mode, three = e.new_label("long"), e.new_label("three")
+        e.branch(f.flag(tables.cr4, CR4_PAE), pae, legacy)
+        e.label(pae)
+        e.branch(f.flag(tables.efer, EFER_LMA), long_mode, three)
+
+        e.label(long_mode)
+        self.table.set(f.field(tables.cr3) & ADDRESS_MASK)
+        self.level(3, entry_bits=64)
+        self.level(2, entry_bits=64, large=_LARGE_1G)
+        self.level(1, entry_bits=64, large=_LARGE_2M)
+        self.level(0, entry_bits=64)
+
+        e.label(three)
+        index = (self.linear >> 30) & 3
+        if tables.pdptes_in_memory:
+            pdpte = self._read((f.field(tables.cr3) & 0xFFFF_FFE0) + index * 8)[0]
+        else:
+            pdpte = f.field(index * 8 + layout.PDPTE)
+        self.fault_if((pdpte & PTE_P).eq(0), 0)
+        if tables.pdptes_in_memory:
+            # Else MOV CR3 has checked them.
+            self.fault_if((pdpte & (f.field(layout.RESERVED_BITS) | PDPTE_RESERVED)).ne(0), PF_P | PF_RSV)
+        self.table.set(pdpte & ADDRESS_MASK)
+        self.level(1, entry_bits=64, large=_LARGE_2M)
+        self.level(0, entry_bits=64)
+
+        e.label(legacy)
+        self.table.set(f.field(tables.cr3) & 0xFFFF_F000)
+        self.level(1, entry_bits=32, large=_LARGE_4M)
+        self.level(0, entry_bits=32)
+
+    def _read(self, place: Value) -> tuple[Value, Value]:
+        """(the entry at an address of the tables' owner, its host-physical address)."""
+        e, f = self.e, self.f
+        if self.tables.guest:
+            access = e.constant(PF_W | PF_U | NPF_TABLE, 64) | self._for_fetch()
+            self._nested_walk(place, access)
+            place = f.field(layout.WALK_PAGE) | (place & ~f.field(layout.WALK_MASK))
+        elif not self.tables.nested:
+            place = place & f.field(layout.A20_MASK)
+        self.references.set(self.references.get() + 1)
+        return e.call("@read_entry", "i64", [f.state, place]), place
+
+    def _for_fetch(self) -> Value:
+        return (self.access & PF_I).ne(0).select(self.e.constant(FOR_FETCH, 64), self.e.constant(0, 64))
+
+    def _nested_walk(self, guest_physical: Value, access: Value) -> None:
+        """Translate, or leave with the nested page fault."""
+        e = self.e
+        done = e.new_label("reached")
+        walked = e.call("@nested_walk", "i64", [self.f.state, guest_physical, access])
+        e.branch(walked.eq(0), self.leave, done, likely=False)
+        e.label(done)
 
     def fault_if(self, condition: Value, error: int) -> None:
         e = self.e
@@ -136,18 +254,16 @@ class _Walk:
         size = entry_bits // 8
         index_bits = 9 if entry_bits == 64 else 10
         index = (self.linear >> (12 + index_bits * number)) & ((1 << index_bits) - 1)
-        place = self.table.get() + index * size
-        entry = e.call("@read_entry", "i64", [f.state, place])
+        entry, place = self._read(self.table.get() + index * size)
         if entry_bits == 32:
             # A 32-bit entry at an address that is 4 modulo 8 is the upper half of what was read.
             entry = entry & 0xFFFF_FFFF
-        self.references.set(self.references.get() + 1)
         self.fault_if((entry & PTE_P).eq(0), 0)
         is_large: Value | None = None
         if large:
             is_large = (entry & PTE_PS).ne(0)
             if entry_bits == 32:
-                is_large = is_large & f.flag(layout.CR4, CR4_PSE)
+                is_large = is_large & f.flag(self.tables.cr4, CR4_PSE)
         self._check_reserved(number, entry, entry_bits, large, is_large)
         rights = self.rights.get()
         rights = (rights & ~(RIGHT_W | RIGHT_U)) | (rights & ((entry >> 1) & (RIGHT_W | RIGHT_U)))
@@ -179,10 +295,10 @@ class _Walk:
             return
         reserved = f.field(layout.RESERVED_BITS)
         # NX is reserved while EFER.NXE is 0.
-        nx_enabled = f.flag(layout.EFER, EFER_NXE)
+        nx_enabled = f.flag(self.tables.efer, EFER_NXE)
         reserved = reserved | nx_enabled.select(e.constant(0, 64), e.constant(PTE_NX, 64))
         # Bits 62:52 are the system's to use in long mode only (APM vol. 2, 5.2.3 and 5.3.3).
-        long_mode = f.flag(layout.EFER, EFER_LMA)
+        long_mode = f.flag(self.tables.efer, EFER_LMA)
         reserved = reserved | long_mode.select(e.constant(0, 64), e.constant(0x7FF << 52, 64))
         if is_large is not None:
             low = (large - 1) & ~0x1FFF  # bit 12 is PAT
@@ -210,40 +326,81 @@ class _Walk:
 
     def end(self) -> None:
         """The code behind `found` and `fail`."""
-        e, f, access = self.e, self.f, self.access
+        e, f = self.e, self.f
         e.label(self.found)
-        rights = self.rights.get()
-        user, write, fetch = (access & PF_U).ne(0), (access & PF_W).ne(0), (access & PF_I).ne(0)
-        denied = user & (rights & RIGHT_U).eq(0)
-        denied = denied | (write & (rights & RIGHT_W).eq(0) & (user | f.flag(layout.CR0, CR0_WP)))
-        denied = denied | (fetch & (rights & RIGHT_NX).ne(0))
-        self.fault_if(denied, PF_P)
-        for entry, place, bits in self.uppers:
-            with e.when(place.get().ne(0) & (entry.get() & PTE_A).eq(0)):
-                self._store(place.get(), entry.get() | PTE_A, bits.get())
-        leaf = self.leaf.get()
-        dirty = write.select(e.constant(PTE_A | PTE_D, 64), e.constant(PTE_A, 64))
-        with e.when((leaf & dirty).ne(dirty)):
-            self._store(self.leaf_place.get(), leaf | dirty, self.leaf_bits.get())
+        self._check_rights()
+        self._set_accessed_and_dirty()
+        if self.tables.guest:
+            e.jump(self.final)
+            self._translate_final()
+        else:
+            f.set_field(layout.WALK_PAGE, self.page.get())
+            f.set_field(layout.WALK_MASK, self.mask.get())
+            f.set_field(layout.WALK_RIGHTS, self.rights.get() | self._flags())
         self._count()
-        is_global = ((leaf & PTE_G).ne(0) & f.flag(layout.CR4, CR4_PGE)).select(
-            e.constant(RIGHT_G, 64), e.constant(0, 64)
-        )
-        is_dirty = ((leaf | dirty) & PTE_D).ne(0).select(e.constant(RIGHT_D, 64), e.constant(0, 64))
-        f.set_field(layout.WALK_PAGE, self.page.get())
-        f.set_field(layout.WALK_MASK, self.mask.get())
-        f.set_field(layout.WALK_RIGHTS, rights | is_global | is_dirty)
         e.ret(1)
 
         e.label(self.fail)
-        self._count()
         # The I bit is reported only while NX is enabled, which needs PAE (APM vol. 2, 8.4.2).
-        nx = f.flag(layout.EFER, EFER_NXE) & f.flag(layout.CR4, CR4_PAE)
-        seen = access & nx.select(e.constant(PF_W | PF_U | PF_I, 64), e.constant(PF_W | PF_U, 64))
-        f.set_field(layout.FAULT_VECTOR, PAGE_FAULT)
-        f.set_field(layout.FAULT_ERROR, self.error.get() | seen)
+        nx = f.flag(self.tables.efer, EFER_NXE) & f.flag(self.tables.cr4, CR4_PAE)
+        reported = PF_W | PF_U | (NPF_FINAL | NPF_TABLE if self.tables.nested else 0)
+        seen = self.access & nx.select(e.constant(reported | PF_I, 64), e.constant(reported, 64))
+        f.set_field(layout.FAULT_VECTOR, NESTED_PAGE_FAULT if self.tables.nested else PAGE_FAULT)
+        f.set_field(layout.FAULT_ERROR, self.error.get() | seen | (PF_U if self.tables.nested else 0))
         f.set_field(layout.FAULT_ADDRESS, self.linear)
+        e.jump(self.leave)
+        e.label(self.leave)
+        self._count()
         e.ret(0)
+
+    def _check_rights(self) -> None:
+        f, access, rights = self.f, self.access, self.rights.get()
+        write, fetch = (access & PF_W).ne(0), (access & PF_I).ne(0)
+        not_user, read_only = (rights & RIGHT_U).eq(0), (rights & RIGHT_W).eq(0)
+        if self.tables.nested:
+            denied = not_user | (write & read_only)
+        else:
+            user = (access & PF_U).ne(0)
+            denied = (user & not_user) | (write & read_only & (user | f.flag(layout.CR0, CR0_WP)))
+        self.fault_if(denied | (fetch & (rights & RIGHT_NX).ne(0)), PF_P)
+
+    def _set_accessed_and_dirty(self) -> None:
+        e = self.e
+        for entry, place, bits in self.uppers:
+            with e.when((entry.get() & PTE_A).eq(0)):
+                self._store(place.get(), entry.get() | PTE_A, bits.get())
+        leaf = self.leaf.get()
+        write = (self.access & PF_W).ne(0)
+        dirty = write.select(e.constant(PTE_A | PTE_D, 64), e.constant(PTE_A, 64))
+        with e.when((leaf & dirty).ne(dirty)):
+            self._store(self.leaf_place.get(), leaf | dirty, self.leaf_bits.get())
+        self.leaf.set(leaf | dirty)
+
+    def _flags(self) -> Value:
+        """RIGHT_G and RIGHT_D of the leaf."""
+        e, leaf = self.e, self.leaf.get()
+        is_dirty = (leaf & PTE_D).ne(0).select(e.constant(RIGHT_D, 64), e.constant(0, 64))
+        if self.tables.nested:
+            return is_dirty  # the nested tables' G bit means nothing
+        is_global = (leaf & PTE_G).ne(0) & self.f.flag(self.tables.cr4, CR4_PGE)
+        return is_dirty | is_global.select(e.constant(RIGHT_G, 64), e.constant(0, 64))
+
+    def _translate_final(self) -> None:
+        """From the guest-physical page to the host-physical one; the WALK_ fields of both together."""
+        e, f, access, mask = self.e, self.f, self.access, self.mask
+        e.label(self.final)
+        guest_physical = self.page.get() | (self.linear & ~mask.get())
+        self._nested_walk(guest_physical, (access & (PF_W | PF_I)) | PF_U | NPF_FINAL | self._for_fetch())
+        nested_mask, nested_rights = f.field(layout.WALK_MASK), f.field(layout.WALK_RIGHTS)
+        host_physical = f.field(layout.WALK_PAGE) | (guest_physical & ~nested_mask)
+        # The smaller page's mask has more ones.
+        smaller = mask.get() | nested_mask
+        f.set_field(layout.WALK_MASK, smaller)
+        f.set_field(layout.WALK_PAGE, host_physical & smaller)
+        needs_no_walk = (nested_rights & (RIGHT_D | RIGHT_W)).eq(RIGHT_D | RIGHT_W)
+        kept = needs_no_walk.select(e.constant(-1, 64), e.constant(~RIGHT_D, 64))
+        rights = (self.rights.get() | self._flags()) & kept
+        f.set_field(layout.WALK_RIGHTS, rights | (nested_rights & RIGHT_NX))
 
     def _store(self, place: Value, entry: Value, bits: Value) -> None:
         self.e.call_void("@write_entry", [self.f.state, place, entry, bits])
@@ -252,12 +409,12 @@ class _Walk:
         e, f = self.e, self.f
         references = self.references.get()
         f.add_to_field(layout.STALL, references * f.field(layout.COST_WALK_REFERENCE))
-        fetch = (self.access & PF_I).ne(0)
-        place = fetch.select(
-            e.constant(layout.counter("itlb_walk_references"), 64),
-            e.constant(layout.counter("dtlb_walk_references"), 64),
-        )
-        f.set_field(place, f.field(place) + references)
+        fetch = (self.access & (PF_I | FOR_FETCH if self.tables.nested else PF_I)).ne(0)
+        for what in ("walk_references", "nested_references") if self.tables.nested else ("walk_references",):
+            place = fetch.select(
+                e.constant(layout.counter(f"itlb_{what}"), 64), e.constant(layout.counter(f"dtlb_{what}"), 64)
+            )
+            f.set_field(place, f.field(place) + references)
 
 
 # `level` moves the bits of an entry to those of the rights with one shift.
@@ -266,13 +423,13 @@ assert PTE_US == RIGHT_U << 1
 
 
 def emit_entry_access(declarations: set[str]) -> str:
-    """`@read_entry` and `@write_entry`: page-table entries in guest RAM.
+    """`@read_entry` and `@write_entry`: page-table entries in RAM, by host-physical address (A20 has been masked).
 
     An entry outside RAM reads as all ones, as an open bus does. 64 bits are read wherever the entry ends before its
     page does; the caller masks.
     """
     f = NativeFunction("read_entry", "i64", (("i64", "place"),), declarations)
-    e, place = f.emit, f.argument("place") & f.field(layout.A20_MASK)
+    e, place = f.emit, f.argument("place")
     with e.when(is_ram(f, place) ^ 1, likely=False):
         e.ret(-1)
     host = e.pointer(f.field(layout.RAM_BASE) + place)
@@ -283,7 +440,7 @@ def emit_entry_access(declarations: set[str]) -> str:
     read = f.text()
 
     f = NativeFunction("write_entry", "void", (("i64", "place"), ("i64", "value"), ("i64", "bits")), declarations)
-    e, place = f.emit, f.argument("place") & f.field(layout.A20_MASK)
+    e, place = f.emit, f.argument("place")
     with e.when(is_ram(f, place) ^ 1, likely=False):
         e.ret_void()
     code = e.load(64, e.pointer(f.field(layout.CODE_MAP) + (place >> 12) * 8))

@@ -12,8 +12,9 @@ from trapgate.arch import layout, vectors, vmcb
 from trapgate.arch.registers import RSP
 from trapgate.cpu.access import WATCHED
 from trapgate.cpu.debug import DR7_GD
-from trapgate.cpu.faults import NESTED_PAGE_FAULT, VMEXIT, Fault, VmExit
+from trapgate.cpu.faults import VMEXIT, Fault, VmExit
 from trapgate.cpu.lookup import NON_CANONICAL
+from trapgate.cpu.walk import NESTED_PAGE_FAULT
 from trapgate.engine import record
 from trapgate.engine.blocks import Block
 from trapgate.engine.native_core import NativeCore, signed

@@ -26,7 +26,8 @@ Progress = Callable[[str, int, int], None]
 
 #: Native helper functions that Python or handlers call.
 RUNTIME = (
-    "slow_access", "commit", "fetch_page", "enter", "flush", "flush_page", "reset_fast", "protect",
+    "slow_access", "commit", "fetch_page", "enter", "flush", "flush_asid", "flush_all", "flush_page", "flush_page_asid",
+    "reset_fast", "protect", "nested_walk",
     "translate_data", "translate_instruction",
 )  # fmt: skip
 FIXED: Mapping[str, Callable[[str], str]] = {

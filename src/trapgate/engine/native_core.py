@@ -13,12 +13,15 @@ from collections.abc import Callable, Mapping
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
 from trapgate.arch import layout, vectors, vmcb
 from trapgate.arch.cpuid import CpuProfile
-from trapgate.arch.paging import ADDRESS_MASK, PF_I, PTE_P, PTE_PS
-from trapgate.arch.registers import CR0_PG, CR4_PAE, CR4_PSE, CS
+from trapgate.arch.paging import PF_I
+from trapgate.arch.registers import CS
 from trapgate.cpu import tlb
-from trapgate.cpu.faults import NESTED_PAGE_FAULT, Fault, Unimplemented, VmExit
+from trapgate.cpu.faults import Fault, Unimplemented, VmExit
+from trapgate.cpu.lookup import NON_CANONICAL
 from trapgate.cpu.mode import Mode
+from trapgate.cpu.peek import peek
 from trapgate.cpu.svm.guest_mode import GuestMode
+from trapgate.cpu.walk import NESTED_PAGE_FAULT
 from trapgate.engine.blocks import Block, BlockStore, Translation
 from trapgate.engine.handlers import HandlerStore
 from trapgate.isa.decode import Decoder
@@ -99,12 +102,12 @@ class NativeCore(GuestMode):
         self._enter = prototype(word, word, word, word)(runtime["enter"])
         self.native_translate = prototype(word, word, word, word)(runtime["translate_data"])
         self._translate_code = prototype(word, word, word, word)(runtime["translate_instruction"])
+        self.native_nested_walk = prototype(word, word, word, word)(runtime["nested_walk"])
         self.native_flush = prototype(None, word, word)(runtime["flush"])
+        self.native_flush_asid = prototype(None, word, word, word)(runtime["flush_asid"])
+        self.native_flush_all = prototype(None, word)(runtime["flush_all"])
         self.native_flush_page = prototype(None, word, word)(runtime["flush_page"])
-        flush_all = runtime["flush"]
-        self.native_flush_all = lambda state: prototype(None, word, word)(flush_all)(state, 0)
-        self.native_flush_asid = lambda state, asid, keep: prototype(None, word, word)(flush_all)(state, keep)
-        self.native_flush_page_asid = lambda state, linear, asid: self.native_flush_page(state, linear)
+        self.native_flush_page_asid = prototype(None, word, word, word)(runtime["flush_page_asid"])
         self.native_reset_fast = prototype(None, word)(runtime["reset_fast"])
         self._protect = prototype(None, word, word)(runtime["protect"])
         nothing = prototype(None)
@@ -161,7 +164,7 @@ class NativeCore(GuestMode):
     def set_a20(self, enabled: bool) -> None:
         """A20M#."""
         self.state.set(layout.A20_MASK, -1 if enabled else ~(1 << 20))
-        self.native_flush(self.state.address, 0)
+        self.native_flush_all(self.state.address)
         self.native_reset_fast(self.state.address)
         self.refetch()
 
@@ -313,43 +316,16 @@ class NativeCore(GuestMode):
             if vector == NESTED_PAGE_FAULT:
                 raise VmExit(vmcb.EXIT_NPF, q[layout.FAULT_ERROR >> 3], q[layout.FAULT_ADDRESS >> 3], rip=self.rip)
             address = q[layout.FAULT_ADDRESS >> 3] if vector == vectors.PF else None
-            raise Fault(vector & 0xFF, q[layout.FAULT_ERROR >> 3], address)
+            raise Fault(vectors.GP if vector == NON_CANONICAL else vector, q[layout.FAULT_ERROR >> 3], address)
         physical = q[layout.TRANSLATED >> 3]
         if result == 1:
             raise Unimplemented("execution outside RAM", f"rip {self.rip:#x}, guest-physical {physical:#x}")
         return physical & ~0xFFF
 
     def _peek_page(self, linear: int) -> int | None:
-        """Guest-physical page of a linear address, without counting, filling or setting anything."""
-        q = self.q
-        if not q[layout.CR0 >> 3] & CR0_PG:
-            return self._ram_page(linear)
-        read = self._peek_entry
-        cr3, cr4 = self.cr3, self.cr4
-        if not cr4 & CR4_PAE:
-            entry = read((cr3 & 0xFFFF_F000) + (linear >> 22) * 4, 4)
-            if entry & PTE_P and entry & PTE_PS and cr4 & CR4_PSE:
-                return self._ram_page(entry & 0xFFC0_0000 | (entry >> 13 & 0xFF) << 32 | linear & 0x3F_F000)
-            if entry & PTE_P:
-                entry = read((entry & 0xFFFF_F000) + (linear >> 12 & 0x3FF) * 4, 4)
-            return self._ram_page(entry & 0xFFFF_F000) if entry & PTE_P else None
-        if self.long_mode:
-            table = cr3 & ADDRESS_MASK
-            levels: tuple[int, ...] = (39, 30, 21, 12)
-        else:
-            pdpte = self.state.get(layout.PDPTE + 8 * (linear >> 30 & 3))
-            if not pdpte & PTE_P:
-                return None
-            table, levels = pdpte & ADDRESS_MASK, (21, 12)
-        for shift in levels:
-            entry = read(table + (linear >> shift & 511) * 8, 8)
-            if not entry & PTE_P:
-                return None
-            if shift == 12 or (shift in (30, 21) and entry & PTE_PS):
-                inside = (1 << shift) - 1
-                return self._ram_page(entry & ADDRESS_MASK & ~inside | linear & inside)
-            table = entry & ADDRESS_MASK
-        return None
+        """Physical page of a linear address, without counting, filling or setting anything."""
+        physical = peek(self.q, linear, self._peek_entry)
+        return None if physical is None else self._ram_page(physical)
 
     def peek_code(self, size: int) -> bytes:
         """Up to `size` bytes at rip without side effects; fewer where the next page cannot be had."""
@@ -368,11 +344,14 @@ class NativeCore(GuestMode):
         return self.instructions
 
     def _ram_page(self, physical: int) -> int | None:
-        page = physical & ~0xFFF & self.state.get(layout.A20_MASK)
+        page = physical & ~0xFFF & self._a20_mask()
         return page if self.memory.is_ram(page) else None
 
     def _peek_entry(self, physical: int, size: int) -> int:
-        physical &= self.state.get(layout.A20_MASK)
+        physical &= self._a20_mask()
         if not self.memory.is_ram(physical, size):
             return 0
         return int.from_bytes(self.ram[physical : physical + size], "little")
+
+    def _a20_mask(self) -> int:
+        return _M64 if self.q[layout.NESTED >> 3] else self.q[layout.A20_MASK >> 3]
