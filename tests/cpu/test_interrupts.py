@@ -8,6 +8,7 @@ import pytest
 
 from engine.assembly import assemble
 from engine.harness import CODE32, CODE64, DATA, DATA0, DEVICE, Guest
+from trapgate.arch import layout
 
 Make = Callable[[], Guest]
 IF, TF = 0x200, 0x100
@@ -197,6 +198,35 @@ def test_nmi_wakes_from_hlt(guest: Make) -> None:
     g = guest().enter_protected().load(assemble(32, "\n        f4  hlt\n        ")).set(rflags=2 | IF)
     g.clock.schedule(1000, g.processor.pulse_nmi)
     assert g.run_to_exception().vector == 2
+
+
+def test_nmi_waits_for_the_iret_of_the_last_one(guest: Make) -> None:
+    """Taken at once, latched once while its handler runs, taken again right behind IRET (APM vol. 2, 8.2.3)."""
+    code = assemble(
+        32,
+        """
+        41     inc ecx
+        41     inc ecx
+        41     inc ecx
+        9c     pushfd
+        0e     push cs
+        e8 00 00 00 00  call next
+        next:
+        83 04 24 05     add dword [esp], 5
+        cf     iretd
+        f4     hlt
+        """,
+    )
+    g = guest().enter_protected().load(code).set(rcx=0, rflags=2)
+    g.processor.pulse_nmi()
+    assert (g.run_to_exception().vector, g["rcx"]) == (2, 0)
+    g.go(code.origin)
+    g.processor.pulse_nmi()
+    g.processor.pulse_nmi()
+    frame = g.run_to_exception()
+    assert (frame.vector, g["rcx"], frame.rip) == (2, 3, code.origin + 15)
+    assert g.processor.interrupt_counts == {2: 2}
+    assert not g.processor.q[layout.INTERRUPT_PENDING >> 3]
 
 
 def test_intr_that_goes_away_is_not_taken(guest: Make) -> None:

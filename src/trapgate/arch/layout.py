@@ -102,6 +102,8 @@ WATCHES = _field("watches", 4 * WATCH_SIZE)
 WATCH_HITS = _field("watch_hits")
 #: Not 0 while instructions run one at a time: then a hit is noted, else the instruction is left to be run that way.
 STEPPING = _field("stepping")
+#: 1 while NMIs wait because the handler of one has not yet returned by IRET (APM vol. 2, 8.2.3), else 0.
+NMI_BLOCKED = _field("nmi_blocked")
 #: Exception flags (MXCSR's bits 5:0) of an SSE instruction that raises an unmasked exception.
 SIMD_FLAGS = _field("simd_flags")
 

@@ -106,6 +106,15 @@ class Registers:
         self.native_flush_page_asid: Callable[[int, int, int], None] = _missing
         self.native_reset_fast: Callable[[int], None] = _missing
 
+    @property
+    def nmi_blocked(self) -> bool:
+        """Whether NMIs wait for an IRET (APM vol. 2, 8.2.3)."""
+        return bool(self.q[layout.NMI_BLOCKED >> 3])
+
+    @nmi_blocked.setter
+    def nmi_blocked(self, value: bool) -> None:
+        self.q[layout.NMI_BLOCKED >> 3] = int(value)
+
     # -- reset
 
     def reset(self) -> None:

@@ -37,6 +37,7 @@ class SystemManagement(Debugging):
     smbase = SMBASE_RESET
     #: Whether an SMI waits to be taken.
     smi_pending = False
+    _nmi_was_blocked = False
 
     def reset(self) -> None:
         """The state after RESET#."""
@@ -111,6 +112,8 @@ class SystemManagement(Debugging):
         for i, number in enumerate(_REGISTERS):
             save(0x180 + 8 * i, 8, self.register(number, 64))
         self.in_smm, self.halted, self.shadow = True, False, False
+        # NMIs wait until RSM, or until an IRET in the handler (10.3.4).
+        self._nmi_was_blocked, self.nmi_blocked = self.nmi_blocked, True
         self._set_control(self.cr0 & ~(CR0_PE | CR0_EM | CR0_TS | CR0_PG), 0, 0)
         self.rflags = RFLAGS_ONE
         self.dr[7] = 0x400
@@ -156,7 +159,7 @@ class SystemManagement(Debugging):
         self.cpl = self.segments[2].attributes >> 5 & 3 if cr0 & CR0_PE else 0
         self.smbase = saved(SMBASE_PLACE, 4)
         self.halted = bool(saved(AUTO_HALT_RESTART, 1) & 1)
-        self.in_smm = False
+        self.in_smm, self.nmi_blocked = False, self._nmi_was_blocked
         self.mode_changed()
 
     def _set_control(self, cr0: int, cr4: int, efer: int) -> None:

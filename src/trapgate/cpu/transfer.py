@@ -159,7 +159,14 @@ class Transfers(Gates):
     # -- IRET
 
     def interrupt_return(self, width: int) -> None:
-        """IRET, IRETD, IRETQ (APM vol. 3)."""
+        """IRET, IRETD, IRETQ (APM vol. 3).
+
+        NMIs are recognized again (APM vol. 2, 8.2.3), even where IRET itself faults: it has been executed.
+        """
+        self.nmi_blocked = False
+        self._return_from_interrupt(width)
+
+    def _return_from_interrupt(self, width: int) -> None:
         size = width // 8
         if self.virtual8086:
             self._return_in_virtual(width)

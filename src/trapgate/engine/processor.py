@@ -196,16 +196,18 @@ class Processor(DebugTraps):
         if self.shadow:
             self.shadow = False
             self.shadow_place = self.rip, self.instructions
-            if not self.halted and (self._nmi or self._intr_passes() or self.takes_virtual_interrupt()):
+            nmi = self._nmi and not self.nmi_blocked
+            if not self.halted and (nmi or self._intr_passes() or self.takes_virtual_interrupt()):
                 # The instruction after STI, MOV SS or POP SS comes first; what it shadows itself does not count.
                 guest = self.in_guest
                 self._single_step()
                 self.shadow, uop = False, 0
                 if self.in_guest != guest:
                     return 0
-        if self._nmi and not self.in_smm:
+        if self._nmi and not self.nmi_blocked:
             if not self.event_intercepted("nmi"):
                 self._nmi = False
+                self.nmi_blocked = True
                 self.pending_changed()
                 self._interrupt(vectors.NMI)
             return self._left()

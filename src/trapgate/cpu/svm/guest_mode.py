@@ -274,6 +274,8 @@ class GuestMode(SystemManagement):
         counts[vector] = counts.get(vector, 0) + 1
         first = Fault(vector, error) if kind == vmcb.EVENT_EXCEPTION else None
         resume = kind == vmcb.EVENT_EXCEPTION and vector not in (vectors.DB, vectors.BP, vectors.OF)
+        if kind == vmcb.EVENT_NMI:
+            self.nmi_blocked = True
         self.delivering = event & ~0x7FFF_F000
         self.deliver_event(vector, error, kind == vmcb.EVENT_SOFTWARE, resume, first)
         self.redirected = True

@@ -138,7 +138,8 @@ def mov_from_sreg(c: Context, destination: Operand, source: Operand) -> None:
 def iretq_within(c: Context) -> None:
     """IRETQ at CPL 0 in 64-bit mode, where it returns to the same code segment and stack segment (APM vol. 3, IRET).
 
-    Anything else (another selector, a descriptor that has changed since CS was loaded, NT, TF, VM) is left to Python.
+    Anything else (another selector, a descriptor that has changed since CS was loaded, NT, TF, VM, the end of an NMI's
+    handler) is left to Python.
     """
     pointer = c.stack_pointer()
     rip, selector, flags, new_pointer, stack = (c.stack_load(pointer + 8 * i, 64) for i in range(5))
@@ -146,6 +147,7 @@ def iretq_within(c: Context) -> None:
     same = selector.eq(c.field(layout.selector(CS))) & stack.eq(c.field(layout.selector(SS)))
     same = same & (stack & 0xFFFC).eq(0) & (selector & 4).eq(0)
     same = same & (selector | 7).ule(c.field(layout.GDTR_LIMIT))
+    same = same & c.field(layout.NMI_BLOCKED).eq(0)
     old = c.field(layout.SYSTEM_FLAGS)
     c.plain_python_if((same & ((flags & (NT | VM | TF)) | (old & NT)).eq(0) & rip.eq(rip.trunc(48).sext(64))) ^ 1)
     descriptor = c.load_system(c.field(layout.GDTR_BASE) + (selector & 0xFFF8), 64)
