@@ -350,3 +350,21 @@ def test_a_page_crossing_access_is_counted(guest: Make) -> None:
     g.run_to_halt()
     assert g.counter("page_crossings") == 1
     assert g.counter("dtlb_misses") == 2
+
+
+def test_movsxd_to_16_bits_reads_32(guest: Make) -> None:
+    """APM vol. 3, MOVSXD: the source is reg/mem32 whatever the destination's size."""
+    g = guest().enter_long()
+    g.map(FIRST, 0x10_0000)
+    g.map(SECOND, 0, 0)
+    g.memory.write(0x10_0FFC, bytes.fromhex("11223344"))
+    code = assemble(64, "66 63 03  movsxd ax, [rbx]\n f4  hlt")
+    g.memory.write(CODE, code.data)
+    g.set(rax=0x5555_5555_5555_5555, rbx=FIRST + 0xFFC)
+    g.go(CODE)
+    g.run_to_halt()
+    assert g["rax"] == 0x5555_5555_5555_2211
+    g.set(rbx=FIRST + 0xFFE)
+    g.go(CODE)
+    frame = g.run_to_exception()
+    assert (frame.vector, frame.error, frame.rip, g.processor.cr2) == (14, 0, CODE, SECOND)

@@ -185,6 +185,20 @@ def test_a_page_fault_leaves_images_and_registers_as_they_were(ours: Runner) -> 
                 assert outcome.state == case.state
 
 
+@pytest.mark.parametrize("code", ["d917", "dd1f", "db3f", "df0f", "df37"])  # fst, fstp m64, fstp m80, fisttp, fbstp
+def test_a_page_fault_comes_before_an_unmasked_exception_of_a_store(code: str, ours: Runner) -> None:
+    """ST(0) is empty and the exception unmasked, so nothing is stored; the missing page is reported first."""
+    case = _case(bytes.fromhex(code), 0, 0)
+    image = bytearray(case.state.fx)
+    struct.pack_into("<HHB", image, areas.FX_CONTROL, 0x340, 0, 0)
+    case.state.fx = bytes(image)
+    assert ours.run(case).vector == -1
+    case.state.gpr[_RDI] = areas.UNMAPPED - 1
+    outcome = ours.run(case)
+    assert (outcome.vector, outcome.error, outcome.address) == (PAGE_FAULT, 6, areas.UNMAPPED)
+    assert outcome.state == case.state
+
+
 def test_an_unmasked_exception_raises_math_fault_at_the_next_waiting_instruction(ours: Runner) -> None:
     code = bytes.fromhex("dbe3 d92f d9ee d9ee def9 dfe0 d9e8")  # fninit; fldcw [rdi]; fldz; fldz; fdivp; fnstsw; fld1
     case = _case(code, 0, 0)

@@ -344,6 +344,8 @@ class Decoder:
 
     def _memory_operand(self, instruction: iced.Instruction, decoded: Decoded, fields: Fields) -> str:
         bits = iced.MemorySizeExt.size(instruction.memory_size) * 8 if decoded.name not in NO_ACCESS else 0
+        if instruction.code == Code.MOVSXD_R16_RM16:
+            bits = 32  # APM vol. 3, MOVSXD: the source is reg/mem32 for every operand size; Intel's has 16 bits
         base, index = instruction.memory_base, instruction.memory_index
         displacement = instruction.memory_displacement
         number = SEGMENT_NUMBERS[instruction.memory_segment]

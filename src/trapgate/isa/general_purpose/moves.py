@@ -16,10 +16,16 @@ def movzx(c: Context, destination: Operand, source: Operand) -> None:
     destination.write(source.read().zext(destination.width))
 
 
-@semantics("movsx", "movsxd")
+@semantics("movsx")
 def movsx(c: Context, destination: Operand, source: Operand) -> None:
-    # MOVSXD without REX.W has equal widths and just moves.
     destination.write(source.read().sext(destination.width))
+
+
+@semantics("movsxd")
+def movsxd(c: Context, destination: Operand, source: Operand) -> None:
+    """Without REX.W it just moves. A memory source has 32 bits even where the destination has 16 (isa/decode.py)."""
+    value = source.read()
+    destination.write(value.sext(destination.width) if destination.width >= value.width else value.trunc(16))
 
 
 @semantics("movnti")

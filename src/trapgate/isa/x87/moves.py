@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from trapgate.isa.context import Context, Operand, semantics
 from trapgate.isa.flags import BELOW, BELOW_EQUAL, PARITY, ZERO
 from trapgate.isa.ir import Value
-from trapgate.isa.x87.unit import IE, INDEFINITE, OE, UE, Unit
+from trapgate.isa.x87.unit import IE, INDEFINITE, OE, UE, Outcome, Unit
 
 _REAL_SUFFIX = {32: "s", 64: "l"}
 _REAL_INDEFINITE = {32: 0xFFC0_0000, 64: 0xFFF8_0000_0000_0000, 80: INDEFINITE}
@@ -82,6 +83,19 @@ for _name in ("fld1", "fldl2t", "fldl2e", "fldpi", "fldlg2", "fldln2", "fldz"):
 # -- stores
 
 
+def _write_memory(c: Context, target: Operand, outcome: Outcome, value: Callable[[], Value]) -> None:
+    """Store, or where an unmasked exception keeps the result away, only see whether a store would be allowed.
+
+    So a page fault comes before the x87 exception. APM vol. 2, 8.5.2 "Simultaneous Interrupts", has both in its last
+    class without an order; this is AMD's processors'. Intel's report the x87 exception and do not look at the page.
+    """
+    target.address()  # both arms use it
+    with c.emit.when(outcome.commit, likely=True):
+        target.write(value())
+    with c.emit.when(outcome.commit ^ 1, likely=False):
+        target.update()
+
+
 def _store_from_host(c: Context, target: Operand, mnemonic: str, indefinite: int, pops: bool) -> None:
     """Store ST(0) as the host's instruction, which pops, converts it. An unmasked exception but PE keeps it away."""
     unit = Unit(c)
@@ -95,8 +109,7 @@ def _store_from_host(c: Context, target: Operand, mnemonic: str, indefinite: int
         [(place, width, indefinite)],
         undone_by=IE | OE | UE,
     )
-    with c.emit.when(outcome.commit, likely=True):
-        target.write(c.emit.load(width, place, 8))
+    _write_memory(c, target, outcome, lambda: c.emit.load(width, place, 8))
     if pops:
         unit.pop_if(outcome.commit)
     unit.report(outcome)
@@ -112,8 +125,7 @@ def _store(pops: bool, c: Context, target: Operand) -> None:
     if target.is_memory:
         value = c.emit.variable(st0.read())
         outcome = unit.move(st0.full(), lambda: None, lambda: value.set(c.emit.constant(INDEFINITE, 80)))
-        with c.emit.when(outcome.commit, likely=True):
-            target.write(value.get())
+        _write_memory(c, target, outcome, value.get)
     else:
         register = unit.st(target.st_index())
         outcome = unit.move(st0.full(), lambda: register.write(st0.read()), lambda: register.write(INDEFINITE))
