@@ -104,7 +104,7 @@ def _place(made: Draft, choices: Choices, places: areas.Places) -> int:
         memory = made.memory
         assert memory is not None
         if kind < 10 and memory.bits == 64 and memory.base >= 0 and not memory.segment:
-            return choices.pick((1 << 63, 1 << 47, _MASK64 - (1 << 47))) + choices.between(0, 1000)
+            return choices.pick((1 << 63, 1 << 47, _MASK64 - (1 << 47) - 2000)) + choices.between(0, 1000)
     if kind < 20:
         return unmapped - size
     if kind < 80 or (size == 16 and kind < 95):

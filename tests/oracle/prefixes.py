@@ -13,7 +13,7 @@ from iced_x86 import Decoder, DecoderError, Instruction
 from . import areas, undefined
 from .areas import Case
 from .forms import Form, all_forms
-from .generate import Unsuitable, check_accesses, make_case
+from .generate import NO_FAULTS, Unsuitable, check_accesses, make_case
 from .values import Choices
 
 _SEGMENT_OVERRIDES = (0x26, 0x2E, 0x36, 0x3E)
@@ -66,6 +66,8 @@ def _checked(case: Case, code: bytes, forms: dict[int, Form], seed: int) -> Case
         raise Unsuitable
     if form.mnemonic in ("SHLD", "SHRD", "DIV", "IDIV", "EXTRQ", "INSERTQ", "MOVNTSS", "MOVNTSD"):
         raise Unsuitable  # their operands were chosen with care
+    if form.mnemonic in NO_FAULTS and form.name != case.form:
+        raise Unsuitable  # an x87 image of another size, which may reach beyond the window
     check_accesses(form, decoded, case.state)
     return _made(case, code, form.name, decoded, form, seed)
 

@@ -16,7 +16,7 @@ from iced_x86 import Code, DecoderOptions, OpKind, Register
 from trapgate.arch import layout
 from trapgate.arch.registers import CS, DS, ES, FS, GS
 from trapgate.isa.context import DEFINITIONS
-from trapgate.isa.decoded import CHECKED, Decoded, Fields, Kind, shifts_for_certain
+from trapgate.isa.decoded import CHECKED, Decoded, Fields, Kind
 from trapgate.isa.form import Form
 from trapgate.isa.length import MAX_LENGTH, is_too_long
 from trapgate.isa.operand_tables import (
@@ -154,6 +154,9 @@ class Decoder:
             if decoded is None:
                 if len(memory) >= REMEMBERED:
                     memory.clear()
+                if instruction.code == Code.PAUSE and self.mode.bits == 64 and key[-2] & 0xF1 == 0x41:
+                    # With REX.B opcode 90 is XCHG r8, rAX, whatever stands before it; iced-x86 says PAUSE.
+                    instruction = iced.Decoder(64, key.replace(b"\xf3", b"\x3e"), OPTIONS, 0).decode()
                 if not instruction and len(key) == MAX_LENGTH and is_too_long(key, self.mode.bits):
                     decoded = self._python(instruction, "raise_gp")
                 else:
@@ -318,9 +321,10 @@ class Decoder:
             shapes = [s for s in shapes if name.startswith("maskmov")]
             if not name.startswith("maskmov"):
                 fields.slots.clear()
-        certain = name not in SHIFTS or shifts_for_certain(instruction)
+        # A shift's effect on the flags depends on its count: one by 0 neither reads nor changes any.
+        flags = (instruction.rflags_read, instruction.rflags_modified) if name in SHIFTS else ()
         repeat = self._repeat(instruction, name)
-        key = (instruction.code, name, tuple(shapes), segment, address_bits, repeat, certain)
+        key = (instruction.code, name, tuple(shapes), segment, address_bits, repeat, flags)
         kind_of = self._kinds.get(key)
         if kind_of is None:
             form = Form(

@@ -50,7 +50,7 @@ class Decoded:
 
 
 class Kind:
-    """What all instructions of one code and one form share."""
+    """What all instructions of one code, one form and one effect on the flags share."""
 
     __slots__ = ("dead_text", "flags_killed", "flags_read", "form", "may_fault", "text", "writes_memory")
 
@@ -72,8 +72,9 @@ class Kind:
 
 
 def shifts_for_certain(instruction: iced.Instruction) -> bool:
+    """Whether the count is an immediate that, cut to the operand's size, is not 0."""
     last = instruction.op_count - 1
-    return instruction.op_kind(last) != OpKind.REGISTER and bool(instruction.immediate(last) & 31)
+    return instruction.op_kind(last) != OpKind.REGISTER and bool(instruction.rflags_modified)
 
 
 class Fields:
