@@ -20,14 +20,14 @@ SAME = {
     "FPU": "FPU", "TSC": "TSC", "MSR": "MSR", "CX8": "CX8", "SEP": "SEP", "CMOV": "CMOV", "CLFSH": "CLFSH",
     "MMX": "MMX", "FXSR": "FXSR", "SSE": "SSE", "SSE2": "SSE2", "SSE3": "SSE3", "MONITOR": "MONITOR",
     "CMPXCHG16B": "CMPXCHG16B", "POPCNT": "POPCNT", "SYSCALL": "SYSCALL", "RDTSCP": "RDTSCP", "LM": "X64",
-    "LZCNT": "LZCNT", "SSE4A": "SSE4A", "PREFETCHW": "PREFETCHW",
+    "LZCNT": "LZCNT", "SSE4A": "SSE4A", "PREFETCHW": "PREFETCHW", "SVM": "SVM",
 }  # fmt: skip
 #: Instructions that some profiles lack: feature -> bytes.
 INSTRUCTIONS = {
     "TSC": "0f31", "CX8": "0fc70d00800000", "CMOV": "0f44c0", "MMX": "0f77", "SSE": "0f58c0", "SSE2": "660f58c0",
     "SSE3": "f20f7cc0", "SSE4A": "f20f79c1", "POPCNT": "f30fb8c0", "RDPMC": "0f33", "MULTIBYTENOP": "0f1fc0",
     "FXSR": "0fae0500800000", "CLFSH": "0fae3d00800000", "PREFETCHW": "0f0d0d00800000", "RDTSCP": "0f01f9",
-    "SSSE3": "0f3800c0", "D3NOW": "0f0fc09e", "SVM": "0f01d8",
+    "SSSE3": "0f3800c0", "D3NOW": "0f0fc09e", "SVM": "0f01d9",
 }  # fmt: skip
 CR4_BY_FLAG = {
     0: "VME", 1: "VME", 2: "TSC", 3: "DE", 4: "PSE", 5: "PAE", 6: "MCE", 7: "PGE", 9: "FXSR", 10: "SSE"
@@ -76,7 +76,7 @@ def test_leaves_beyond_the_last() -> None:
     """AP-485, 3.1.1: Intel's return the last standard leaf; AMD's are zero."""
     assert PROFILES["pentium3"].cpuid(0x8000_0000) == PROFILES["pentium3"].cpuid(2)
     assert PROFILES["486"].cpuid(7) == PROFILES["486"].cpuid(1)
-    assert PROFILES["opteron-2006"].cpuid(0x8000_000A) == (0, 0, 0, 0)
+    assert PROFILES["opteron-2006"].cpuid(0x8000_000B) == (0, 0, 0, 0)
     assert PROFILES["opteron-2007"].cpuid(7) == (0, 0, 0, 0)
 
 
@@ -126,7 +126,7 @@ def test_cr4_bits(any_bench: Bench) -> None:
 def test_efer(any_bench: Bench) -> None:
     profile = any_bench.processor.profile
     any_bench.prepare32()
-    for bit, flag in ((0, "SYSCALL"), (8, "LM"), (11, "NX"), (14, "FFXSR"), (1, ""), (12, ""), (20, "")):
+    for bit, flag in ((0, "SYSCALL"), (8, "LM"), (11, "NX"), (14, "FFXSR"), (12, "SVM"), (1, ""), (20, "")):
         assert (_caught(any_bench, "write_msr", 0xC000_0080, 1 << bit) is None) == (flag in profile.flags), bit
     assert (_caught(any_bench, "read_msr", 0xC000_0080) is None) == ("SYSCALL" in profile.flags)
 

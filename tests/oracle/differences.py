@@ -58,8 +58,8 @@ def accepted(case: Case, expected: Outcome, got: Outcome) -> bool:
     Stores of the x87 unit that an unmasked exception keeps from being stored: the manuals give no order between this
     exception and a page fault; Intel's processors do not look at the page, AMD's do.
 
-    Nor need the host lack what no profile has: bit 17 of MXCSR (APM vol. 1, 4.2.2, misaligned exception mask) comes with
-    CPUID's MisAlignSse; without it LDMXCSR raises #GP.
+    Nor need the host lack what no profile has: bit 17 of MXCSR (APM vol. 1, 4.2.2, misaligned exception mask) comes
+    with CPUID's MisAlignSse; without it LDMXCSR raises #GP.
     """
     if expected.vector == -1 and got.vector == _GENERAL_PROTECTION and case.form == "LDMXCSR_M32":
         value = int.from_bytes(case.state.window[case.operand_offset :][:4], "little")
