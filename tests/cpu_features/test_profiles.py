@@ -27,7 +27,7 @@ INSTRUCTIONS = {
     "TSC": "0f31", "CX8": "0fc70d00800000", "CMOV": "0f44c0", "MMX": "0f77", "SSE": "0f58c0", "SSE2": "660f58c0",
     "SSE3": "f20f7cc0", "SSE4A": "f20f79c1", "POPCNT": "f30fb8c0", "RDPMC": "0f33", "MULTIBYTENOP": "0f1fc0",
     "FXSR": "0fae0500800000", "CLFSH": "0fae3d00800000", "PREFETCHW": "0f0d0d00800000", "RDTSCP": "0f01f9",
-    "SSSE3": "0f3800c0", "D3NOW": "0f0fc09e", "SVM": "0f01d9",
+    "SSSE3": "0f3800c0", "D3NOW": "0f0fc09e",
 }  # fmt: skip
 CR4_BY_FLAG = {
     0: "VME", 1: "VME", 2: "TSC", 3: "DE", 4: "PSE", 5: "PAE", 6: "MCE", 7: "PGE", 9: "FXSR", 10: "SSE"
