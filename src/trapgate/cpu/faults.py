@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trapgate.arch.vectors import CONTRIBUTORY, WITH_ERROR_CODE  # noqa: F401  (with what they belong to)
 from trapgate.arch.vectors import AC, BP, BR, DB, DE, DF, GP, MC, MF, NM, NMI, NP, OF, PF, SS, TS, UD, XF
 
 NAMES = {
@@ -9,10 +10,6 @@ NAMES = {
     NP: "#NP", SS: "#SS", GP: "#GP", PF: "#PF", MF: "#MF", AC: "#AC", MC: "#MC", XF: "#XF",
 }  # fmt: skip
 
-#: Exceptions that push an error code.
-WITH_ERROR_CODE = frozenset((DF, TS, NP, SS, GP, PF, AC))
-#: For double faults (APM vol. 2, 8.2.9, table 8-3).
-CONTRIBUTORY = frozenset((DE, TS, NP, SS, GP))
 
 
 class Fault(Exception):

@@ -1,0 +1,55 @@
+"""What the hypervisor needs of the machine under it: AMD-V, host memory, and time. Nothing of the processor's insides."""
+
+from __future__ import annotations
+
+from collections.abc import MutableSequence
+from typing import Protocol
+
+from trapgate.arch.cpuid import CpuProfile
+from trapgate.machine.clock import Clock
+from trapgate.machine.memory import PhysicalMemory
+
+
+class Backend(Protocol):
+    """One processor with AMD-V and its memory. Addresses of VMCBs are host-physical."""
+
+    #: The host's processor.
+    profile: CpuProfile
+    #: The host's RAM.
+    memory: PhysicalMemory
+    clock: Clock
+    #: The guest's rax ... r15 while it does not run; rax and rsp count in the VMCB.
+    gprs: MutableSequence[int]
+
+    def run(self, vmcb: int) -> str:
+        """VMRUN until #VMEXIT: "vmexit", or why the run has stopped without one."""
+        ...
+
+    def vmload(self, vmcb: int) -> None:
+        """Load FS, GS, TR, LDTR, KernelGSBase, STAR to SFMASK and SYSENTER from the VMCB."""
+        ...
+
+    def vmsave(self, vmcb: int) -> None:
+        """Store them there."""
+        ...
+
+    def interrupt(self, level: bool) -> None:
+        """A device of the host wants attention: a guest that runs is left with VMEXIT_INTR."""
+        ...
+
+    def charge(self, cycles: int) -> None:
+        """The hypervisor has worked for so many modelled cycles."""
+        ...
+
+    def xmm(self, number: int) -> bytes:
+        """The 16 bytes of an XMM register."""
+        ...
+
+    def set_xmm(self, number: int, value: bytes) -> None:
+        """Replace an XMM register's 16 bytes."""
+        ...
+
+    @property
+    def refusal(self) -> str:
+        """Why the last VMRUN was refused, for reports."""
+        ...

@@ -1,0 +1,21 @@
+"""What the hypervisor does at each exit: one function per exit code, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from trapgate.vmm.exits import events, instructions, io, memory, msr, registers
+
+if TYPE_CHECKING:
+    from trapgate.vmm.vcpu import VirtualCpu
+
+#: Exit code -> what is done.
+EXITS: dict[int, Callable[[VirtualCpu], None]] = {
+    **events.EXITS,
+    **instructions.EXITS,
+    **io.EXITS,
+    **memory.EXITS,
+    **msr.EXITS,
+    **registers.EXITS,
+}

@@ -1,0 +1,109 @@
+"""Exits for IN, OUT, INS and OUTS (APM vol. 2, 15.10)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import iced_x86 as iced
+
+from trapgate.arch import vmcb
+from trapgate.arch.paging import PF_U, PF_W
+from trapgate.arch.registers import CS, DF, DS, ES, FS, RAX, RCX, RDI, RSI, SS
+from trapgate.vmm.emulate import GuestFault
+
+if TYPE_CHECKING:
+    from trapgate.vmm.vcpu import VirtualCpu
+
+#: Modelled cycles of an access to a port of the board, as on the bare machine.
+PORT_CYCLES = 1700
+#: Elements of one REP INS or OUTS that are done before interrupts are looked at again.
+_BURST = 64
+_REGISTERS = {
+    iced.Register.ES: ES, iced.Register.CS: CS, iced.Register.SS: SS, iced.Register.DS: DS, iced.Register.FS: FS,
+    iced.Register.GS: FS + 1,
+}  # fmt: skip
+
+
+def ioio(vcpu: VirtualCpu) -> None:
+    """Carry out the access on the board."""
+    block = vcpu.block
+    info = block[vmcb.EXITINFO1]
+    port = info >> vmcb.IOIO_PORT_SHIFT & 0xFFFF
+    size = info >> vmcb.IOIO_SIZE_SHIFT & 7
+    if info & vmcb.IOIO_STRING:
+        _string(vcpu, info, port, size)
+        return
+    vcpu.backend.charge(PORT_CYCLES)
+    bus = vcpu.vm.board.bus
+    rax = block[vmcb.RAX]
+    if info & vmcb.IOIO_IN:
+        value = bus.read_port(port, size)
+        kept = 0 if size == 4 else rax & ~((1 << 8 * size) - 1)
+        block[vmcb.RAX] = vcpu.gpr[RAX] = kept | value
+    else:
+        bus.write_port(port, size, rax & ((1 << 8 * size) - 1))
+    block[vmcb.RIP] = block[vmcb.EXITINFO2]
+    block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
+
+
+def _string(vcpu: VirtualCpu, info: int, port: int, size: int) -> None:
+    bits = {1: 16, 2: 32, 4: 64}[info >> vmcb.IOIO_ADDRESS_SHIFT & 7]
+    mask = (1 << bits) - 1
+    is_in, repeated = bool(info & vmcb.IOIO_IN), bool(info & vmcb.IOIO_REPEAT)
+    index = RDI if is_in else RSI
+    segment = ES if is_in else _source(vcpu, info)
+    access = PF_U if vcpu.cpl == 3 else 0
+    step = -size if vcpu.rflags & DF else size
+    bus, gpr = vcpu.vm.board.bus, vcpu.gpr
+    try:
+        for _ in range(_BURST if repeated else 1):
+            if repeated and not gpr[RCX] & mask:
+                break
+            linear = _linear(vcpu, segment, gpr[index] & mask, size, is_in)
+            if is_in:
+                # The destination is checked before the device is read, which cannot be undone.
+                vcpu.memory.read(linear, size, access | PF_W)
+                vcpu.memory.write(linear, bus.read_port(port, size).to_bytes(size, "little"), access | PF_W)
+            else:
+                bus.write_port(port, size, int.from_bytes(vcpu.memory.read(linear, size, access), "little"))
+            vcpu.backend.charge(PORT_CYCLES)
+            gpr[index] = _merged(gpr[index], gpr[index] + step, bits)
+            if repeated:
+                gpr[RCX] = _merged(gpr[RCX], gpr[RCX] - 1, bits)
+    except GuestFault as fault:
+        vcpu.inject(fault)
+        return
+    if not repeated or not gpr[RCX] & mask:
+        vcpu.rip = vcpu.block[vmcb.EXITINFO2]
+        vcpu.block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
+
+
+def _merged(old: int, value: int, bits: int) -> int:
+    """A register after a write of `bits` bits."""
+    if bits == 16:
+        return old & ~0xFFFF | value & 0xFFFF
+    return value & ((1 << bits) - 1)
+
+
+def _source(vcpu: VirtualCpu, info: int) -> int:
+    """The segment of OUTS: with decode assists the processor says it, else the prefixes do."""
+    if "DECODE_ASSISTS" in vcpu.backend.profile.svm_features:
+        return info >> vmcb.IOIO_SEGMENT_SHIFT & 7
+    base = vcpu.segment(CS)[1] if vcpu.bits != 64 else 0
+    vcpu.memory.fetch_access = PF_U if vcpu.cpl == 3 else 0
+    instruction = iced.Decoder(vcpu.bits, vcpu.memory.fetch(base + vcpu.rip, 15)).decode()
+    return _REGISTERS.get(instruction.memory_segment, DS)
+
+
+def _linear(vcpu: VirtualCpu, segment: int, offset: int, size: int, write: bool) -> int:
+    """Linear address of an element; limits are checked outside 64-bit mode."""
+    base = vcpu.segment(segment)[1]
+    if vcpu.bits == 64:
+        return offset + (base if segment >= FS else 0) & (1 << 64) - 1
+    limit = vcpu.segment(segment)[2]
+    if offset + size - 1 > limit:
+        raise GuestFault(13, 0)
+    return base + offset & 0xFFFF_FFFF
+
+
+EXITS = {vmcb.EXIT["ioio"]: ioio}

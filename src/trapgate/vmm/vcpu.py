@@ -1,0 +1,289 @@
+"""A virtual processor: its VMCB, what waits to be delivered to it, and the loop of entries and exits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from trapgate.arch import vectors, vmcb
+from trapgate.arch.registers import CR0_PE, CS, EFER_LMA, EFER_SVME, VM
+from trapgate.arch.segments import ATTRIBUTE_DB, ATTRIBUTE_L
+from trapgate.arch.vectors import CONTRIBUTORY, WITH_ERROR_CODE
+from trapgate.vmm.backend import Backend
+from trapgate.vmm.control_block import SEGMENTS, ControlBlock
+from trapgate.vmm.emulate import GuestFault, NotEmulated, emulate
+from trapgate.vmm.errors import EntryRefused, UnexpectedExit
+from trapgate.vmm.linear import LinearMemory
+from trapgate.vmm.statistics import ExitStatistics
+
+if TYPE_CHECKING:
+    from trapgate.vmm.techniques.base import Technique
+    from trapgate.vmm.vm import VirtualMachine
+
+#: Modelled cycles of the hypervisor's own work for an exit, besides VMRUN and #VMEXIT (assumed).
+EXIT_WORK = 1000
+#: A virtual interrupt that only asks to be told when the guest can take one: highest priority, V_TPR ignored.
+_WINDOW = vmcb.V_IRQ | 0xF << vmcb.V_PRIORITY_SHIFT | vmcb.V_IGNORE_TPR
+
+
+class VirtualCpu:
+    """The one processor of a virtual machine. `gpr` are rax ... r15; rax and rsp are brought from and to the VMCB."""
+
+    def __init__(self, vm: VirtualMachine, backend: Backend, block: ControlBlock) -> None:
+        self.vm, self.backend, self.block = vm, backend, block
+        self.gpr = backend.gprs
+        self.technique: Technique
+        #: Level of INTR, as the guest's board drives it.
+        self.intr = False
+        self.nmi = False
+        #: An NMI handler runs: no other NMI before its IRET.
+        self.nmi_masked = False
+        #: INIT#: reset before the next entry.
+        self.reset_wanted = False
+        #: What EVENTINJ is to deliver at the next entry, 0 for nothing.
+        self.event = 0
+        self.inside = False
+        self._window = False
+        #: Why the guest can no longer run: "triple-fault", "halted"; "" while it can.
+        self.stopped = ""
+        self.statistics = ExitStatistics()
+        self.memory = LinearMemory(vm.memory, vm.board.bus, self._translate, self._is_wide)
+        self._extra_saved = False
+        self.exits: dict[int, Callable[[VirtualCpu], None]] = {}
+
+    # -- pins of the board
+
+    def set_intr(self, level: bool) -> None:
+        """INTR: a guest that runs is left so that the hypervisor can deliver the interrupt."""
+        self.intr = level
+        if self.inside and level:
+            self.backend.interrupt(True)
+
+    def pulse_nmi(self) -> None:
+        """NMI."""
+        self.nmi = True
+        if self.inside:
+            self.backend.interrupt(True)
+
+    def request_reset(self) -> None:
+        """INIT#."""
+        self.reset_wanted = True
+        if self.inside:
+            self.backend.interrupt(True)
+
+    # -- the loop
+
+    def run(self) -> str:
+        """Run the guest until the run is to end: "request", "triple-fault", "halted", "unimplemented"."""
+        backend, block, control = self.backend, self.block, self.vm.control
+        address = block.address
+        exits, clock = self.exits, backend.clock
+        statistics = self.statistics
+        while not self.stopped:
+            if control.request is not None:
+                return "request"
+            if self.reset_wanted:
+                self.reset_wanted = False
+                self.vm.reset_processor()
+            self._prepare_event()
+            self.technique.before_entry()
+            self.inside = True
+            reason = backend.run(address)
+            self.inside = False
+            if reason != "vmexit":
+                return reason
+            self._extra_saved = False
+            code = block[vmcb.EXITCODE]
+            started = clock.now
+            interrupted = block[vmcb.EXITINTINFO]
+            if interrupted & vmcb.EVENT_VALID:
+                self.event = interrupted
+            handler = exits.get(code)
+            if handler is None:
+                raise self._unexpected(code)
+            handler(self)
+            backend.charge(EXIT_WORK)
+            statistics.add(code, clock.now - started)
+        return self.stopped
+
+    def _unexpected(self, code: int) -> Exception:
+        if code == vmcb.EXIT_INVALID:
+            return EntryRefused(self.backend.refusal)
+        return UnexpectedExit(vmcb.exit_name(code), self.rip)
+
+    # -- events
+
+    def _prepare_event(self) -> None:
+        """Choose what EVENTINJ delivers; ask for an exit when the guest can take what has to wait.
+
+        | waiting                            | the guest can take it | done                          |
+        |------------------------------------|-----------------------|-------------------------------|
+        | a an event, or one was interrupted | -                     | EVENTINJ                      |
+        | b NMI                              | no NMI handler runs   | EVENTINJ                      |
+        | c INTR                             | IF, no shadow         | acknowledged, EVENTINJ        |
+        | d INTR                             | no, or after (a), (b) | V_IRQ, so that VINTR exits    |
+        """
+        block = self.block
+        event = self.event
+        self.event = 0
+        if not event and self.nmi and not self.nmi_masked:  # b
+            self.nmi = False
+            self.nmi_masked = True
+            block.intercept("iret")
+            event = vmcb.EVENT_VALID | vmcb.EVENT_NMI << vmcb.EVENT_TYPE_SHIFT | vectors.NMI
+        if self.intr:
+            if not event and block.interruptible:  # c
+                event = vmcb.EVENT_VALID | self.vm.board.acknowledge()
+            if self.intr and not self._window:  # d
+                self.set_window(True)
+        elif self._window:
+            self.set_window(False)
+        block[vmcb.EVENTINJ] = event
+
+    def set_window(self, wanted: bool) -> None:
+        """Exit, or no longer, as soon as the guest can take an interrupt."""
+        self._window = wanted
+        block = self.block
+        word = block[vmcb.VIRTUAL_INTERRUPT] & ~(_WINDOW | vmcb.V_IRQ)
+        block[vmcb.VIRTUAL_INTERRUPT] = word | (_WINDOW if wanted else 0)
+        block.intercept("vintr", wanted)
+
+    def inject(self, fault: GuestFault) -> None:
+        """Deliver an exception at the next entry; with one that was being delivered it may be a double fault (8.2.9)."""
+        vector, error = fault.vector, fault.error
+        if fault.address is not None:
+            self.block[vmcb.CR2] = fault.address
+        first = self.event
+        if first & vmcb.EVENT_VALID and first >> vmcb.EVENT_TYPE_SHIFT & 7 == vmcb.EVENT_EXCEPTION:
+            other = first & 0xFF
+            if other == vectors.DF:
+                self.triple_fault()
+                return
+            contributory = vector in CONTRIBUTORY
+            if (other in CONTRIBUTORY and contributory) or (
+                other == vectors.PF and (contributory or vector == vectors.PF)
+            ):
+                vector, error = vectors.DF, 0
+        event = vmcb.EVENT_VALID | vmcb.EVENT_EXCEPTION << vmcb.EVENT_TYPE_SHIFT | vector
+        if vector in WITH_ERROR_CODE and self.block[vmcb.CR0] & CR0_PE:
+            event |= vmcb.EVENT_ERROR_VALID | (error or 0) << vmcb.EVENT_ERROR_SHIFT
+        self.event = event
+
+    def triple_fault(self) -> None:
+        """Shutdown: the guest cannot go on."""
+        self.stopped = "triple-fault"
+
+    # -- registers, as the emulator's Protocol wants them
+
+    @property
+    def rip(self) -> int:
+        """Instruction pointer."""
+        return self.block[vmcb.RIP]
+
+    @rip.setter
+    def rip(self, value: int) -> None:
+        self.block[vmcb.RIP] = value
+
+    @property
+    def rflags(self) -> int:
+        """Flags."""
+        return self.block[vmcb.RFLAGS]
+
+    @rflags.setter
+    def rflags(self, value: int) -> None:
+        self.block[vmcb.RFLAGS] = value
+
+    @property
+    def cpl(self) -> int:
+        """Current privilege level."""
+        return self.block.byte(vmcb.CPL)
+
+    @property
+    def cr0(self) -> int:
+        """CR0 as the guest sees it."""
+        return self.technique.cr0
+
+    @property
+    def cr3(self) -> int:
+        """CR3 as the guest sees it."""
+        return self.technique.cr3
+
+    @property
+    def cr4(self) -> int:
+        """CR4 as the guest sees it."""
+        return self.technique.cr4
+
+    @property
+    def efer(self) -> int:
+        """EFER as the guest sees it: SVME is the hypervisor's."""
+        return self.technique.efer & ~EFER_SVME
+
+    def segment(self, number: int) -> tuple[int, int, int, int]:
+        """(selector, base, limit, attributes)."""
+        if number >= 4 and not self._extra_saved:
+            self.backend.vmsave(self.block.address)
+            self._extra_saved = True
+        return self.block.segment(SEGMENTS[number])
+
+    def xmm(self, number: int) -> bytes:
+        """An XMM register."""
+        return self.backend.xmm(number)
+
+    def set_xmm(self, number: int, value: bytes) -> None:
+        """Write an XMM register."""
+        self.backend.set_xmm(number, value)
+
+    @property
+    def bits(self) -> int:
+        """16, 32 or 64: the code segment's size."""
+        attributes = self.block.segment(SEGMENTS[CS])[3]
+        if attributes & ATTRIBUTE_L and self.efer & EFER_LMA:
+            return 64
+        return 32 if attributes & ATTRIBUTE_DB else 16
+
+    @property
+    def real_mode(self) -> bool:
+        """CR0.PE is clear, or virtual-8086 mode."""
+        return not self.cr0 & CR0_PE or bool(self.rflags & VM and not self.efer & EFER_LMA)
+
+    def _is_wide(self) -> bool:
+        return bool(self.technique.efer & EFER_LMA)
+
+    def _translate(self, linear: int, access: int) -> int:
+        return self.technique.translate(linear, access)
+
+    # -- instructions
+
+    def skip(self) -> None:
+        """Go on behind the instruction that exited."""
+        block = self.block
+        following = block[vmcb.NEXT_RIP]
+        if "NRIP_SAVE" not in self.backend.profile.svm_features:
+            following = self.vm.next_rip(self)
+        block[vmcb.RIP] = following
+        block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
+
+    def begin_registers(self) -> None:
+        """Bring rax and rsp from the VMCB to `gpr`."""
+        self.gpr[0], self.gpr[4] = self.block[vmcb.RAX], self.block[vmcb.RSP]
+
+    def end_registers(self) -> None:
+        """Bring them back."""
+        self.block[vmcb.RAX], self.block[vmcb.RSP] = self.gpr[0], self.gpr[4]
+
+    def emulate(self) -> bool:
+        """Carry out the guest's instruction in its place; a fault is injected. False: the emulator does not know it."""
+        self.begin_registers()
+        self.memory.fetch_access = 4 if self.cpl == 3 else 0
+        try:
+            done = emulate(self, self.memory)
+        except GuestFault as fault:
+            self.end_registers()
+            self.inject(fault)
+            return True
+        except NotEmulated:
+            return False
+        self.end_registers()
+        if done.finished:
+            self.block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
+        return True

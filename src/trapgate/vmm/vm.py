@@ -1,0 +1,163 @@
+"""A virtual machine: guest memory out of the host's, a board of devices, and one virtual processor."""
+
+from __future__ import annotations
+
+import iced_x86 as iced
+
+from trapgate.arch import vmcb
+from trapgate.arch.cpuid import CpuProfile
+from trapgate.arch.registers import CR0_PE, CS, EFER_SVME, GPR_NAMES
+from trapgate.arch.segments import DPL_SHIFT
+from trapgate.boards.pc import Pc, PcConfig
+from trapgate.firmware.acpi import AcpiHardware
+from trapgate.firmware.fw_cfg import FIRST_PORT, PORT_COUNT, FwCfg
+from trapgate.firmware.image import SEGMENT_NAMES, BootImage, EntryState
+from trapgate.firmware.linux import LinuxImage
+from trapgate.firmware.tables import write_tables
+from trapgate.machine.console import ConsoleBackend
+from trapgate.machine.control import RunControl
+from trapgate.vmm.backend import Backend
+from trapgate.vmm.control_block import ControlBlock
+from trapgate.vmm.exits import EXITS
+from trapgate.vmm.memory.frames import FrameAllocator
+from trapgate.vmm.memory.guest import GuestMemory
+from trapgate.vmm.msrs import VirtualMsrs
+from trapgate.vmm.permissions import PermissionMaps
+from trapgate.vmm.techniques.base import Technique, TechniqueClass
+from trapgate.vmm.vcpu import VirtualCpu
+
+OWNER = "hypervisor"
+#: The state save area's place of each segment that a boot protocol sets.
+_PLACES = dict(
+    zip(
+        SEGMENT_NAMES,
+        (vmcb.ES, vmcb.CS, vmcb.SS, vmcb.DS, vmcb.FS, vmcb.GS, vmcb.LDTR, vmcb.TR),
+        strict=True,
+    )
+)
+
+
+class _Pins:
+    """Connects the board, which is made first, to the virtual processor."""
+
+    vcpu: VirtualCpu | None = None
+    a20 = True
+
+    def set_intr(self, level: bool) -> None:
+        if self.vcpu is not None:
+            self.vcpu.set_intr(level)
+
+    def pulse_nmi(self) -> None:
+        if self.vcpu is not None:
+            self.vcpu.pulse_nmi()
+
+    def pulse_smi(self) -> None:
+        """The hypervisor has no SMM for its guests: an SMI is lost, as on a board that connects none."""
+
+    def request_reset(self) -> None:
+        if self.vcpu is not None:
+            self.vcpu.request_reset()
+
+    def set_a20(self, enabled: bool) -> None:
+        self.a20 = enabled
+        if self.vcpu is not None:
+            self.vcpu.technique.set_a20(enabled)
+
+
+class VirtualMachine:
+    """`memory_size` bytes of guest RAM out of `backend`'s, under a technique. `profile` is the processor that the guest
+    sees. Raises OutOfHostMemory, NoSuchTechnique."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        memory_size: int,
+        profile: CpuProfile,
+        technique: TechniqueClass,
+        console: ConsoleBackend,
+        board: PcConfig | None = None,
+        frames: FrameAllocator | None = None,
+        asid: int = 1,
+    ) -> None:
+        self.backend, self.profile, self.asid = backend, profile, asid
+        self.control = RunControl()
+        self.frames = frames or FrameAllocator(backend.memory)
+        self.memory = GuestMemory(self.frames, memory_size)
+        pins = _Pins()
+        self.board = Pc(self.memory, backend.clock, self.control, pins, console, board)
+        self.fw_cfg = FwCfg(self.memory)
+        self.board.bus.map_ports(FIRST_PORT, PORT_COUNT, self.fw_cfg)
+        self.permissions = PermissionMaps(self.frames, OWNER)
+        self.msrs = VirtualMsrs(self)
+        block = ControlBlock(backend.memory, self.frames.allocate(OWNER))
+        self.vcpu = VirtualCpu(self, backend, block)
+        self.vcpu.exits = EXITS
+        self.technique: Technique = technique(self)
+        self.vcpu.technique = self.technique
+        self._entry: EntryState | None = None
+        self._prepare_block()
+        pins.vcpu = self.vcpu
+
+    def _prepare_block(self) -> None:
+        """What every technique asks of AMD-V."""
+        block = self.vcpu.block
+        block[vmcb.IOPM_BASE_PA] = self.permissions.ports
+        block[vmcb.MSRPM_BASE_PA] = self.permissions.msrs
+        block.set_word(vmcb.ASID, self.asid)
+        block[vmcb.VIRTUAL_INTERRUPT] = vmcb.V_INTR_MASKING
+        for name in (
+            "intr", "nmi", "smi", "init", "cpuid", "hlt", "ioio", "msr", "shutdown", "vmrun", "vmmcall", "vmload",
+            "vmsave", "stgi", "clgi", "skinit", "invlpga", "monitor", "mwait", "invd", "wbinvd", "rdpmc",
+        ):  # fmt: skip
+            block.intercept(name)
+        # CR8 is the local APIC's, which has to know.
+        block.set_word(vmcb.INTERCEPT_CR, 1 << 8 | 1 << 16 + 8)
+        self.technique.prepare(block)
+
+    # -- the guest
+
+    def load(self, image: BootImage) -> None:
+        """Put a guest into memory and the virtual processor into its entry state. Raises FirmwareError."""
+        if isinstance(image, LinuxImage):
+            self.fw_cfg.set_boot_files(image.kernel, image.initrd, image.command_line.decode(errors="surrogateescape"))
+        hardware = AcpiHardware(fw_cfg_port=FIRST_PORT)
+        self.board.bus.write_memory(hardware.io_apic_address, 4, 0)
+        self.board.bus.write_memory(hardware.io_apic_address + 0x10, 4, hardware.io_apic_id << 24)
+        rsdp = write_tables(self.memory, hardware)
+        self._entry = image.load(self.memory, rsdp)
+        self.enter_state(self._entry)
+
+    def enter_state(self, entry: EntryState) -> None:
+        """Put the virtual processor into the state that a boot protocol promises."""
+        vcpu, block = self.vcpu, self.vcpu.block
+        for i, name in enumerate(GPR_NAMES):
+            vcpu.gpr[i] = entry.registers[name]
+        block[vmcb.RAX], block[vmcb.RSP] = entry.registers["rax"], entry.registers["rsp"]
+        block[vmcb.RFLAGS], block[vmcb.RIP] = entry.registers["rflags"], entry.registers["rip"]
+        for name, place in _PLACES.items():
+            block.set_segment(place, entry.segments[name])
+        block.set_table(vmcb.GDTR, entry.gdt)
+        block.set_table(vmcb.IDTR, entry.idt)
+        block[vmcb.DR6], block[vmcb.DR7] = 0xFFFF_0FF0, 0x400
+        block[vmcb.G_PAT] = self.profile.reset_msrs.get(0x277, 0)
+        block[vmcb.EFER] = EFER_SVME
+        cpl = entry.segments["cs"].attributes >> DPL_SHIFT & 3 if entry.cr0 & CR0_PE else 0
+        block.set_byte(vmcb.CPL, cpl)
+        self.technique.set_control_registers(entry.cr0, entry.cr3, entry.cr4, entry.efer)
+        self.backend.vmload(block.address)
+
+    def reset_processor(self) -> None:
+        """INIT#: the guest's firmware would run; without one the guest cannot go on."""
+        self.vcpu.stopped = "triple-fault"
+
+    def next_rip(self, vcpu: VirtualCpu) -> int:
+        """The instruction pointer behind the present instruction, for processors that do not save it."""
+        base = vcpu.segment(CS)[1] if vcpu.bits != 64 else 0
+        vcpu.memory.fetch_access = 4 if vcpu.cpl == 3 else 0
+        code = vcpu.memory.fetch(base + vcpu.rip, 15)
+        length: int = iced.Decoder(vcpu.bits, code).decode().len
+        return vcpu.rip + length & ((1 << 64) - 1 if vcpu.bits == 64 else 0xFFFF_FFFF)
+
+    def run(self) -> str:
+        """Run until something ends the run: "request", "triple-fault", "halted", "unimplemented"."""
+        return self.vcpu.run()
