@@ -41,8 +41,8 @@ from trapgate.machine.console import ConsoleBackend, NullConsole
 from trapgate.machine.control import RunControl
 from trapgate.machine.device import IrqLine, Snapshot, Snapshotable
 from trapgate.machine.errors import UnimplementedDevice
-from trapgate.machine.memory import PhysicalMemory
 from trapgate.machine.pins import ProcessorPins
+from trapgate.machine.ram import Ram
 
 TIMER_IRQ = 0
 KEYBOARD_IRQ = 1
@@ -75,7 +75,7 @@ class Pc:
 
     def __init__(
         self,
-        memory: PhysicalMemory,
+        memory: Ram,
         clock: Clock,
         control: RunControl,
         pins: ProcessorPins,

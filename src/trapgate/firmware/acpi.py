@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from trapgate.firmware import aml
 from trapgate.firmware.memory_map import FIRMWARE_BASE
-from trapgate.machine.memory import PhysicalMemory
+from trapgate.machine.ram import Ram
 
 OEM_ID = b"TRAPGT"
 OEM_TABLE_ID = b"TRAPGATE"
@@ -188,7 +188,7 @@ def build_tables(hardware: AcpiHardware, base: int) -> bytes:
     return bytes(image)
 
 
-def write_acpi_tables(memory: PhysicalMemory, hardware: AcpiHardware | None = None, base: int = FIRMWARE_BASE) -> int:
+def write_acpi_tables(memory: Ram, hardware: AcpiHardware | None = None, base: int = FIRMWARE_BASE) -> int:
     """Write the tables at guest-physical `base` in the firmware area; returns the RSDP's address.
 
     The default base is where operating systems search (5.2.5.1) and is reserved in the memory map.

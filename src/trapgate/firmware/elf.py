@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trapgate.firmware.errors import CorruptImage, ImageOutsideMemory, UnsupportedImage
-from trapgate.machine.memory import PhysicalMemory
+from trapgate.machine.ram import Ram
 
 MAGIC = b"\x7fELF"
 CLASS_32 = 1
@@ -108,7 +108,7 @@ def parse(data: bytes, name: str) -> ElfImage:
     return ElfImage(bits, entry, tuple(segments), tuple(notes))
 
 
-def load_segments(memory: PhysicalMemory, segments: tuple[Segment, ...], name: str) -> None:
+def load_segments(memory: Ram, segments: tuple[Segment, ...], name: str) -> None:
     """Write `segments` to their physical addresses and zero the rest of each. Raises ImageOutsideMemory."""
     total = 0
     for s in segments:
@@ -121,7 +121,7 @@ def load_segments(memory: PhysicalMemory, segments: tuple[Segment, ...], name: s
         clear(memory, s.physical + len(s.content), s.memory_size - len(s.content))
 
 
-def clear(memory: PhysicalMemory, address: int, length: int) -> None:
+def clear(memory: Ram, address: int, length: int) -> None:
     """Zero `length` bytes at guest-physical `address`, without touching host memory that is zero already."""
     for start in range(address, address + length, CHUNK):
         size = min(CHUNK, address + length - start)

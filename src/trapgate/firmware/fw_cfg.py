@@ -12,7 +12,7 @@ from trapgate.firmware.elf import clear
 from trapgate.firmware.linux import is_bzimage, parse_header
 from trapgate.firmware.memory_map import memory_map
 from trapgate.machine.device import PlainState
-from trapgate.machine.memory import PhysicalMemory
+from trapgate.machine.ram import Ram
 
 FIRST_PORT = 0x510
 PORT_COUNT = 12
@@ -63,7 +63,7 @@ class FwCfg(PlainState):
 
     STATE = ("selected", "position", "dma_address")
 
-    def __init__(self, memory: PhysicalMemory, files: Mapping[str, bytes] | None = None, cpu_count: int = 1) -> None:
+    def __init__(self, memory: Ram, files: Mapping[str, bytes] | None = None, cpu_count: int = 1) -> None:
         """`files` are further named items, such as `opt/...`; their names have at most 55 bytes."""
         self.name = "fw_cfg"
         self.port_width = 2

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from trapgate.machine.memory import PhysicalMemory
+from trapgate.machine.ram import Ram
 
 Mode = Literal["real", "protected32", "long64"]
 
@@ -84,7 +84,7 @@ class BootImage(Protocol):
     def description(self) -> str:
         """One line for reports, such as the kernel's own version text."""
 
-    def load(self, memory: PhysicalMemory, rsdp: int = 0) -> EntryState:
+    def load(self, memory: Ram, rsdp: int = 0) -> EntryState:
         """Write everything into `memory` and return the state in which the processor starts.
 
         `rsdp` is the guest-physical address of the ACPI root pointer, 0 when there is none. Raises FirmwareError.

@@ -34,7 +34,7 @@ from trapgate.firmware.image import (
     flat_segments,
 )
 from trapgate.firmware.memory_map import low_memory_top, memory_map, write_bios_data_area
-from trapgate.machine.memory import LOW_LIMIT, PhysicalMemory
+from trapgate.machine.ram import LOW_LIMIT, Ram
 
 # Offsets in the file and in struct boot_params (boot, "The Real-Mode Kernel Header").
 SETUP_HEADER = 0x1F1
@@ -207,7 +207,7 @@ def encode_command_line(text: str, limit: int) -> bytes:
     return line + b"\0"
 
 
-def place_initrd(memory: PhysicalMemory, size: int, kernel_end: int, highest: int, enough: int) -> int:
+def place_initrd(memory: Ram, size: int, kernel_end: int, highest: int, enough: int) -> int:
     """The page-aligned guest-physical address for an initrd of `size` bytes, as high as RAM and `highest` allow.
 
     `highest` is the highest address of its last byte; `enough` is the memory to advise. Raises InitrdTooLarge.
@@ -231,14 +231,14 @@ def unpacked_size(initrd: bytes) -> int:
     return len(initrd)
 
 
-def write_boot_gdt(memory: PhysicalMemory, code_attributes: int) -> TableRegister:
+def write_boot_gdt(memory: Ram, code_attributes: int) -> TableRegister:
     """A GDT with flat code at selector 10h and flat data at 18h (boot, "32-bit" and "64-bit Boot Protocol")."""
     entries = (0, 0, descriptor(0, 0xFFFF_FFFF, code_attributes), descriptor(0, 0xFFFF_FFFF, DATA32_ATTRIBUTES))
     memory.write(GDT_ADDRESS, b"".join(entry.to_bytes(8, "little") for entry in entries))
     return TableRegister(GDT_ADDRESS, len(entries) * 8 - 1)
 
 
-def write_identity_tables(memory: PhysicalMemory) -> int:
+def write_identity_tables(memory: Ram) -> int:
     """Four-level tables that map the first 4 GB to themselves with 2 MB pages; returns the root's address for CR3."""
     root, pointers, directories = (PAGE_TABLES_ADDRESS + index * PAGE for index in range(3))
     memory.write(root, bytes(PAGE))
@@ -279,7 +279,7 @@ class LinuxImage:
         """
         return self.minimum_memory() + _up(unpacked_size(self.initrd), PAGE)
 
-    def load(self, memory: PhysicalMemory, rsdp: int = 0) -> EntryState:
+    def load(self, memory: Ram, rsdp: int = 0) -> EntryState:
         header = self.header
         top = low_memory_top(memory)
         if header.startup_end > top:
@@ -297,7 +297,7 @@ class LinuxImage:
         memory.write(BOOT_PARAMS_ADDRESS, self._boot_params(memory, initrd_address, rsdp))
         return self._entry64(memory) if header.has_entry64 else self._entry32(memory)
 
-    def _boot_params(self, memory: PhysicalMemory, initrd_address: int, rsdp: int) -> bytes:
+    def _boot_params(self, memory: Ram, initrd_address: int, rsdp: int) -> bytes:
         """The zero page: the file's own header with the loader's fields, the memory map, the ACPI root."""
         header = self.header
         page = bytearray(BOOT_PARAMS_SIZE)
@@ -319,7 +319,7 @@ class LinuxImage:
         page[E820_TABLE : E820_TABLE + len(table)] = table
         return bytes(page)
 
-    def _entry64(self, memory: PhysicalMemory) -> EntryState:
+    def _entry64(self, memory: Ram) -> EntryState:
         """boot, "64-bit Boot Protocol": long mode, identity mapping, rsi = boot_params, interrupts off."""
         return EntryState(
             mode="long64",
@@ -334,7 +334,7 @@ class LinuxImage:
             gdt=write_boot_gdt(memory, CODE64_ATTRIBUTES),
         )
 
-    def _entry32(self, memory: PhysicalMemory) -> EntryState:
+    def _entry32(self, memory: Ram) -> EntryState:
         """boot, "32-bit Boot Protocol": protected mode without paging, esi = boot_params, ebp = edi = ebx = 0."""
         return EntryState(
             mode="protected32",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from trapgate.machine.memory import PhysicalMemory
+from trapgate.machine.ram import Ram
 
 USABLE = 1
 RESERVED = 2
@@ -33,7 +33,7 @@ class MapEntry:
         return struct.pack("<QQI", self.base, self.length, self.kind)
 
 
-def memory_map(memory: PhysicalMemory) -> list[MapEntry]:
+def memory_map(memory: Ram) -> list[MapEntry]:
     """The map of `memory`: conventional memory, the EBDA, the firmware area, then RAM from 1 MB up."""
     entries = [
         MapEntry(0, EBDA_BASE, USABLE),
@@ -47,12 +47,12 @@ def memory_map(memory: PhysicalMemory) -> list[MapEntry]:
     return entries
 
 
-def low_memory_top(memory: PhysicalMemory) -> int:
+def low_memory_top(memory: Ram) -> int:
     """The end of the RAM that begins at 0, in bytes: never above the hole below 4 GB."""
     return memory.ranges()[0].stop
 
 
-def write_bios_data_area(memory: PhysicalMemory) -> None:
+def write_bios_data_area(memory: Ram) -> None:
     """What operating systems still read of the BIOS data area: where the EBDA is, and KB of conventional memory."""
     memory.write_u16(BDA_EBDA_SEGMENT, EBDA_BASE >> 4)
     memory.write_u16(BDA_CONVENTIONAL_KB, EBDA_BASE >> 10)

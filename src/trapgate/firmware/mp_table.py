@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 
 from trapgate.firmware.acpi import AcpiHardware
-from trapgate.machine.memory import PhysicalMemory
+from trapgate.machine.ram import Ram
 
 #: In the BIOS area F0000h-FFFFFh, where 4.1 lets systems search for the floating pointer.
 MP_BASE = 0xF0000
@@ -87,7 +87,7 @@ def build_mp_table(hardware: AcpiHardware, processor: ProcessorIdentity, base: i
 
 
 def write_mp_table(
-    memory: PhysicalMemory,
+    memory: Ram,
     hardware: AcpiHardware | None = None,
     processor: ProcessorIdentity | None = None,
     base: int = MP_BASE,

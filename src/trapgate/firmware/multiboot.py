@@ -30,7 +30,7 @@ from trapgate.firmware.image import (
     flat_segments,
 )
 from trapgate.firmware.memory_map import FIRMWARE_TOP, low_memory_top, memory_map, write_bios_data_area
-from trapgate.machine.memory import PhysicalMemory
+from trapgate.machine.ram import Ram
 
 HEADER_MAGIC = 0x1BADB002
 BOOT_MAGIC = 0x2BADB002
@@ -124,7 +124,7 @@ class MultibootImage:
     def description(self) -> str:
         return f"multiboot kernel {self.name}"
 
-    def load(self, memory: PhysicalMemory, rsdp: int = 0) -> EntryState:
+    def load(self, memory: Ram, rsdp: int = 0) -> EntryState:
         write_bios_data_area(memory)
         top = low_memory_top(memory)
         if not any(s.physical <= self.entry < s.physical + s.memory_size for s in self.segments):
@@ -145,7 +145,7 @@ class MultibootImage:
         memory.write(address, information)
         return self._entry_state(memory, address, len(information))
 
-    def _place_information(self, memory: PhysicalMemory, end: int) -> int:
+    def _place_information(self, memory: Ram, end: int) -> int:
         """A free place for the information: low memory if the image is not there, else above everything."""
         length = len(self._information(memory, 0, [(0, 0)] * len(self.modules))) + 32
         low = range(INFORMATION_ADDRESS, INFORMATION_ADDRESS + length)
@@ -157,7 +157,7 @@ class MultibootImage:
             raise ImageOutsideMemory(self.name, end, length, memory.size)
         return end
 
-    def _information(self, memory: PhysicalMemory, address: int, modules: Sequence[tuple[int, int]]) -> bytes:
+    def _information(self, memory: Ram, address: int, modules: Sequence[tuple[int, int]]) -> bytes:
         """The information structure at guest-physical `address`, followed by everything that it points to."""
         data = bytearray(INFO_LENGTH)
 
@@ -185,7 +185,7 @@ class MultibootImage:
         struct.pack_into("<I", data, 64, loader_name)
         return bytes(data)
 
-    def _entry_state(self, memory: PhysicalMemory, address: int, length: int) -> EntryState:
+    def _entry_state(self, memory: Ram, address: int, length: int) -> EntryState:
         """3.2, Machine state: eax = magic, ebx = information, flat 32-bit segments, no paging, interrupts off."""
         gdt = -(-(address + length) // 8) * 8
         entries = (0, descriptor(0, 0xFFFF_FFFF, CODE32_ATTRIBUTES), descriptor(0, 0xFFFF_FFFF, DATA32_ATTRIBUTES))

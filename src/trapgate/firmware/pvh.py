@@ -28,7 +28,7 @@ from trapgate.firmware.linux import (
     write_boot_gdt,
 )
 from trapgate.firmware.memory_map import low_memory_top, memory_map, write_bios_data_area
-from trapgate.machine.memory import PhysicalMemory
+from trapgate.machine.ram import Ram
 
 XEN_OWNER = b"Xen"
 NOTE_PHYS32_ENTRY = 18
@@ -68,7 +68,7 @@ class PvhImage:
     def description(self) -> str:
         return f"PVH kernel {PurePath(self.name).name}"
 
-    def load(self, memory: PhysicalMemory, rsdp: int = 0) -> EntryState:
+    def load(self, memory: Ram, rsdp: int = 0) -> EntryState:
         end = self.image.end
         if end > low_memory_top(memory):
             raise TooLittleMemory(f"the segments of {self.name}", end + len(self.initrd), memory.size)

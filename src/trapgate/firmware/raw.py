@@ -9,7 +9,7 @@ from __future__ import annotations
 from trapgate.firmware.errors import CorruptImage, ImageOutsideMemory, InvalidLoadAddress
 from trapgate.firmware.image import CR0_ET, EntryState, TableRegister, entry_registers, real_segments
 from trapgate.firmware.memory_map import write_bios_data_area
-from trapgate.machine.memory import PhysicalMemory
+from trapgate.machine.ram import Ram
 
 BOOT_SECTOR_ADDRESS = 0x7C00
 SECTOR = 512
@@ -62,7 +62,7 @@ class RawImage:
     def description(self) -> str:
         return f"raw image {self.name} at {self.address:#x}"
 
-    def load(self, memory: PhysicalMemory, rsdp: int = 0) -> EntryState:
+    def load(self, memory: Ram, rsdp: int = 0) -> EntryState:
         if not memory.is_ram(self.address, len(self.data)):
             raise ImageOutsideMemory(self.name, self.address, len(self.data), memory.size)
         write_bios_data_area(memory)

@@ -17,11 +17,11 @@ import ctypes
 import mmap
 from collections.abc import Callable
 
-from trapgate.machine.errors import AddressOutsideMemory, InvalidMemorySize
+from trapgate.machine.errors import AddressOutsideMemory
+from trapgate.machine.ram import PAGE, Ram, ram_ranges
 
-PAGE = 4096
-LOW_LIMIT = 3 << 30
-HIGH_BASE = 4 << 30
+__all__ = ["GRANULE", "NOT_RAM", "PAGE", "RAM", "PhysicalMemory"]
+
 GRANULE = 64
 
 NOT_RAM = 0
@@ -37,20 +37,16 @@ def _reserve(length: int) -> mmap.mmap:
     return mmap.mmap(-1, length, flags=flags)
 
 
-class PhysicalMemory:
+class PhysicalMemory(Ram):
     """RAM of `size` bytes (a multiple of 4096, 1 MB to 64 GB).
 
     Raises InvalidMemorySize at construction, AddressOutsideMemory on accesses that leave RAM.
     """
 
     def __init__(self, size: int) -> None:
-        if size % PAGE or not (1 << 20) <= size <= (64 << 30):
-            raise InvalidMemorySize(size)
+        self._ranges = ram_ranges(size)
         self.size = size
-        low = min(size, LOW_LIMIT)
-        top = low if size <= LOW_LIMIT else HIGH_BASE + size - low
-        self._ranges = [range(low)] + ([range(HIGH_BASE, top)] if top > HIGH_BASE else [])
-        self.top = top
+        self.top = top = self._ranges[-1].stop
         self.page_count = top // PAGE
         self._ram = _reserve(top)
         self.view = memoryview(self._ram)
@@ -91,35 +87,3 @@ class PhysicalMemory:
             if any(code[page] for page in range(address // PAGE, (address + length - 1) // PAGE + 1)):
                 self.on_code_write(address, length)
             self.view[address : address + length] = data
-
-    def read_u8(self, address: int) -> int:
-        """The byte at guest-physical `address`."""
-        return self.read(address, 1)[0]
-
-    def read_u16(self, address: int) -> int:
-        """The little-endian 16-bit word at guest-physical `address`."""
-        return int.from_bytes(self.read(address, 2), "little")
-
-    def read_u32(self, address: int) -> int:
-        """The little-endian 32-bit word at guest-physical `address`."""
-        return int.from_bytes(self.read(address, 4), "little")
-
-    def read_u64(self, address: int) -> int:
-        """The little-endian 64-bit word at guest-physical `address`."""
-        return int.from_bytes(self.read(address, 8), "little")
-
-    def write_u8(self, address: int, value: int) -> None:
-        """Write the low 8 bits of `value` at guest-physical `address`."""
-        self.write(address, (value & 0xFF).to_bytes(1, "little"))
-
-    def write_u16(self, address: int, value: int) -> None:
-        """Write the low 16 bits of `value` at guest-physical `address`."""
-        self.write(address, (value & 0xFFFF).to_bytes(2, "little"))
-
-    def write_u32(self, address: int, value: int) -> None:
-        """Write the low 32 bits of `value` at guest-physical `address`."""
-        self.write(address, (value & 0xFFFF_FFFF).to_bytes(4, "little"))
-
-    def write_u64(self, address: int, value: int) -> None:
-        """Write the low 64 bits of `value` at guest-physical `address`."""
-        self.write(address, (value & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "little"))
