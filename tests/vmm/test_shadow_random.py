@@ -22,9 +22,11 @@ from .hardware import PAGE, Processor
 
 GUEST_SIZE = 6 << 20
 #: Frames that serve as tables of all levels; some lie in a large page that is mapped too.
-TABLES = [*range(0x200, 0x20A), 0x3FF, 0x5FE]
+TABLES = [*range(0x200, 0x206), 0x3FF, 0x5FE]
 OUTSIDE = [0x700, 0xF_FFFF, 0x8_0000_0000]
-SLOTS = [0, 1, 2, 511]
+SLOTS = [0, 1, 511]
+#: Entries of 1024-entry tables, in each quarter.
+SLOTS32 = [0, 1, 0x100, 0x201, 0x3FF]
 ACCESSES = [
     naive.Access(write=write, user=user, fetch=fetch)
     for user in (False, True)
@@ -53,41 +55,56 @@ class RandomGuest:
         self.registers: naive.Registers | None = None
         self.cr3 = 0
         self.seen: set[str] = set()
-        for table in TABLES:
-            for _ in range(24):
-                self.guest.write_u64(table * PAGE + 8 * choose.choice(SLOTS), self.entry(8))
+        self.known: list[int] = []
+        #: How often an entry is such that a walk gets past it.
+        self.sane = choose.choice((0.8, 0.95, 0.99))
+        self.fill_tables(8)
         self.change_mode()
 
     # -- what it does
 
+    def fill_tables(self, size: int) -> None:
+        for table in TABLES:
+            for slot in SLOTS if size == 8 else SLOTS32:
+                self.guest.write(table * PAGE + size * slot, self.entry(size).to_bytes(size, "little"))
+
     def entry(self, size: int) -> int:
         choose = self.choose
         chance = choose.random
-        frame = choose.choice(TABLES) if chance() < 0.6 else choose.randrange(GUEST_SIZE // PAGE)
-        if chance() < 0.05:
-            frame = choose.choice(OUTSIDE)
+        sane = chance() < self.sane
+        frame = choose.choice(TABLES) if chance() < 0.75 else choose.randrange(GUEST_SIZE // PAGE)
         value = frame << 12
-        for bit, likely in ((0, 0.9), (1, 0.7), (2, 0.7), (5, 0.6), (6, 0.5), (8, 0.3)):
-            value |= (chance() < likely) << bit
-        if chance() < 0.2:
+        for bit, likely in ((0, 0.9), (1, 0.5), (2, 0.5), (5, 0.6), (6, 0.5), (8, 0.3)):
+            value |= (chance() < (0.95 if sane and bit < 3 else likely)) << bit
+        if chance() < 0.08:
             value |= 1 << 7
-            if chance() < 0.8:
-                value &= ~0x1F_E000
+            if sane:
+                value &= ~(0x1F_E000 if chance() < 0.5 or size == 4 else 0x3FFF_E000)
+                if size == 4:
+                    value &= ~0x3F_E000
         if size == 8:
-            value |= (chance() < 0.1) << 63
-            if chance() < 0.03:
-                value |= 1 << choose.choice((49, 53, 62))
+            value |= (chance() < (0.03 if sane else 0.3)) << 63
+        if not sane:
+            value = value & 0xFFF | choose.choice((*OUTSIDE, frame)) << 12
+            value |= (chance() < 0.2) << choose.choice((49, 53, 62))
+        if size == 8:
             return value
         return value & 0xFFFF_FFFF
 
     def linear(self) -> int:
+        """An address worth trying; often one that was reached before."""
+        if self.known and self.choose.random() < 0.5:
+            return self.choose.choice(self.known)
+        return self.any_linear()
+
+    def any_linear(self) -> int:
         choose = self.choose
         if self.registers is None:
             return choose.choice((choose.randrange(GUEST_SIZE), choose.getrandbits(32)))
-        offset = choose.randrange(0, PAGE, 8)
+        size = 8 if self.registers.pae else 4
+        offset = size * choose.choice(SLOTS if size == 8 else SLOTS32)
         if not self.registers.pae:
-            # Four bytes an entry: half of a slot's eight bytes, in each quarter of the tables.
-            return choose.choice((0, 1, 4, 0x100, 0x3FF)) << 22 | choose.choice((0, 1, 3, 0x200, 0x3FF)) << 12 | offset
+            return choose.choice(SLOTS32) << 22 | choose.choice(SLOTS32) << 12 | offset
         value = offset
         for shift in (12, 21, 30, 39):
             value |= choose.choice(SLOTS) << shift
@@ -119,12 +136,16 @@ class RandomGuest:
             return
         self.cr3 = cr3
         self.seen.add(kind)
+        old = self.registers
         self.registers = None
+        self.known.clear()
         if kind != "none":
             self.registers = naive.Registers(
                 cr3=cr3, pae=kind != "two-level", long_mode=kind == "long", page_size_extensions=pse,
                 write_protect=wp, no_execute_enable=nxe, physical_bits=48, pdptes=pdptes,
             )  # fmt: skip
+            if old is not None and old.pae != self.registers.pae:
+                self.fill_tables(8 if self.registers.pae else 4)
 
     def load_pdptes(self, cr3: int) -> tuple[int, int, int, int] | None:
         """APM vol. 2, 5.2.3. Mostly the tables are made good first: random ones are seldom."""
@@ -158,11 +179,12 @@ class RandomGuest:
     def store(self) -> None:
         """A store by the guest, on what its TLB holds; the hypervisor emulates it where it must."""
         address = self.linear()
-        size = self.choose.choice((4, 8))
+        size = 4 if address & 4 else self.choose.choice((4, 8))
         data = self.entry(size).to_bytes(size, "little")
         got = self.processor.access(address, naive.Access(write=True, user=self.choose.random() < 0.3))
         if isinstance(got, int):
             self.guest.host.write(got, data)
+            self.known = [*self.known[-7:], address]
             self.seen.add("stored")
         elif isinstance(got, TableWrite):
             self.seen.add("table write")
@@ -180,17 +202,20 @@ class RandomGuest:
     def write_table(self) -> None:
         """A device, or the emulator, writes to a table."""
         table, size = self.choose.choice(TABLES), self.choose.choice((4, 8))
-        slot = self.choose.choice(SLOTS)
-        self.guest.write(
-            table * PAGE + 8 * slot + self.choose.choice((0, 8 - size)), self.entry(size).to_bytes(size, "little")
-        )
+        place = table * PAGE + self.slot() + self.choose.choice((0, 8 - size))
+        self.guest.write(place & -size, self.entry(size).to_bytes(size, "little"))
+
+    def slot(self) -> int:
+        """Where in a table an entry of the present mode stands, in bytes."""
+        if self.registers is None or self.registers.pae:
+            return 8 * self.choose.choice(SLOTS)
+        return 4 * self.choose.choice(SLOTS32)
 
     def clear_bits(self) -> None:
         """Accessed and dirty bits are taken away, as systems do to see what is in use."""
-        place = self.choose.choice(TABLES) * PAGE + 8 * self.choose.choice(SLOTS)
-        self.guest.write_u64(
-            place, self.guest.read_u64(place) & ~self.choose.choice((0x20, 0x40, 0x60, 0x40_0000_0040))
-        )
+        place = self.choose.choice(TABLES) * PAGE + self.slot()
+        taken = self.choose.choice((0x20, 0x40, 0x60))
+        self.guest.write_u32(place, self.guest.read_u32(place) & ~taken)
 
     # -- what is compared
 
@@ -213,6 +238,7 @@ class RandomGuest:
             self.seen.add(f"error {expected.error}")
         else:
             self.seen.add(f"page {expected.page_size}")
+            self.known = [*self.known[-7:], linear]
             if not self.guest.is_ram(expected.physical):
                 assert got == Device(expected.physical), where
                 self.seen.add("device")
@@ -241,12 +267,14 @@ class RandomGuest:
             self.write_table()
         elif what < 0.88:
             self.clear_bits()
-        elif what < 0.94:
+        elif what < 0.93:
             self.change_cr3()
-        elif what < 0.95:
+        elif what < 0.94:
             self.mmu.unprotect(self.choose.choice(TABLES))
-        elif what < 0.97:
+        elif what < 0.945:
             self.change_mode()
+        elif what < 0.955:
+            self.fill_tables(8 if self.registers is None or self.registers.pae else 4)
         else:
             # An access on old translations: it may go anywhere in the guest, and nowhere else.
             self.processor.access(self.linear(), self.choose.choice(ACCESSES))
