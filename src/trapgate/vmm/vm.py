@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import iced_x86 as iced
 
 from trapgate.arch import vmcb
@@ -149,6 +151,25 @@ class VirtualMachine:
     def reset_processor(self) -> None:
         """INIT#: the guest's firmware would run; without one the guest cannot go on."""
         self.vcpu.stopped = "triple-fault"
+
+    #: Called when the guest has nothing to do, with the cycles until the next event: a place to wait for real.
+    on_idle: Callable[[int], None] = staticmethod(lambda cycles: None)
+
+    def idle(self, vcpu: VirtualCpu) -> None:
+        """The guest has halted: let events happen until one is for it. With interrupts off only NMI or INIT is."""
+        clock = self.backend.clock
+        while not (vcpu.nmi or vcpu.reset_wanted or (vcpu.intr and vcpu.block.interruptible)):
+            deadline = clock.deadline
+            if deadline is not None and deadline > clock.now:
+                self.on_idle(deadline - clock.now)
+                deadline = clock.deadline
+            if self.control.request is not None:
+                return
+            if deadline is None or not (vcpu.block.interruptible or self.board.expects_unmaskable()):
+                vcpu.stopped = "halted"
+                return
+            clock.now = max(clock.now, deadline)
+            clock.run_due()
 
     def next_rip(self, vcpu: VirtualCpu) -> int:
         """The instruction pointer behind the present instruction, for processors that do not save it."""

@@ -72,10 +72,8 @@ class Nested(Technique):
 
     def set_a20(self, enabled: bool) -> None:
         """With A20 forced low the second megabyte is the first one again; the ones above are left alone."""
-        memory = self.vm.memory
         for address in range(_MEGABYTE, 2 * _MEGABYTE, 4096):
             self.tables.map(address, target=address if enabled else address - _MEGABYTE)
-        del memory
         self.flush_guest()
 
 

@@ -1,0 +1,71 @@
+"""The host of virtual machines: one processor with AMD-V, RAM, and no devices. The hypervisor is a Python program."""
+
+from __future__ import annotations
+
+from trapgate.arch import layout
+from trapgate.arch.cpuid import CpuProfile
+from trapgate.arch.registers import CR4_PAE, EFER_LMA, EFER_LME, EFER_NXE, EFER_SVME
+from trapgate.engine.handlers import HandlerStore
+from trapgate.engine.processor import Processor
+from trapgate.machine.bus import Bus
+from trapgate.machine.clock import Clock
+from trapgate.machine.control import RunControl
+from trapgate.machine.memory import PhysicalMemory
+
+
+class HostMachine:
+    """What vmm/backend.py asks for. `memory_size` is in bytes."""
+
+    def __init__(self, profile: CpuProfile, memory_size: int, handlers: HandlerStore) -> None:
+        self.profile = profile
+        self.memory = PhysicalMemory(memory_size)
+        self.clock = Clock(profile.frequency)
+        self.control = RunControl()
+        self.processor = Processor(
+            profile, self.memory, Bus(), self.clock, self.control, handlers, acknowledge=_no_interrupt
+        )
+        processor = self.processor
+        processor.python_host = True
+        # Nested tables are in the format of the host's own paging: long mode with NX.
+        processor.state.set(layout.HOST_CR4, CR4_PAE)
+        processor.state.set(layout.HOST_EFER, EFER_LME | EFER_LMA | EFER_NXE | EFER_SVME)
+        self.gprs = processor.q[:16]
+
+    def run(self, vmcb: int) -> str:
+        """VMRUN until #VMEXIT."""
+        return self.processor.run_guest(vmcb)
+
+    def vmload(self, vmcb: int) -> None:
+        """VMLOAD."""
+        self.processor.vmload(vmcb)
+
+    def vmsave(self, vmcb: int) -> None:
+        """VMSAVE."""
+        self.processor.vmsave(vmcb)
+
+    def interrupt(self, level: bool) -> None:
+        """INTR of the host's processor."""
+        self.processor.set_intr(level)
+
+    def charge(self, cycles: int) -> None:
+        """Let modelled time pass."""
+        self.clock.now += cycles
+
+    def xmm(self, number: int) -> bytes:
+        """An XMM register."""
+        place = layout.xmm(number)
+        return bytes(self.processor.state.bytes[place : place + 16])
+
+    def set_xmm(self, number: int, value: bytes) -> None:
+        """Write an XMM register."""
+        self.processor.set_state_bytes(layout.xmm(number), value)
+
+    @property
+    def refusal(self) -> str:
+        """Why the last VMRUN was refused."""
+        return self.processor.refusal
+
+
+def _no_interrupt() -> int:
+    """Interrupts of the host are intercepted, so the processor never acknowledges one."""
+    raise AssertionError("an interrupt of the host was acknowledged")
