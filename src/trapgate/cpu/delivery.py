@@ -26,8 +26,9 @@ from trapgate.arch.segments import (
     attributes_of,
     limit_of,
 )
+from trapgate.arch.vectors import CONTRIBUTORY, WITH_ERROR_CODE
 from trapgate.cpu.core import is_canonical
-from trapgate.cpu.faults import CONTRIBUTORY, WITH_ERROR_CODE, Fault, TripleFault
+from trapgate.cpu.faults import Fault, TripleFault
 from trapgate.cpu.segmentation import CODE_MASK, V86_ATTRIBUTES, StackSegment, dpl_of
 from trapgate.cpu.tasks import SwitchKind
 from trapgate.cpu.transfer import Transfers

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from trapgate.arch.vectors import CONTRIBUTORY, WITH_ERROR_CODE  # noqa: F401  (with what they belong to)
-from trapgate.arch.vectors import AC, BP, BR, DB, DE, DF, GP, MC, MF, NM, NMI, NP, OF, PF, SS, TS, UD, XF
+from trapgate.arch.vectors import (  # noqa: F401  (with what they belong to)
+    AC,
+    BP,
+    BR,
+    CONTRIBUTORY,
+    DB,
+    DE,
+    DF,
+    GP,
+    MC,
+    MF,
+    NM,
+    NMI,
+    NP,
+    OF,
+    PF,
+    SS,
+    TS,
+    UD,
+    WITH_ERROR_CODE,
+    XF,
+)
 
 NAMES = {
     DE: "#DE", DB: "#DB", NMI: "NMI", BP: "#BP", OF: "#OF", BR: "#BR", UD: "#UD", NM: "#NM", DF: "#DF", TS: "#TS",
     NP: "#NP", SS: "#SS", GP: "#GP", PF: "#PF", MF: "#MF", AC: "#AC", MC: "#MC", XF: "#XF",
 }  # fmt: skip
-
 
 
 class Fault(Exception):

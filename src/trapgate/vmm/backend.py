@@ -1,4 +1,4 @@
-"""What the hypervisor needs of the machine under it: AMD-V, host memory, and time. Nothing of the processor's insides."""
+"""What the hypervisor needs of the machine under it: AMD-V, host memory, time. Nothing of the processor's insides."""
 
 from __future__ import annotations
 

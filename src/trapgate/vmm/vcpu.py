@@ -149,7 +149,7 @@ class VirtualCpu:
         block.intercept("vintr", wanted)
 
     def inject(self, fault: GuestFault) -> None:
-        """Deliver an exception at the next entry; with one that was being delivered it may be a double fault (8.2.9)."""
+        """Deliver an exception at the next entry; with one that was being delivered it may be #DF (8.2.9)."""
         vector, error = fault.vector, fault.error
         if fault.address is not None:
             self.block[vmcb.CR2] = fault.address

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from trapgate.arch import layout, vectors, vmcb
 from trapgate.arch.registers import CR0_PG, CR0_WP, IF
-from trapgate.cpu.faults import VMEXIT, WITH_ERROR_CODE, Fault, TripleFault, VmExit
+from trapgate.arch.vectors import WITH_ERROR_CODE
+from trapgate.cpu.faults import VMEXIT, Fault, TripleFault, VmExit
 from trapgate.cpu.smm import SystemManagement
 from trapgate.cpu.svm import guest_state
 from trapgate.cpu.svm.checks import control_fault

@@ -100,8 +100,5 @@ EXITS = {
     vmcb.EXIT["mwait"]: mwait,
     vmcb.EXIT["invd"]: nothing,
     vmcb.EXIT["wbinvd"]: nothing,
-    **{
-        vmcb.EXIT[name]: undefined
-        for name in ("vmrun", "vmload", "vmsave", "stgi", "clgi", "skinit", "invlpga")
-    },
+    **{vmcb.EXIT[name]: undefined for name in ("vmrun", "vmload", "vmsave", "stgi", "clgi", "skinit", "invlpga")},
 }

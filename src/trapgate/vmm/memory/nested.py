@@ -81,11 +81,14 @@ class NestedTables:
             raise OutsideGuestMemory(address, "a page of guest RAM")
         return self._place(address, 1)
 
-    def map(self, address: int, writable: bool = True) -> None:
-        """Map the 4 KB page at guest-physical `address` to its frame. Raises OutsideGuestMemory."""
+    def map(self, address: int, writable: bool = True, target: int | None = None) -> None:
+        """Map the 4 KB page at guest-physical `address` to its frame, or to that of the page at `target`.
+
+        Raises OutsideGuestMemory.
+        """
         place = self._page(address)
         rights = _PAGE if writable else _PAGE & ~(PTE_RW | PTE_D)
-        self._words[place] = self.guest.frames[address >> 12] | rights
+        self._words[place] = self.guest.frames[(address if target is None else target) >> 12] | rights
 
     def unmap(self, address: int) -> None:
         """Take the 4 KB page at guest-physical `address` out; accesses exit from now on. Raises OutsideGuestMemory."""
