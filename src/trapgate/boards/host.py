@@ -43,6 +43,10 @@ class HostMachine:
         """VMSAVE."""
         self.processor.vmsave(vmcb)
 
+    def invlpga(self, linear: int, asid: int) -> None:
+        """INVLPGA."""
+        self.processor.flush_page_of(linear, asid)
+
     def interrupt(self, level: bool) -> None:
         """INTR of the host's processor."""
         self.processor.set_intr(level)

@@ -33,6 +33,10 @@ class Backend(Protocol):
         """Store them there."""
         ...
 
+    def invlpga(self, linear: int, asid: int) -> None:
+        """Drop one page's translation of an ASID."""
+        ...
+
     def interrupt(self, level: bool) -> None:
         """A device of the host wants attention: a guest that runs is left with VMEXIT_INTR."""
         ...

@@ -18,6 +18,7 @@ from trapgate.firmware.linux import LinuxImage
 from trapgate.firmware.tables import write_tables
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.control import RunControl
+from trapgate.vmm.asids import Asids
 from trapgate.vmm.backend import Backend
 from trapgate.vmm.control_block import ControlBlock
 from trapgate.vmm.exits import EXITS
@@ -79,9 +80,11 @@ class VirtualMachine:
         console: ConsoleBackend,
         board: PcConfig | None = None,
         frames: FrameAllocator | None = None,
-        asid: int = 1,
+        asids: Asids | None = None,
     ) -> None:
-        self.backend, self.profile, self.asid = backend, profile, asid
+        self.backend, self.profile = backend, profile
+        self.asids = asids or Asids(backend.profile)
+        self.asid = self.asids.first()
         self.control = RunControl()
         self.frames = frames or FrameAllocator(backend.memory)
         self.memory = GuestMemory(self.frames, memory_size)

@@ -1,19 +1,19 @@
-"""Exits for memory: nested page faults (APM vol. 2, 15.25.6)."""
+"""Exits for memory: nested page faults (APM vol. 2, 15.25.6), page faults on shadow tables."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from trapgate.arch import vmcb
-from trapgate.vmm.emulate.machine import NotEmulated
+from trapgate.arch.vectors import PF
+from trapgate.vmm.emulate import GuestFault
 from trapgate.vmm.errors import DeviceInstruction
 from trapgate.vmm.exits.operands import decode
+from trapgate.vmm.shadow.outcomes import Device, Guest, TableWrite
+from trapgate.vmm.techniques.shadow import Shadow
 
 if TYPE_CHECKING:
     from trapgate.vmm.vcpu import VirtualCpu
-
-#: Modelled cycles of an access to a memory-mapped device: nothing, as on the bare machine.
-DEVICE_CYCLES = 0
 
 
 def npf(vcpu: VirtualCpu) -> None:
@@ -21,12 +21,26 @@ def npf(vcpu: VirtualCpu) -> None:
     emulate_device(vcpu, vcpu.block[vmcb.EXITINFO2])
 
 
+def page_fault(vcpu: VirtualCpu) -> None:
+    """A page fault under shadow paging: the shadow tables' business, or the guest's, or a device's (15.12.15)."""
+    technique, block = vcpu.technique, vcpu.block
+    assert isinstance(technique, Shadow)
+    linear = block[vmcb.EXITINFO2]
+    outcome = technique.mmu.fault(linear, block[vmcb.EXITINFO1])
+    if isinstance(outcome, Guest):
+        vcpu.inject(GuestFault(PF, outcome.error_code, linear))
+    elif isinstance(outcome, TableWrite):
+        # What the processor writes while it delivers an event is no instruction.
+        if vcpu.event or not vcpu.emulate():
+            technique.mmu.unprotect(outcome.address >> 12)
+    elif isinstance(outcome, Device):
+        emulate_device(vcpu, outcome.address)
+
+
 def emulate_device(vcpu: VirtualCpu, address: int) -> None:
     """Carry out the instruction that accesses guest-physical `address`."""
-    # The event whose delivery was interrupted stays for the next entry only if it was one: see VirtualCpu.run.
     if not vcpu.emulate():
         raise DeviceInstruction(str(decode(vcpu)), vcpu.rip, address)
 
 
-__all__ = ["EXITS", "NotEmulated", "emulate_device", "npf"]
-EXITS = {vmcb.EXIT_NPF: npf}
+EXITS = {vmcb.EXIT_NPF: npf, vmcb.EXIT_EXCEPTION + PF: page_fault}

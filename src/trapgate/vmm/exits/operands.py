@@ -37,3 +37,22 @@ def general_register(vcpu: VirtualCpu, operand: int) -> int:
         return info & 0xF
     register = iced.RegisterExt.full_register(decode(vcpu).op_register(operand))
     return int(register - iced.Register.RAX)
+
+
+def effective_address(vcpu: VirtualCpu, instruction: iced.Instruction) -> int:
+    """Linear address of the memory operand; limits are not checked. `gpr` must be up to date."""
+    bits = vcpu.bits
+
+    def value(register: int, element: int, size: int) -> int:
+        if iced.Register.ES <= register <= iced.Register.GS:
+            number = register - iced.Register.ES
+            return vcpu.segment(number)[1] if bits != 64 or number >= 4 else 0
+        full = iced.RegisterExt.full_register(register)
+        return vcpu.gpr[full - iced.Register.RAX] & ((1 << 8 * iced.RegisterExt.size(register)) - 1)
+
+    index = next(i for i in range(instruction.op_count) if instruction.op_kind(i) == iced.OpKind.MEMORY)
+    if instruction.is_ip_rel_memory_operand:
+        # Decoded at address 0: the displacement is from the next instruction.
+        return instruction.ip_rel_memory_address + vcpu.rip & (1 << 64) - 1
+    address = instruction.virtual_address(index, 0, value) or 0
+    return int(address) & ((1 << 64) - 1 if bits == 64 else 0xFFFF_FFFF)

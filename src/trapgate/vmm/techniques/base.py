@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from trapgate.arch import vmcb
+from trapgate.vmm.asids import Loses
 from trapgate.vmm.control_block import ControlBlock
+from trapgate.vmm.errors import UnexpectedExit
 
 if TYPE_CHECKING:
     from trapgate.vmm.vcpu import VirtualCpu
@@ -22,8 +24,8 @@ class Technique(ABC):
 
     def __init__(self, vm: VirtualMachine) -> None:
         self.vm = vm
-        #: TLB_CONTROL of the next VMRUN.
-        self.flush = vmcb.FLUSH_ALL
+        #: What the TLB has to lose of the guest before it runs again.
+        self.loses = Loses.EVERYTHING
 
     @property
     def vcpu(self) -> VirtualCpu:
@@ -36,14 +38,19 @@ class Technique(ABC):
 
     def before_entry(self) -> None:
         """Right before each VMRUN: say what it flushes."""
-        flush = self.flush if self.tagged else vmcb.FLUSH_ALL
-        self.vcpu.block.set_byte(vmcb.TLB_CONTROL, flush)
-        self.flush = vmcb.FLUSH_NOTHING
-
-    def flush_guest(self) -> None:
-        """All of the guest's translations are to go at the next entry."""
-        by_asid = "FLUSH_BY_ASID" in self.vm.backend.profile.svm_features
-        self.flush = vmcb.FLUSH_GUEST if by_asid else vmcb.FLUSH_ALL
+        block = self.vcpu.block
+        if not self.tagged:
+            block.set_byte(vmcb.TLB_CONTROL, vmcb.FLUSH_ALL)
+            return
+        loses = self.loses
+        if loses is Loses.NOTHING:
+            block.set_byte(vmcb.TLB_CONTROL, vmcb.FLUSH_NOTHING)
+            return
+        vm = self.vm
+        vm.asid, control = vm.asids.prepare(vm.asid, loses)
+        block.set_word(vmcb.ASID, vm.asid)
+        block.set_byte(vmcb.TLB_CONTROL, control)
+        self.loses = Loses.NOTHING
 
     # -- control registers as the guest sees them
 
@@ -66,6 +73,24 @@ class Technique(ABC):
     @abstractmethod
     def set_efer(self, value: int) -> None:
         """The guest has written EFER; the value has been checked."""
+
+    # Where these exit; the values have been checked. They may raise GuestFault all the same, with nothing changed.
+
+    def write_cr0(self, value: int, efer: int) -> None:
+        """CR0, and EFER with its LMA."""
+        raise UnexpectedExit("cr0_write", self.vcpu.rip)
+
+    def write_cr3(self, value: int) -> None:
+        """CR3."""
+        raise UnexpectedExit("cr3_write", self.vcpu.rip)
+
+    def write_cr4(self, value: int) -> None:
+        """CR4."""
+        raise UnexpectedExit("cr4_write", self.vcpu.rip)
+
+    def invlpg(self, linear: int) -> None:
+        """INVLPG of a linear address."""
+        raise UnexpectedExit("invlpg", self.vcpu.rip)
 
     # -- memory
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from trapgate.arch import vmcb
 from trapgate.arch.registers import CR0_PG, EFER_LMA, EFER_LME, EFER_SVME
 from trapgate.arch.vectors import PF
+from trapgate.vmm.asids import Loses
 from trapgate.vmm.control_block import ControlBlock
 from trapgate.vmm.emulate import GuestFault
 from trapgate.vmm.errors import NoSuchTechnique
@@ -56,7 +57,7 @@ class Nested(Technique):
     def set_efer(self, value: int) -> None:
         lma = EFER_LMA if value & EFER_LME and self.cr0 & CR0_PG else 0
         self.vcpu.block[vmcb.EFER] = value & ~EFER_LMA | lma | EFER_SVME
-        self.flush_guest()
+        self.loses = Loses.EVERYTHING
 
     def translate(self, linear: int, access: int) -> int:
         walker = self._walker
@@ -74,7 +75,7 @@ class Nested(Technique):
         """With A20 forced low the second megabyte is the first one again; the ones above are left alone."""
         for address in range(_MEGABYTE, 2 * _MEGABYTE, 4096):
             self.tables.map(address, target=address if enabled else address - _MEGABYTE)
-        self.flush_guest()
+        self.loses = Loses.EVERYTHING
 
 
 class NestedTagged(Nested):
