@@ -8,7 +8,7 @@ import iced_x86 as iced
 
 from trapgate.arch import vmcb
 from trapgate.arch.paging import PF_U
-from trapgate.arch.registers import CS
+from trapgate.arch.registers import CS, FS
 
 if TYPE_CHECKING:
     from trapgate.vmm.vcpu import VirtualCpu
@@ -41,18 +41,20 @@ def general_register(vcpu: VirtualCpu, operand: int) -> int:
 
 def effective_address(vcpu: VirtualCpu, instruction: iced.Instruction) -> int:
     """Linear address of the memory operand; limits are not checked. `gpr` must be up to date."""
-    bits = vcpu.bits
-
-    def value(register: int, element: int, size: int) -> int:
-        if iced.Register.ES <= register <= iced.Register.GS:
-            number = register - iced.Register.ES
-            return vcpu.segment(number)[1] if bits != 64 or number >= 4 else 0
-        full = iced.RegisterExt.full_register(register)
-        return vcpu.gpr[full - iced.Register.RAX] & ((1 << 8 * iced.RegisterExt.size(register)) - 1)
-
-    index = next(i for i in range(instruction.op_count) if instruction.op_kind(i) == iced.OpKind.MEMORY)
+    wide = (1 << 64) - 1
     if instruction.is_ip_rel_memory_operand:
         # Decoded at address 0: the displacement is from the next instruction.
-        return instruction.ip_rel_memory_address + vcpu.rip & (1 << 64) - 1
-    address = instruction.virtual_address(index, 0, value) or 0
-    return int(address) & ((1 << 64) - 1 if bits == 64 else 0xFFFF_FFFF)
+        return int(instruction.ip_rel_memory_address) + vcpu.rip & wide
+    base, index = instruction.memory_base, instruction.memory_index
+    offset = int(instruction.memory_displacement)
+    size = instruction.memory_displ_size
+    for register, scale in ((base, 1), (index, instruction.memory_index_scale)):
+        if register != iced.Register.NONE:
+            size = iced.RegisterExt.size(register)
+            number = iced.RegisterExt.full_register(register) - iced.Register.RAX
+            offset += vcpu.gpr[number] * scale
+    offset &= (1 << 8 * (size or 8)) - 1
+    number = instruction.memory_segment - iced.Register.ES
+    if vcpu.bits == 64:
+        return offset + (vcpu.segment(number)[1] if number >= FS else 0) & wide
+    return vcpu.segment(number)[1] + offset & 0xFFFF_FFFF

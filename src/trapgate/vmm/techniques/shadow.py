@@ -6,6 +6,8 @@ and in real mode, it runs on tables that map guest-physical memory as it is: pag
 
 from __future__ import annotations
 
+from array import array
+
 from trapgate.arch import vectors, vmcb
 from trapgate.arch.registers import (
     CR0_CD,
@@ -135,7 +137,8 @@ class Shadow(Technique):
         self._load()
         self.loses = Loses.EVERYTHING
 
-    _second_megabyte = None
+    #: The frames that the second megabyte has while A20 is off.
+    _second_megabyte: array[int] | None = None
 
 
 class ShadowTagged(Shadow):
