@@ -6,6 +6,7 @@ Replacement: level 1 first-in first-out, level 2 least recently used, large page
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 SMALL, LARGE, HUGE = 1 << 12, 1 << 21, 1 << 30
@@ -40,9 +41,10 @@ class Entry:
     no_execute: bool
     is_global: bool
     dirty: bool
+    asid: int
 
-    def holds(self, linear: int) -> bool:
-        return self.page <= linear < self.page + self.size
+    def holds(self, linear: int, asid: int) -> bool:
+        return self.asid == asid and self.page <= linear < self.page + self.size
 
 
 @dataclass
@@ -58,13 +60,14 @@ class Side:
     hits: int = 0
     misses: int = 0
     references: int = 0
+    nested_references: int = 0
 
     def __post_init__(self) -> None:
         self.level1 = [None] * (64 if self.is_data else 32 + 16)
 
-    def find1(self, linear: int) -> Entry | None:
+    def find1(self, linear: int, asid: int) -> Entry | None:
         for entry in self.level1:
-            if entry is not None and entry.holds(linear):
+            if entry is not None and entry.holds(linear, asid):
                 return entry
         return None
 
@@ -78,16 +81,16 @@ class Side:
             self.level1[first + turn] = entry
             self.turns[entry.size] = (turn + 1) % count
 
-    def find2(self, linear: int) -> Entry | None:
+    def find2(self, linear: int, asid: int) -> Entry | None:
         ways = self.level2[linear // SMALL % 128]
         for entry in ways:
-            if entry.holds(linear):
+            if entry.holds(linear, asid):
                 ways.remove(entry)
                 ways.append(entry)
                 return entry
         if self.is_data:
             large = self.level2_large[linear // LARGE % 128]
-            if large is not None and large.holds(linear):
+            if large is not None and large.holds(linear, asid):
                 return large
         return None
 
@@ -100,17 +103,21 @@ class Side:
         elif self.is_data:
             self.level2_large[linear // LARGE % 128] = entry
 
-    def drop(self, linear: int) -> None:
-        self.level1 = [None if e is not None and e.holds(linear) else e for e in self.level1]
+    def drop(self, linear: int, asid: int) -> None:
+        self.level1 = [None if e is not None and e.holds(linear, asid) else e for e in self.level1]
         ways = self.level2[linear // SMALL % 128]
-        ways[:] = [e for e in ways if not e.holds(linear)]
+        ways[:] = [e for e in ways if not e.holds(linear, asid)]
         large = self.level2_large[linear // LARGE % 128]
-        if large is not None and large.holds(linear):
+        if large is not None and large.holds(linear, asid):
             self.level2_large[linear // LARGE % 128] = None
 
-    def flush(self, keep_global: bool) -> None:
+    def flush(self, keep_global: bool, asid: int | None) -> None:
+        """Of one ASID, or of all."""
+
         def stays(entry: Entry | None) -> bool:
-            return entry is not None and keep_global and entry.is_global
+            if entry is None:
+                return False
+            return (asid is not None and entry.asid != asid) or (keep_global and entry.is_global)
 
         self.level1 = [e if stays(e) else None for e in self.level1]
         for ways in self.level2:
@@ -127,6 +134,10 @@ class NaiveTlb:
         self.spaces: dict[int, dict[int, Mapping]] = {}
         self.root = 0
         self.write_protect = True
+        self.asid = 0
+        #: Under nested paging: guest-physical address to the size of the nested page there. All of it is mapped to
+        #: itself, with every right, and dirty.
+        self.nested: Callable[[int], int] | None = None
 
     def _mapping(self, linear: int) -> Mapping | None:
         space = self.spaces[self.root]
@@ -146,14 +157,14 @@ class NaiveTlb:
     def access(self, linear: int, write: bool = False, user: bool = False, fetch: bool = False) -> int | None:
         """Physical address, or None for a page fault."""
         side = self.instruction if fetch else self.data
-        entry = side.find1(linear)
+        entry = side.find1(linear, self.asid)
         if entry is None:
-            entry = side.find2(linear)
+            entry = side.find2(linear, self.asid)
             if entry is not None and self._serves(entry, write, user, fetch):
                 side.hits += 1
                 side.fill1(entry)
         if entry is not None and not self._serves(entry, write, user, fetch):
-            side.drop(linear)
+            side.drop(linear, self.asid)
             entry = None
         if entry is None:
             entry = self._walk(side, linear, write, user, fetch)
@@ -170,27 +181,43 @@ class NaiveTlb:
         mapping = self._mapping(linear)
         assert mapping is not None, f"the test maps everything that it touches, not {linear:#x}"
         side.misses += 1
-        side.references += REFERENCES[mapping.size]
+        own = REFERENCES[mapping.size]
+        side.references += own
+        if self.nested:
+            # The tables are all in the lowest 4 KB page's region.
+            self._count_nested(side, own * REFERENCES[self.nested(0)])
         if not mapping.present or not self._allowed(mapping, write, user, fetch):
             return None
         mapping.dirty = mapping.dirty or write
         size = min(mapping.size, LARGE)
+        if self.nested:
+            nested_size = self.nested(mapping.physical + linear - mapping.page)
+            self._count_nested(side, REFERENCES[nested_size])
+            size = min(size, nested_size)
         page = linear & -size
         return Entry(
             page, size, mapping.physical + page - mapping.page, mapping.writable, mapping.user, mapping.no_execute,
-            mapping.is_global, mapping.dirty,
+            mapping.is_global, mapping.dirty, self.asid,
         )  # fmt: skip
 
-    def invalidate(self, linear: int) -> None:
-        """INVLPG."""
-        self.data.drop(linear)
-        self.instruction.drop(linear)
+    def _count_nested(self, side: Side, references: int) -> None:
+        side.references += references
+        side.nested_references += references
+
+    def invalidate(self, linear: int, asid: int | None = None) -> None:
+        """INVLPG, or INVLPGA."""
+        self.data.drop(linear, self.asid if asid is None else asid)
+        self.instruction.drop(linear, self.asid if asid is None else asid)
+
+    def flush(self, asid: int | None, keep_global: bool = False) -> None:
+        """One ASID's entries, or all."""
+        self.data.flush(keep_global, asid)
+        self.instruction.flush(keep_global, asid)
 
     def switch(self, root: int) -> None:
         """MOV CR3."""
         self.root = root
-        self.data.flush(True)
-        self.instruction.flush(True)
+        self.flush(self.asid, keep_global=True)
 
     def counters(self) -> dict[str, int]:
         """By the names of trapgate's counters."""
@@ -199,4 +226,5 @@ class NaiveTlb:
             counts[f"{name}_l2_hits"] = side.hits
             counts[f"{name}_misses"] = side.misses
             counts[f"{name}_walk_references"] = side.references
+            counts[f"{name}_nested_references"] = side.nested_references
         return counts

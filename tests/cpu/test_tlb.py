@@ -13,9 +13,11 @@ from engine.assembly import assemble
 from engine.harness import DATA, Guest, P, U, W
 from trapgate.arch import layout
 from trapgate.arch.registers import CR0_WP
+from trapgate.arch.vmcb import EXIT_NPF
 from trapgate.cpu.faults import Fault
 from trapgate.engine.handlers import HandlerStore
 
+from .naive_tlb import NaiveTlb
 from .tlb_world import HUGE_AT, LARGE_AT, SMALL_AT, World, check_fast_tables
 
 Make = Callable[[], Guest]
@@ -79,6 +81,146 @@ def test_lookups(handlers: HandlerStore, seed: int, small: int, large: int, writ
             g.processor.set_cr0(g.processor.cr0 ^ CR0_WP)
         assert world.counters() == model.counters(), f"after step {number}"
     check_fast_tables(g)
+
+
+ASIDS = (0, 1, 2, 4095)
+
+
+@SETTINGS
+@given(seed=seeds, small=small_counts, large=large_counts, nested=st.sampled_from([None, 0, 4]))
+def test_address_spaces(handlers: HandlerStore, seed: int, small: int, large: int, nested: int | None) -> None:
+    """Four ASIDs in turn, with what flushes one of them or all; with nested pages of 2 MB or 4 KB, or none."""
+    choose = random.Random(seed)
+    g = Guest(handlers).enter_long()
+    p = g.processor
+    world = World(g, choose, small, large)
+    model = world.model
+    if nested is not None:
+        world.nest(nested)
+    flushes = page_flushes = 0
+    for number in range(1200):
+        page, asid, keep_global = choose.choice(world.pages), choose.choice(ASIDS), choose.random() < 0.5
+        what = choose.random()
+        if what < 0.88:
+            linear = page + choose.randrange(0x20_0000 if LARGE_AT <= page < HUGE_AT else 0x1000)
+            access = choose.choice((0, USER, WRITE, FETCH))
+            expected = model.access(linear, access == WRITE, access == USER, access == FETCH)
+            assert _translate(g, linear, access) == expected, f"access {number}: {linear:#x}, kind {access}"
+        elif what < 0.96:
+            world.set_asid(asid)
+            if what < 0.881:
+                assert check_fast_tables(g) == 0
+        elif what < 0.97:
+            model.invalidate(page, asid)
+            p.native_flush_page_asid(p.state.address, page, asid)
+            page_flushes += 1
+        elif what < 0.98:
+            model.switch(world.roots[number % 2])
+            p.set_cr3(world.roots[number % 2])
+            flushes += 1
+        elif what < 0.995:
+            model.flush(asid, keep_global)
+            p.native_flush_asid(p.state.address, asid, keep_global)
+            flushes += 1
+        else:
+            model.flush(None)
+            p.native_flush_all(p.state.address)
+            flushes += 1
+        assert world.counters() == model.counters(), f"after step {number}"
+    check_fast_tables(g)
+    assert (g.counter("tlb_flushes"), g.counter("tlb_page_flushes")) == (flushes, page_flushes)
+
+
+def test_the_last_page_of_the_last_asid_is_no_empty_entry(guest: Make) -> None:
+    """Page FFFF_FFFF_FFFF_F000h with ASID FFFh below is all ones."""
+    g = guest().enter_long()
+    last = 0xFFFF_FFFF_FFFF_F000
+    g.map(last, 0x10_0000)
+    g.processor.state.set(layout.ASID, 0xFFF)
+    for _ in range(2):
+        assert g.processor.translate(last, 0) == 0x10_0000
+    assert g.counter("dtlb_misses") == 1
+
+
+def test_a_guest_without_paging_has_entries_of_its_own(guest: Make) -> None:
+    """Nested paging: the linear address is the guest-physical one, and its translation is in the TLB under the ASID."""
+    g = guest().enter_protected()
+    world = World.__new__(World)
+    world.guest, world.model = g, NaiveTlb()
+    world.nest(4)
+    memory = g.memory
+    for asid in (1, 2):
+        world.set_asid(asid)
+        for _ in range(2):
+            assert g.processor.translate(0x1_0123, 0) == 0x1_0123
+    assert (g.counter("dtlb_misses"), g.counter("dtlb_walk_references")) == (2, 8)
+    memory.write_u64(g.processor.state.get(layout.NESTED_CR3) + 0x3000 + 8 * 0x10, 0x2_0000 | 0x67)
+    assert g.processor.translate(0x1_0123, 0) == 0x1_0123
+    g.processor.native_flush_page_asid(g.processor.state.address, 0x1_0000, 2)
+    assert g.processor.translate(0x1_0123, 0) == 0x2_0123
+    world.set_asid(1)
+    assert g.processor.translate(0x1_0123, 0) == 0x1_0123
+
+
+def test_code_under_nested_paging(guest: Make) -> None:
+    """A guest's loop whose code and data the host has moved; counts of its cold start."""
+    code = assemble(
+        64,
+        """
+        b9 05 00 00 00     mov ecx, 5
+        again:
+        41 ff 00           inc dword [r8]
+        ff c9              dec ecx
+        75 f9              jne again
+        f4                 hlt
+        """,
+    )
+    g = guest().enter_long().load(code).set(r8=SMALL_AT)
+    g.map(SMALL_AT, 0x10_0000)
+    world = World(g, random.Random(0), 0, 0)
+    world.nest(4)
+    nested = g.processor.state.get(layout.NESTED_CR3) + 0x3000
+    g.memory.write_u64(nested + 8 * 0x100, 0x11_0000 | 0x67)
+    g.memory.write_u64(nested + 8 * (code.origin >> 12), 0x12_0000 | 0x67)
+    g.memory.write(0x12_0000 + (code.origin & 0xFFF), code.data)
+    g.memory.write(code.origin, b"\xf4")
+    g.run_to_halt()
+    assert g.memory.read_u64(0x11_0000) & 0xFFFF_FFFF == 5
+    assert g.memory.read_u64(0x10_0000) == 0
+    counts = {name: g.counter(name) for name in world.model.counters()}
+    assert counts == {
+        "itlb_l2_hits": 0, "itlb_misses": 1, "itlb_walk_references": 24, "itlb_nested_references": 20,
+        "dtlb_l2_hits": 0, "dtlb_misses": 1, "dtlb_walk_references": 24, "dtlb_nested_references": 20,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("moved", "error", "address"),
+    [(0x10, 0x1_0000_0006, 0x1_0008), (8, 0x1_0000_0014, 0x8003), (5, 0x1_0000_0006, 0x5FF8)],
+    ids=["data", "fetch", "stack"],
+)
+def test_nested_page_faults_reach_the_processor(guest: Make, moved: int, error: int, address: int) -> None:
+    """From native code, from a fetch, and from what plain Python does: EXITINFO1 and EXITINFO2."""
+    code = assemble(
+        64,
+        """
+        41 ff 40 08        inc dword [r8 + 8]
+        0f 0b              ud2
+        """,
+        org=0x8003,
+    )
+    g = guest().enter_long().load(code).set(r8=DATA)
+    world = World(g, random.Random(0), 0, 0)
+    world.nest(4)
+    g.memory.write_u64(g.processor.state.get(layout.NESTED_CR3) + 0x3000 + 8 * moved, 0)
+    if moved == 5:
+        with pytest.raises(Fault) as raised:
+            g.processor.write_system(0x5FF8, 8, 1)
+        fault = raised.value
+        assert (fault.vector, fault.error, fault.address) == (EXIT_NPF, error, address)
+    else:
+        g.first_exception()
+        assert g.processor.recent_exceptions[-1] == (EXIT_NPF, error, 0x8003, address)
 
 
 #: Carries out a list of operations at [rsi]: address | kind, and two more words for kind 5.

@@ -6,7 +6,7 @@ import random
 
 from engine.harness import NX, G, Guest, P, U, W
 from trapgate.arch import layout
-from trapgate.arch.registers import CR0_WP
+from trapgate.arch.registers import CR0_WP, CR4_PAE, EFER_LMA, EFER_NXE
 from trapgate.cpu import tlb
 
 from .naive_tlb import HUGE, LARGE, SMALL, Mapping, NaiveTlb
@@ -14,6 +14,8 @@ from .naive_tlb import HUGE, LARGE, SMALL, Mapping, NaiveTlb
 SMALL_AT, LARGE_AT, HUGE_AT = 0x4000_0000, 0x8000_0000, 0x1_0000_0000
 _SCRATCH = 0x10_0000
 _IDENTITY = 0x8_0000
+#: Guest-physical address where the host's tables are.
+_NESTED_AT = 0x38_0000
 
 
 class World:
@@ -35,6 +37,34 @@ class World:
             for page in self.pages:
                 self.remap(root, page)
         self.model.switch(guest.root)
+
+    def nest(self, small: int) -> None:
+        """Nested paging: 1 GB mapped to itself in pages of 2 MB, the first `small` MB of it in pages of 4 KB."""
+        memory, state = self.guest.memory, self.guest.processor.state
+        rights = P | W | U | 0x60
+        memory.write_u64(_NESTED_AT, _NESTED_AT + 0x1000 | rights)
+        memory.write_u64(_NESTED_AT + 0x1000, _NESTED_AT + 0x2000 | rights)
+        for region in range(512):
+            entry = region << 21 | rights | 0x80
+            if region < small // 2:
+                table = _NESTED_AT + 0x3000 + 0x1000 * region
+                for page in range(512):
+                    memory.write_u64(table + 8 * page, region << 21 | page << 12 | rights)
+                entry = table | rights
+            memory.write_u64(_NESTED_AT + 0x2000 + 8 * region, entry)
+        state.set(layout.NESTED, 1)
+        state.set(layout.NESTED_CR3, _NESTED_AT)
+        state.set(layout.HOST_CR4, CR4_PAE)
+        state.set(layout.HOST_EFER, EFER_LMA | EFER_NXE)
+        self.model.nested = lambda guest_physical: SMALL if guest_physical < small << 20 else LARGE
+        self.set_asid(1)
+
+    def set_asid(self, asid: int) -> None:
+        """As VMRUN does: the entries stay."""
+        state = self.guest.processor.state
+        state.set(layout.ASID, asid)
+        self.guest.processor.native_reset_fast(state.address)
+        self.model.asid = asid
 
     def remap(self, root: int, page: int) -> tuple[int, int]:
         """New rights for a page, without a flush: (guest-physical address of the entry, its value)."""
@@ -107,7 +137,8 @@ def check_fast_tables(guest: Guest) -> int:
             assert w[(at << 2) + 12] == owner
             assert slot % tlb.FAST_ENTRIES == tag >> 12 & (tlb.FAST_ENTRIES - 1)
             mask, rights = q[(side.masks >> 3) + owner], q[(side.rights >> 3) + owner]
-            assert q[(side.tags >> 3) + owner] == tag & mask, f"{where}: level 1 holds another page"
+            asid = q[layout.ASID >> 3]
+            assert q[(side.tags >> 3) + owner] == tag & mask | asid, f"{where}: level 1 holds another page"
             physical = q[(side.pages >> 3) + owner] | tag & ~mask & (1 << 64) - 1
             if side.is_data:
                 assert place + tag & (1 << 64) - 1 == ram_base + physical, f"{where} leads elsewhere"
