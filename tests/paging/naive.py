@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 # Page-table entry bits (5.4.1, field definitions).
 PRESENT, WRITABLE, USER, ACCESSED, DIRTY, LARGE, GLOBAL = 1 << 0, 1 << 1, 1 << 2, 1 << 5, 1 << 6, 1 << 7, 1 << 8
@@ -208,17 +209,25 @@ class Outcome:
     updates: dict[int, tuple[int, int]]
 
 
+class NestedTlb(Protocol):
+    """Remembers where guest-physical addresses of tables lie."""
+
+    def find(self, guest_physical: int) -> int | None: ...
+    def fill(self, guest_physical: int, physical: int) -> None: ...
+
+
 class _Nested:
     """One access of a guest."""
 
-    def __init__(self, read: ReadEntry, guest: Registers, host: Registers) -> None:
-        self._memory, self.guest, self.host = read, guest, host
+    def __init__(self, read: ReadEntry, guest: Registers, host: Registers, nested_tlb: NestedTlb | None) -> None:
+        self._memory, self.guest, self.host, self._nested_tlb = read, guest, host, nested_tlb
         self.references = self.nested_references = 0
         self.updates: dict[int, tuple[int, int]] = {}
 
     def _read(self, physical: int, size: int) -> int:
         self.references += 1
-        return self.updates[physical][0] if physical in self.updates else self._memory(physical, size)
+        value = self._memory(physical, size)
+        return self.updates[physical][0] if physical in self.updates else value
 
     def _note(self, found: Translation, registers: Registers) -> None:
         for place, entry in found.updates.items():
@@ -239,7 +248,13 @@ class _Nested:
 
     def _reach(self, table: int) -> int:
         """15.25.5: the walk of a guest's table is a user's write."""
-        return self._physical(table, Access(write=True, user=True), GUEST_TABLE).physical
+        known = self._nested_tlb.find(table) if self._nested_tlb else None
+        if known is not None:
+            return known
+        physical = self._physical(table, Access(write=True, user=True), GUEST_TABLE).physical
+        if self._nested_tlb:
+            self._nested_tlb.fill(table, physical)
+        return physical
 
     def access(self, linear: int, access: Access) -> Translation | PageFault:
         guest_physical, page_size, is_global = linear, 1 << 30, False
@@ -254,13 +269,15 @@ class _Nested:
         return Translation(nested.physical, min(page_size, nested.page_size), is_global, self.references)
 
 
-def translate_nested(read: ReadEntry, guest: Registers, host: Registers, linear: int, access: Access) -> Outcome:
+def translate_nested(
+    read: ReadEntry, guest: Registers, host: Registers, linear: int, access: Access, nested_tlb: NestedTlb | None = None
+) -> Outcome:
     """The access of a guest whose physical addresses go through the tables of `host` (its `cr3` is nCR3).
 
     The guest's own accessed and dirty bits are set once its tables allow the access, before the final address is
     translated. `host.write_protect` must be set: hCR0.WP has no effect.
     """
-    walk = _Nested(read, guest, host)
+    walk = _Nested(read, guest, host, nested_tlb)
     try:
         result: Translation | PageFault | NestedFault = walk.access(linear, access)
     except NestedFault as fault:

@@ -53,7 +53,7 @@ class HostTables:
                 entry = self._leaf(target, shift) if leaf else self._pointer(shift)
                 self.put(place, entry)
                 self.entries.append((place, shift))
-            if leaf or (shift != 39 and entry & PS):
+            if shift == 12 or (shift != 39 and entry & PS):
                 return
             table = (entry & 0xFFFF_F000) - self.at
 

@@ -139,6 +139,12 @@ WALK_RIGHTS = _field("walk_rights")
 STALL = _field("stall")
 COST_L2_HIT = _field("cost_l2_hit")
 COST_WALK_REFERENCE = _field("cost_walk_reference")
+#: In place of a reference that the page walk cache holds, and of a nested walk that the nested TLB saves.
+COST_PWC_HIT = _field("cost_pwc_hit")
+COST_NESTED_TLB_HIT = _field("cost_nested_tlb_hit")
+#: Entries in use of the page walk cache and of the nested TLB (at most those of the geometry); 0: there is none.
+PWC_SIZE = _field("pwc_size")
+NESTED_TLB_SIZE = _field("nested_tlb_size")
 
 # Floating point
 FPR = _field("fpr", 8 * 16, 16)
@@ -164,10 +170,12 @@ FPU_SCRATCH = _field("fpu_scratch", 64, 16)
 COUNTER_NAMES = (
     "itlb_l2_hits", "itlb_misses", "itlb_walk_references",
     "dtlb_l2_hits", "dtlb_misses", "dtlb_walk_references",
-    "itlb_nested_references", "dtlb_nested_references",
+    "itlb_nested_references", "dtlb_nested_references", "pwc_hits", "nested_tlb_hits",
     "tlb_flushes", "tlb_page_flushes", "page_crossings", "device_accesses", "jump_cache_misses",
 )  # fmt: skip
 COUNTERS = _field("counters", len(COUNTER_NAMES) * 8)
+#: Those of them that are about address translation.
+TLB_COUNTER_NAMES = tuple(name for name in COUNTER_NAMES if "tlb" in name or name == "pwc_hits")
 _field("end_of_registers")
 
 #: Where the tables of the modelled TLB start (cpu/tlb.py lays them out); page-aligned.

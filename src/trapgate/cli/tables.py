@@ -20,6 +20,8 @@ TLB_TITLES = {
     "dtlb_walk_references": "data: memory references of walks",
     "itlb_nested_references": "instruction: those to nested tables",
     "dtlb_nested_references": "data: those to nested tables",
+    "pwc_hits": "references that the page walk cache held",
+    "nested_tlb_hits": "nested walks that the nested TLB saved",
     "tlb_flushes": "flushes of the whole TLB",
     "tlb_page_flushes": "flushes of one page",
 }

@@ -6,7 +6,7 @@ from trapgate.arch import layout
 from trapgate.cpu import tlb
 from trapgate.cpu.lookup import slot_pointer
 from trapgate.cpu.tlb import DATA, FAST_ENTRIES, INSTRUCTION, L1_ENTRIES, OPTERON_2007
-from trapgate.cpu.walk import NativeFunction
+from trapgate.cpu.walk import FROM_NESTED, NativeFunction
 
 
 def emit_flushes(declarations: set[str]) -> list[str]:
@@ -70,6 +70,9 @@ def _emit_named_flushes(declarations: set[str]) -> list[str]:
         asid = f.argument("asid") if "asid" in arguments else f.field(layout.ASID) if arguments else zero
         keep = f.argument("keep_global") if arguments else zero
         e.call_void("@flush_where", [f.state, mask, asid, keep])
+        # The current ASID's own flush says nothing about nested tables.
+        own = e.constant(FROM_NESTED if name == "flush" else 0, 64)
+        e.call_void("@flush_walk_caches", [f.state, mask | own, asid])
         e.ret_void()
         texts.append(f.text())
     return texts
@@ -82,6 +85,8 @@ def _emit_page_flushes(declarations: set[str]) -> list[str]:
         asid = f.argument("asid") if "asid" in arguments else f.field(layout.ASID)
         for side in (DATA, INSTRUCTION):
             f.emit.call_void(f"@drop_{side.name}", [f.state, f.argument("linear"), asid])
+        mask = f.emit.constant(tlb.ASID_MASK | (FROM_NESTED if name == "flush_page" else 0), 64)
+        f.emit.call_void("@flush_walk_caches", [f.state, mask, asid])
         f.add_to_field(layout.counter("tlb_page_flushes"), 1)
         f.emit.ret_void()
         texts.append(f.text())

@@ -59,6 +59,10 @@ class State:
                 for offset in range(start, start + count * tlb.L2_ENTRY, tlb.L2_ENTRY):
                     self.set(offset, tlb.NO_PAGE)
                     self.set(offset + 24, 0)
+        for cache in (tlb.PAGE_WALK_CACHE, tlb.NESTED_TLB):
+            for i in range(cache.entries):
+                self.set(cache.tags + 8 * i, tlb.NO_PAGE)
+                self.set(cache.stamps + 8 * i, 0)
         for offset in range(tlb.NEVER, tlb.NEVER + tlb.FAST_ENTRIES * tlb.FAST_SIZE, tlb.FAST_SIZE):
             self._empty_fast(offset)
 

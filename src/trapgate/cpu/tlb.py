@@ -28,6 +28,8 @@ class Geometry(NamedTuple):
     l1_instruction_large: int = 16
     l2_sets: int = 128  # of 4 ways, 4 KB pages
     l2_large: int = 128  # direct-mapped, 2 MB pages, data only
+    walk_cache: int = 24  # fully associative, page-table entries
+    nested_tlb: int = 16  # fully associative, 4 KB pages
 
 
 #: Bhargava et al., "Accelerating Two-Dimensional Page Walks for Virtualized Systems", ASPLOS 2008, table 2.
@@ -115,6 +117,25 @@ DATA = _side("data", "dtlb", True)
 INSTRUCTION = _side("instruction", "itlb", False)
 #: A fast table in which nothing ever hits, for when every data access must take the slow path.
 NEVER = _take(FAST_ENTRIES * FAST_SIZE, 4096)
+
+
+class Cache(NamedTuple):
+    """Offsets in the state block of one of the walker's caches (cpu/walk_cache.py)."""
+
+    name: str
+    size: int
+    entries: int
+    tags: int
+    stamps: int
+    pages: int
+
+
+def _cache(name: str, size: int, entries: int) -> Cache:
+    return Cache(name, size, entries, _take(8 * entries), _take(8 * entries), _take(8 * entries))
+
+
+PAGE_WALK_CACHE = _cache("page_walk_cache", layout.PWC_SIZE, OPTERON_2007.walk_cache)
+NESTED_TLB = _cache("nested_tlb", layout.NESTED_TLB_SIZE, OPTERON_2007.nested_tlb)
 #: Counts lookups of level 2: the stamp of the least recently used way is the smallest.
 STAMP = _take(8, 8)
 STATE_SIZE = (_next + 4095) // 4096 * 4096

@@ -9,6 +9,7 @@ Accessed and dirty bits are set when the translation succeeds. Every entry read 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from trapgate.arch import layout
@@ -39,6 +40,8 @@ PAGE_FAULT = 14
 NESTED_PAGE_FAULT = EXIT_NPF
 #: In the access of a nested walk: it is made for a fetch, whose side counts the references.
 FOR_FETCH = 1 << 34
+#: In a tag of the page walk cache or the nested TLB: the entry came from nested tables (cpu/walk_cache.py).
+FROM_NESTED = 1 << 62
 _SMALL, _LARGE_2M, _LARGE_4M, _LARGE_1G = 4 << 10, 2 << 20, 4 << 20, 1 << 30
 
 
@@ -157,8 +160,11 @@ def emit_nested_walk(declarations: set[str]) -> str:
     e = f.emit
     width = f.flag(_NESTED.efer, EFER_LMA).select(e.constant(48, 64), e.constant(32, 64))
     walk.fault_if((walk.linear >> width).ne(0), 0)
+    is_table = (walk.access & NPF_TABLE).ne(0) & f.field(layout.NESTED_TLB_SIZE).ne(0)
+    with e.when(is_table), e.when(e.call("@nested_tlb_find", "i64", [f.state, walk.linear]).ne(0)):
+        e.ret(1)
     walk.all_formats()
-    walk.end()
+    walk.end(lambda: walk.fill_nested_tlb(is_table))
     return f.text()
 
 
@@ -172,6 +178,8 @@ class _Walk:
         self.table: Variable = e.variable(0)
         self.rights: Variable = e.variable(RIGHT_W | RIGHT_U)
         self.references: Variable = e.variable(0)
+        #: Those of them that the page walk cache held.
+        self.held: Variable = e.variable(0)
         self.error: Variable = e.variable(0)
         self.leaf: Variable = e.variable(0)
         self.leaf_place: Variable = e.variable(0)
@@ -218,8 +226,8 @@ class _Walk:
         self.level(1, entry_bits=32, large=_LARGE_4M)
         self.level(0, entry_bits=32)
 
-    def _read(self, place: Value) -> tuple[Value, Value]:
-        """(the entry at an address of the tables' owner, its host-physical address)."""
+    def _read(self, place: Value, upper: bool = True) -> tuple[Value, Value]:
+        """(the entry at an address of the tables' owner, its host-physical address); `upper`: not of the last level."""
         e, f = self.e, self.f
         if self.tables.guest:
             access = e.constant(PF_W | PF_U | NPF_TABLE, 64) | self._for_fetch()
@@ -228,6 +236,10 @@ class _Walk:
         elif not self.tables.nested:
             place = place & f.field(layout.A20_MASK)
         self.references.set(self.references.get() + 1)
+        if upper or self.tables.nested:
+            with e.when(f.field(layout.PWC_SIZE).ne(0), likely=False):
+                kind = e.constant(FROM_NESTED if self.tables.nested else 0, 64)
+                self.held.set(self.held.get() + e.call("@walk_cache", "i64", [f.state, place, kind]))
         return e.call("@read_entry", "i64", [f.state, place]), place
 
     def _for_fetch(self) -> Value:
@@ -254,7 +266,7 @@ class _Walk:
         size = entry_bits // 8
         index_bits = 9 if entry_bits == 64 else 10
         index = (self.linear >> (12 + index_bits * number)) & ((1 << index_bits) - 1)
-        entry, place = self._read(self.table.get() + index * size)
+        entry, place = self._read(self.table.get() + index * size, upper=number != 0)
         if entry_bits == 32:
             # A 32-bit entry at an address that is 4 modulo 8 is the upper half of what was read.
             entry = entry & 0xFFFF_FFFF
@@ -324,8 +336,13 @@ class _Walk:
         self.mask.set(-min(size, _LARGE_2M))
         e.jump(self.found)
 
-    def end(self) -> None:
-        """The code behind `found` and `fail`."""
+    def fill_nested_tlb(self, wanted: Value) -> None:
+        """Take the result into the nested TLB."""
+        with self.e.when(wanted):
+            self.e.call_void("@nested_tlb_fill", [self.f.state, self.linear])
+
+    def end(self, then: Callable[[], None] = lambda: None) -> None:
+        """The code behind `found` and `fail`; `then` writes what a success does last."""
         e, f = self.e, self.f
         e.label(self.found)
         self._check_rights()
@@ -338,6 +355,7 @@ class _Walk:
             f.set_field(layout.WALK_MASK, self.mask.get())
             f.set_field(layout.WALK_RIGHTS, self.rights.get() | self._flags())
         self._count()
+        then()
         e.ret(1)
 
         e.label(self.fail)
@@ -407,8 +425,9 @@ class _Walk:
 
     def _count(self) -> None:
         e, f = self.e, self.f
-        references = self.references.get()
-        f.add_to_field(layout.STALL, references * f.field(layout.COST_WALK_REFERENCE))
+        references, held = self.references.get(), self.held.get()
+        stall = (references - held) * f.field(layout.COST_WALK_REFERENCE) + held * f.field(layout.COST_PWC_HIT)
+        f.add_to_field(layout.STALL, stall)
         fetch = (self.access & (PF_I | FOR_FETCH if self.tables.nested else PF_I)).ne(0)
         for what in ("walk_references", "nested_references") if self.tables.nested else ("walk_references",):
             place = fetch.select(

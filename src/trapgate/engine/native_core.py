@@ -41,6 +41,8 @@ L2_HIT_CYCLES = 5
 WALK_REFERENCE_CYCLES = 10
 #: How many of the last exceptions a report shows.
 RECENT_EXCEPTIONS = 8
+#: Bhargava et al., ASPLOS 2008.
+PWC_HIT_CYCLES, NESTED_TLB_HIT_CYCLES = 2, 2
 
 
 def signed(value: int) -> int:
@@ -128,10 +130,13 @@ class NativeCore(GuestMode):
         set_(layout.PAGE_COUNT, self.memory.page_count)
         set_(layout.COST_L2_HIT, L2_HIT_CYCLES)
         set_(layout.COST_WALK_REFERENCE, WALK_REFERENCE_CYCLES)
+        set_(layout.COST_PWC_HIT, PWC_HIT_CYCLES)
+        set_(layout.COST_NESTED_TLB_HIT, NESTED_TLB_HIT_CYCLES)
         self._kept_by_reset = frozenset(
             (layout.ON_DEVICE_READ, layout.ON_DEVICE_WRITE, layout.ON_CODE_WRITE, layout.SLOW_ACCESS, layout.COMMIT,
              layout.FETCH_PAGE, layout.RAM_BASE, layout.PAGE_KIND, layout.CODE_MAP, layout.PAGE_COUNT,
-             layout.COST_L2_HIT, layout.COST_WALK_REFERENCE)
+             layout.COST_L2_HIT, layout.COST_WALK_REFERENCE, layout.COST_PWC_HIT, layout.COST_NESTED_TLB_HIT,
+             layout.PWC_SIZE, layout.NESTED_TLB_SIZE)
         )  # fmt: skip
         self.blocks.on_new_code_page = lambda page: self._protect(address, page)
         self.blocks.peek_page = self._peek_page

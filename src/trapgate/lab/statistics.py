@@ -83,7 +83,7 @@ def read_statistics(machine: BareMachine, host_seconds: float) -> Statistics:
         host_seconds=host_seconds,
         interrupts=dict(processor.interrupt_counts),
         exceptions=dict(processor.exception_counts),
-        tlb={name: processor.state.counter(name) for name in layout.COUNTER_NAMES if "tlb" in name},
+        tlb={name: processor.state.counter(name) for name in layout.TLB_COUNTER_NAMES},
         port_accesses=bus.port_accesses,
         memory_accesses=bus.memory_accesses,
         translated_blocks=processor.blocks.translated,
