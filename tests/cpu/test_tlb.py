@@ -18,7 +18,7 @@ from trapgate.cpu.faults import Fault
 from trapgate.engine.handlers import HandlerStore
 
 from .naive_tlb import NaiveTlb
-from .tlb_world import HUGE_AT, LARGE_AT, SMALL_AT, World, check_fast_tables
+from .tlb_world import HUGE_AT, LARGE_AT, NESTED_LEAVES, SMALL_AT, World, check_fast_tables, nest, set_asid
 
 Make = Callable[[], Guest]
 SETTINGS = settings(
@@ -145,20 +145,17 @@ def test_the_last_page_of_the_last_asid_is_no_empty_entry(guest: Make) -> None:
 def test_a_guest_without_paging_has_entries_of_its_own(guest: Make) -> None:
     """Nested paging: the linear address is the guest-physical one, and its translation is in the TLB under the ASID."""
     g = guest().enter_protected()
-    world = World.__new__(World)
-    world.guest, world.model = g, NaiveTlb()
-    world.nest(4)
-    memory = g.memory
+    nest(g, 4)
     for asid in (1, 2):
-        world.set_asid(asid)
+        set_asid(g, asid)
         for _ in range(2):
             assert g.processor.translate(0x1_0123, 0) == 0x1_0123
     assert (g.counter("dtlb_misses"), g.counter("dtlb_walk_references")) == (2, 8)
-    memory.write_u64(g.processor.state.get(layout.NESTED_CR3) + 0x3000 + 8 * 0x10, 0x2_0000 | 0x67)
+    g.memory.write_u64(NESTED_LEAVES + 8 * 0x10, 0x2_0000 | 0x67)
     assert g.processor.translate(0x1_0123, 0) == 0x1_0123
     g.processor.native_flush_page_asid(g.processor.state.address, 0x1_0000, 2)
     assert g.processor.translate(0x1_0123, 0) == 0x2_0123
-    world.set_asid(1)
+    set_asid(g, 1)
     assert g.processor.translate(0x1_0123, 0) == 0x1_0123
 
 
@@ -177,17 +174,15 @@ def test_code_under_nested_paging(guest: Make) -> None:
     )
     g = guest().enter_long().load(code).set(r8=SMALL_AT)
     g.map(SMALL_AT, 0x10_0000)
-    world = World(g, random.Random(0), 0, 0)
-    world.nest(4)
-    nested = g.processor.state.get(layout.NESTED_CR3) + 0x3000
-    g.memory.write_u64(nested + 8 * 0x100, 0x11_0000 | 0x67)
-    g.memory.write_u64(nested + 8 * (code.origin >> 12), 0x12_0000 | 0x67)
+    nest(g, 4)
+    g.memory.write_u64(NESTED_LEAVES + 8 * 0x100, 0x11_0000 | 0x67)
+    g.memory.write_u64(NESTED_LEAVES + 8 * (code.origin >> 12), 0x12_0000 | 0x67)
     g.memory.write(0x12_0000 + (code.origin & 0xFFF), code.data)
     g.memory.write(code.origin, b"\xf4")
     g.run_to_halt()
     assert g.memory.read_u64(0x11_0000) & 0xFFFF_FFFF == 5
     assert g.memory.read_u64(0x10_0000) == 0
-    counts = {name: g.counter(name) for name in world.model.counters()}
+    counts = {name: g.counter(name) for name in NaiveTlb().counters()}
     assert counts == {
         "itlb_l2_hits": 0, "itlb_misses": 1, "itlb_walk_references": 24, "itlb_nested_references": 20,
         "dtlb_l2_hits": 0, "dtlb_misses": 1, "dtlb_walk_references": 24, "dtlb_nested_references": 20,
@@ -210,9 +205,8 @@ def test_nested_page_faults_reach_the_processor(guest: Make, moved: int, error: 
         org=0x8003,
     )
     g = guest().enter_long().load(code).set(r8=DATA)
-    world = World(g, random.Random(0), 0, 0)
-    world.nest(4)
-    g.memory.write_u64(g.processor.state.get(layout.NESTED_CR3) + 0x3000 + 8 * moved, 0)
+    nest(g, 4)
+    g.memory.write_u64(NESTED_LEAVES + 8 * moved, 0)
     if moved == 5:
         with pytest.raises(Fault) as raised:
             g.processor.write_system(0x5FF8, 8, 1)

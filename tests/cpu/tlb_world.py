@@ -16,6 +16,8 @@ _SCRATCH = 0x10_0000
 _IDENTITY = 0x8_0000
 #: Guest-physical address where the host's tables are.
 _NESTED_AT = 0x38_0000
+#: Guest-physical address of the host's entries of 4 KB pages, from page 0 on.
+NESTED_LEAVES = _NESTED_AT + 0x3000
 
 
 class World:
@@ -39,31 +41,14 @@ class World:
         self.model.switch(guest.root)
 
     def nest(self, small: int) -> None:
-        """Nested paging: 1 GB mapped to itself in pages of 2 MB, the first `small` MB of it in pages of 4 KB."""
-        memory, state = self.guest.memory, self.guest.processor.state
-        rights = P | W | U | 0x60
-        memory.write_u64(_NESTED_AT, _NESTED_AT + 0x1000 | rights)
-        memory.write_u64(_NESTED_AT + 0x1000, _NESTED_AT + 0x2000 | rights)
-        for region in range(512):
-            entry = region << 21 | rights | 0x80
-            if region < small // 2:
-                table = _NESTED_AT + 0x3000 + 0x1000 * region
-                for page in range(512):
-                    memory.write_u64(table + 8 * page, region << 21 | page << 12 | rights)
-                entry = table | rights
-            memory.write_u64(_NESTED_AT + 0x2000 + 8 * region, entry)
-        state.set(layout.NESTED, 1)
-        state.set(layout.NESTED_CR3, _NESTED_AT)
-        state.set(layout.HOST_CR4, CR4_PAE)
-        state.set(layout.HOST_EFER, EFER_LMA | EFER_NXE)
+        """Nested paging (see `nest`) in ASID 1, for the model too."""
+        nest(self.guest, small)
         self.model.nested = lambda guest_physical: SMALL if guest_physical < small << 20 else LARGE
-        self.set_asid(1)
+        self.model.asid = 1
 
     def set_asid(self, asid: int) -> None:
         """As VMRUN does: the entries stay."""
-        state = self.guest.processor.state
-        state.set(layout.ASID, asid)
-        self.guest.processor.native_reset_fast(state.address)
+        set_asid(self.guest, asid)
         self.model.asid = asid
 
     def remap(self, root: int, page: int) -> tuple[int, int]:
@@ -100,6 +85,32 @@ class World:
     def counters(self) -> dict[str, int]:
         """What trapgate counted, by the names that the model has too."""
         return {name: self.guest.counter(name) for name in self.model.counters()}
+
+
+def nest(guest: Guest, small: int) -> None:
+    """Nested paging: 1 GB mapped to itself in pages of 2 MB, the first `small` MB of it in pages of 4 KB; ASID 1."""
+    memory, state = guest.memory, guest.processor.state
+    rights = P | W | U | 0x60
+    memory.write_u64(_NESTED_AT, _NESTED_AT + 0x1000 | rights)
+    memory.write_u64(_NESTED_AT + 0x1000, _NESTED_AT + 0x2000 | rights)
+    for region in range(512):
+        entry = region << 21 | rights | 0x80
+        if region < small // 2:
+            for page in range(512):
+                memory.write_u64(NESTED_LEAVES + 0x1000 * region + 8 * page, region << 21 | page << 12 | rights)
+            entry = NESTED_LEAVES + 0x1000 * region | rights
+        memory.write_u64(_NESTED_AT + 0x2000 + 8 * region, entry)
+    state.set(layout.NESTED, 1)
+    state.set(layout.NESTED_CR3, _NESTED_AT)
+    state.set(layout.HOST_CR4, CR4_PAE)
+    state.set(layout.HOST_EFER, EFER_LMA | EFER_NXE)
+    set_asid(guest, 1)
+
+
+def set_asid(guest: Guest, asid: int) -> None:
+    """Another ASID, and what goes with it."""
+    guest.processor.state.set(layout.ASID, asid)
+    guest.processor.native_reset_fast(guest.processor.state.address)
 
 
 def check_fast_tables(guest: Guest) -> int:
