@@ -10,6 +10,13 @@ import pytest
 from support import Answer, Command, child_environment
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--oracle-cases", type=int, default=0, help="random cases per family of instructions, for long runs by hand"
+    )
+    parser.addoption("--oracle-seed", type=int, default=1000, help="first seed of --oracle-cases")
+
+
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str]) -> Command:
     """`trapgate ARGUMENTS` in this process."""

@@ -1,4 +1,4 @@
-"""The processors under comparison, started once. `--oracle-cases N` runs N random cases of each family by hand."""
+"""The processors under comparison, started once."""
 
 from __future__ import annotations
 
@@ -10,13 +10,6 @@ from trapgate.engine.handlers import HandlerStore
 
 from .host import Reference
 from .trapgate_side import TrapgateProcessor
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--oracle-cases", type=int, default=0, help="random cases per family of instructions, for long runs by hand"
-    )
-    parser.addoption("--oracle-seed", type=int, default=1000, help="first seed of --oracle-cases")
 
 
 @pytest.fixture(scope="session")

@@ -126,7 +126,7 @@ def flat_segments(mode: str) -> list[Segment]:
     """Segment registers as oracle.trapgate_side has them in a mode."""
     dpl3 = 3 << DPL_SHIFT
     if mode == "real16":
-        return [(0, 0, 0xFFFF, CODE_ACCESSED if n == CS else DATA_RW_ACCESSED) for n in range(6)]
+        return [(0, 0, 0xFFFF, DATA_RW_ACCESSED)] * 6
     if mode == "protected32":
         big = ATTRIBUTE_DB | ATTRIBUTE_G
         return [(0, 0, _M32, (CODE_ACCESSED if n == CS else DATA_RW_ACCESSED) | big) for n in range(6)]

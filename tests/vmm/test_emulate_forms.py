@@ -1,7 +1,7 @@
 """Every form that the emulator knows, faults included.
 
-Against the host's CPU in 64-bit code and compatibility mode, against trapgate's processor in 32-bit code at CPL 0 and in
-real mode.
+Against the host's CPU in 64-bit code and compatibility mode, against trapgate's processor in 32-bit code at CPL 0 and
+in real mode.
 """
 
 from __future__ import annotations
@@ -22,21 +22,20 @@ from vmm.emulator_side import EmulatorProcessor
 
 pytestmark = pytest.mark.xdist_group("oracle")
 _PREFIXED = 1000
-#: All that real kernels and firmware are known to use on devices and page tables, and more.
 _CONDITIONS = ("O", "NO", "B", "AE", "E", "NE", "BE", "A", "S", "NS", "P", "NP", "L", "GE", "LE", "G")
+#: All that real kernels and firmware are known to use on devices and page tables, and more.
 MNEMONICS = {
-    "ADC", "ADD", "AND", "BT", "BTC", "BTR", "BTS", "CALL", "CLFLUSH", "CMP", "CMPXCHG", "CMPXCHG16B", "CMPXCHG8B", "DEC",
-    "INC", "JMP", "LDDQU", "LEA", "LEAVE", "MOV", "MOVAPD", "MOVAPS", "MOVD", "MOVDQA", "MOVDQU", "MOVHPD", "MOVHPS",
-    "MOVLPD", "MOVLPS", "MOVNTDQ", "MOVNTI", "MOVNTPD", "MOVNTPS", "MOVQ", "MOVSS", "MOVSX", "MOVSXD", "MOVUPD", "MOVUPS",
-    "MOVZX", "NEG", "NOP", "NOT", "OR", "POP", "PREFETCH", "PREFETCHNTA", "PREFETCHT0", "PREFETCHT1", "PREFETCHT2",
-    "PREFETCHW", "PUSH", "PUSHA", "PUSHAD", "RET", "ROL", "ROR", "SAL", "SAR", "SBB", "SHL", "SHR", "SUB", "TEST", "XADD",
-    "XCHG", "XOR",
+    "ADC", "ADD", "AND", "BT", "BTC", "BTR", "BTS", "CALL", "CLFLUSH", "CMP", "CMPXCHG", "CMPXCHG16B", "CMPXCHG8B",
+    "DEC", "INC", "JMP", "LDDQU", "LEA", "LEAVE", "MOV", "MOVAPD", "MOVAPS", "MOVD", "MOVDQA", "MOVDQU", "MOVHPD",
+    "MOVHPS", "MOVLPD", "MOVLPS", "MOVNTDQ", "MOVNTI", "MOVNTPD", "MOVNTPS", "MOVQ", "MOVSS", "MOVSX", "MOVSXD",
+    "MOVUPD", "MOVUPS", "MOVZX", "NEG", "NOP", "NOT", "OR", "POP", "PREFETCH", "PREFETCHNTA", "PREFETCHT0",
+    "PREFETCHT1", "PREFETCHT2", "PREFETCHW", "PUSH", "PUSHA", "PUSHAD", "RET", "ROL", "ROR", "SAL", "SAR", "SBB",
+    "SHL", "SHR", "SUB", "TEST", "XADD", "XCHG", "XOR",
     *(f"{name}{size}" for name in ("MOVS", "STOS", "LODS", "CMPS", "SCAS") for size in "BWDQ"),
     *(f"{name}{condition}" for name in ("SET", "CMOV") for condition in _CONDITIONS),
 }  # fmt: skip
 #: Forms of these that it does not know, and why.
 _UNKNOWN = {
-    "MOVSXD_R16_RM16": "the manuals' 16-bit read is a 32-bit read on processors",
     "CMPSD_XMM_XMMM64_IMM8": "SSE2 arithmetic",
     "MOVD_MM_RM32": "MMX", "MOVQ_MM_RM64": "MMX", "MOVD_RM32_MM": "MMX", "MOVQ_RM64_MM": "MMX",
     "MOVQ_MM_MMM64": "MMX", "MOVQ_MMM64_MM": "MMX",
@@ -67,7 +66,7 @@ def test_these_instructions_are_known_and_no_others() -> None:
 def _compare(config: pytest.Config, reference: Processor, mode: str) -> None:
     emulator = EmulatorProcessor(mode)
     found = []
-    for pairs in sweeps(config, forms(mode), default=3):
+    for pairs in sweeps(config, forms(mode), default=2):
         found += failures(reference, emulator, cases_of(pairs))
     assert not found, report(found)
 

@@ -59,6 +59,13 @@ def linear_of(bits: int, segment: int) -> Linear:
     return _with_base(segment) if segment in (FS, GS) else _flat(segment)
 
 
+def base_of(bits: int, segment: int) -> Offset:
+    """The base that `bits`-bit code adds."""
+    if bits == 64 and segment not in (FS, GS):
+        return lambda registers: 0
+    return lambda registers: registers.segment(segment)[1]
+
+
 def _flat(segment: int) -> Linear:
     vector = STACK_FAULT if segment == SS else GP
 

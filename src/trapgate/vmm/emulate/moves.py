@@ -7,14 +7,12 @@ from collections.abc import Callable
 from iced_x86 import Code, OpKind
 
 from trapgate.arch.registers import RAX, RBX, RCX, RDX
-from trapgate.arch.vectors import GP
 from trapgate.vmm.emulate import flags
 from trapgate.vmm.emulate.addresses import SEGMENT_NUMBERS, address_bits
 from trapgate.vmm.emulate.flags import CF, CONDITIONS, OTHERS, ZF
 from trapgate.vmm.emulate.form import Build, Form, Step, UnknownForm
 from trapgate.vmm.emulate.machine import CHECK, WRITE, Memory, Registers
 from trapgate.vmm.emulate.operands import Immediate, MemoryOperand, PartialRegister, Register32, RegisterOperand
-from trapgate.vmm.faults import GuestFault
 
 
 def _mov(form: Form) -> Step:
@@ -30,9 +28,10 @@ def _mov(form: Form) -> Step:
 
 
 def _movsx(form: Form) -> Step:
-    if form.instruction.code == Code.MOVSXD_R16_RM16:
-        raise UnknownForm  # manuals say that it reads 16 bits, processors read 32; no compiler makes it
     destination, source = form.operands()
+    if form.instruction.code == Code.MOVSXD_R16_RM16 and isinstance(source, MemoryOperand):
+        # AMD's processors read 32 bits (APM vol. 3, MOVSXD: the source is reg/mem32), which shows where a page ends.
+        source = MemoryOperand(source.offset, source.base, source.linear, 4)
     sign = 1 << (source.width - 1)
     mask = (1 << destination.width) - 1
 
@@ -99,8 +98,8 @@ def _cmpxchg8b(form: Form) -> Step:
     mask = (1 << half) - 1
 
     def step(registers: Registers, memory: Memory, user: int) -> None:
-        if half == 64 and target.locate(registers, True) & 15:
-            raise GuestFault(GP, 0)  # APM vol. 3, CMPXCHG16B
+        if half == 64:
+            target.locate_aligned(registers, True)  # APM vol. 3, CMPXCHG16B
         gpr = registers.gpr
         old = target.update(registers, memory, user)
         equal = (gpr[RDX] & mask) << half | gpr[RAX] & mask == old

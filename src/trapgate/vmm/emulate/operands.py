@@ -7,17 +7,20 @@ from typing import Protocol
 import iced_x86 as iced
 from iced_x86 import OpKind, Register, RegisterExt
 
+from trapgate.arch.vectors import GP
 from trapgate.vmm.emulate.addresses import (
     MASK32,
     MASK64,
     SEGMENT_NUMBERS,
     Linear,
     Offset,
+    base_of,
     linear_of,
     offset_of,
     segment_of,
 )
 from trapgate.vmm.emulate.machine import WRITE, Memory, Registers
+from trapgate.vmm.faults import GuestFault
 
 _HIGH_BYTES: dict[int, int] = {Register.AH: 0, Register.CH: 1, Register.DH: 2, Register.BH: 3}
 #: iced-x86's general-purpose registers: number and size in bytes.
@@ -140,13 +143,19 @@ class Immediate:
 class MemoryOperand:
     """Memory of `size` bytes."""
 
-    def __init__(self, offset: Offset, linear: Linear, size: int) -> None:
-        self.offset, self.linear, self.size = offset, linear, size
+    def __init__(self, offset: Offset, base: Offset, linear: Linear, size: int) -> None:
+        self.offset, self.base, self.linear, self.size = offset, base, linear, size
         self.width = 8 * size
 
     def locate(self, registers: Registers, write: bool) -> int:
         """The linear address, checked; raises GuestFault."""
         return self.linear(registers, self.offset(registers), self.size, write)
+
+    def locate_aligned(self, registers: Registers, write: bool) -> int:
+        """The same for 16 bytes that must be aligned: else #GP(0), before limits and canonical form are looked at."""
+        if self.base(registers) + self.offset(registers) & 15:
+            raise GuestFault(GP, 0)
+        return self.locate(registers, write)
 
     def read(self, registers: Registers, memory: Memory, user: int) -> int:
         linear = self.linear(registers, self.offset(registers), self.size, False)
@@ -160,15 +169,12 @@ class MemoryOperand:
         linear = self.linear(registers, self.offset(registers), self.size, True)
         memory.write(linear, value.to_bytes(self.size, "little"), user | WRITE)
 
-    def displaced(self, offset: Offset) -> MemoryOperand:
-        """The same size and segment at another offset."""
-        return MemoryOperand(offset, self.linear, self.size)
-
 
 def memory_operand(instruction: iced.Instruction, bits: int, added_to_rsp: int = 0) -> MemoryOperand:
     """The memory operand of an instruction of `bits`-bit code that was decoded at address 0."""
-    size = iced.MemorySizeExt.size(instruction.memory_size)
-    return MemoryOperand(offset_of(instruction, added_to_rsp), linear_of(bits, segment_of(instruction, bits)), size)
+    segment, size = segment_of(instruction, bits), iced.MemorySizeExt.size(instruction.memory_size)
+    offset = offset_of(instruction, added_to_rsp)
+    return MemoryOperand(offset, base_of(bits, segment), linear_of(bits, segment), size)
 
 
 def register_operand(register: int) -> Operand:

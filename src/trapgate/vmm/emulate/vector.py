@@ -9,7 +9,7 @@ import iced_x86 as iced
 from iced_x86 import OpKind, Register, RegisterExt
 
 from trapgate.arch.registers import CR0_EM, CR0_TS, CR4_OSFXSR
-from trapgate.arch.vectors import GP, NM, UD
+from trapgate.arch.vectors import NM, UD
 from trapgate.vmm.emulate.form import Build, Form, Step, UnknownForm
 from trapgate.vmm.emulate.machine import WRITE, Memory, Registers
 from trapgate.vmm.emulate.operands import MemoryOperand, register_operand
@@ -34,10 +34,7 @@ def _xmm(form: Form, index: int) -> int:
 
 
 def _locate(target: MemoryOperand, registers: Registers, write: bool, aligned: bool) -> int:
-    linear = target.locate(registers, write)
-    if aligned and linear & 15:
-        raise GuestFault(GP, 0)
-    return linear
+    return target.locate_aligned(registers, write) if aligned else target.locate(registers, write)
 
 
 def _load(form: Form, place: int, clears: bool, aligned: bool) -> Step:
