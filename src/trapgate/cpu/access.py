@@ -141,7 +141,12 @@ def _emit_watch(declarations: set[str]) -> str:
     with e.when(f.field(layout.ALIGNMENT_CHECK).ne(0)):
         required = (size & (size - 1)).eq(0).select(size, size.eq(10).select(e.constant(8, 64), e.constant(4, 64)))
         with e.when((linear & (required - 1)).ne(0)):
-            for place in (linear, linear + size - 1):
+            # Where each page is entered: a fault on the second one reports its first byte.
+            second = (linear + size - 1) & ~0xFFF
+            crosses = second.ne(linear & ~0xFFF)
+            wraps = linear.ule(0xFFFF_FFFF) & f.field(layout.CODE_BITS).ne(64)
+            second = crosses.select(wraps.select(second & 0xFFFF_FFFF, second), linear)
+            for place in (linear, second):
                 with e.when(e.call("@translate_data", "i64", [f.state, place, f.argument("access")]).eq(0)):
                     e.ret(1)
             f.set_field(layout.FAULT_VECTOR, ALIGNMENT_CHECK)
