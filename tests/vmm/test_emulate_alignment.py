@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from vmm.emulator_side import EmulatorProcessor, Guest
-from vmm.test_emulate_forms import forms
 
 from oracle.areas import State
 from oracle.budget import sweeps
@@ -12,6 +10,8 @@ from oracle.check import cases_of, failures, report
 from oracle.trapgate_side import TrapgateProcessor
 from trapgate.arch import layout
 from trapgate.arch.registers import AC, CR0_AM
+from vmm.emulator_side import EmulatorProcessor, Guest
+from vmm.test_emulate_forms import forms
 
 pytestmark = pytest.mark.xdist_group("oracle")
 

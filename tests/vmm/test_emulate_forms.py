@@ -21,7 +21,7 @@ from oracle.trapgate_side import UNIMPLEMENTED, TrapgateProcessor
 from vmm.emulator_side import EmulatorProcessor
 
 pytestmark = pytest.mark.xdist_group("oracle")
-_PREFIXED = 1000
+_PREFIXED = 500
 _CONDITIONS = ("O", "NO", "B", "AE", "E", "NE", "BE", "A", "S", "NS", "P", "NP", "L", "GE", "LE", "G")
 #: All that real kernels and firmware are known to use on devices and page tables, and more.
 MNEMONICS = {

@@ -19,7 +19,7 @@ from vmm.emulator_side import EmulatorProcessor, Segment, flat_segments
 from vmm.test_emulate_forms import forms
 
 pytestmark = pytest.mark.xdist_group("oracle")
-_CASES = 500
+_CASES = 300
 #: es, cs, ss, ds, fs, gs.
 _OVERRIDES = (0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65)
 _READABLE_OR_WRITABLE = 2
