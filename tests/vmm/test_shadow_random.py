@@ -56,6 +56,7 @@ class RandomGuest:
         self.cr3 = 0
         self.seen: set[str] = set()
         self.known: list[int] = []
+        self.pge = False
         #: How often an entry is such that a walk gets past it.
         self.sane = choose.choice((0.8, 0.95, 0.99))
         self.fill_tables(8)
@@ -64,6 +65,7 @@ class RandomGuest:
     # -- what it does
 
     def fill_tables(self, size: int) -> None:
+        self.filled_for = size
         for table in TABLES:
             for slot in SLOTS if size == 8 else SLOTS32:
                 self.guest.write(table * PAGE + size * slot, self.entry(size).to_bytes(size, "little"))
@@ -120,31 +122,34 @@ class RandomGuest:
         cr0 = CR0_PE | (CR0_WP if wp else 0) | (0 if kind == "none" else CR0_PG)
         cr4 = (CR4_PSE if pse else 0) | (CR4_PGE if pge else 0) | (CR4_PAE if kind in ("pae", "long") else 0)
         efer = (EFER_NXE if nxe else 0) | (EFER_LME | EFER_LMA if kind == "long" else 0)
+        # A mode is entered with paging off, as systems do, so that the processor flushes.
+        known_pdptes = self.registers is not None and self.registers.pae and not self.registers.long_mode
+        direct = choose.random() < 0.5 and not (known_pdptes and kind == "pae")
+        if not direct:
+            assert self.mmu.set_mode(CR0_PE, self.cr3, 0, 0)
+            self.registers = None
+            self.known.clear()
+            self.processor.enter()
         pdptes: tuple[int, int, int, int] | None = (0, 0, 0, 0)
         if kind != "long":
             cr3 &= 0xFFFF_FFFF
         if kind == "pae":
-            previous = self.registers
-            if previous is not None and previous.pae and not previous.long_mode and cr3 == self.cr3:
-                pdptes = previous.pdptes
-            else:
-                pdptes = self.load_pdptes(cr3)
+            pdptes = self.load_pdptes(cr3)
         accepted = self.mmu.set_mode(cr0, cr3, cr4, efer)
         assert accepted == (pdptes is not None)
         if pdptes is None:
             self.seen.add("refused pdptes")
             return
-        self.cr3 = cr3
-        self.seen.add(kind)
-        old = self.registers
+        self.cr3, self.pge = cr3, pge
         self.registers = None
+        self.seen.add(kind)
         self.known.clear()
         if kind != "none":
             self.registers = naive.Registers(
                 cr3=cr3, pae=kind != "two-level", long_mode=kind == "long", page_size_extensions=pse,
                 write_protect=wp, no_execute_enable=nxe, physical_bits=48, pdptes=pdptes,
             )  # fmt: skip
-            if old is not None and old.pae != self.registers.pae:
+            if self.filled_for != (8 if self.registers.pae else 4):
                 self.fill_tables(8 if self.registers.pae else 4)
 
     def load_pdptes(self, cr3: int) -> tuple[int, int, int, int] | None:
@@ -158,23 +163,25 @@ class RandomGuest:
             return None
         return values  # type: ignore[return-value]
 
-    def change_cr3(self) -> None:
+    def change_cr3(self) -> bool:
+        """False: refused, so that nothing was flushed."""
         cr3 = self.choose.choice(TABLES) * PAGE
         registers = self.registers
         if registers is None:
             assert self.mmu.set_cr3(cr3)
             self.cr3 = cr3
-            return
+            return True
         pdptes: tuple[int, int, int, int] | None = registers.pdptes
         if registers.pae and not registers.long_mode:
             pdptes = self.load_pdptes(cr3)
         assert self.mmu.set_cr3(cr3) == (pdptes is not None)
         if pdptes is None:
             self.seen.add("refused pdptes")
-            return
+            return False
         self.cr3 = cr3
         fields = {**registers.__dict__, "cr3": cr3, "pdptes": pdptes}
         self.registers = naive.Registers(**fields)
+        return True
 
     def store(self) -> None:
         """A store by the guest, on what its TLB holds; the hypervisor emulates it where it must."""
@@ -211,11 +218,14 @@ class RandomGuest:
             return 8 * self.choose.choice(SLOTS)
         return 4 * self.choose.choice(SLOTS32)
 
-    def clear_bits(self) -> None:
-        """Accessed and dirty bits are taken away, as systems do to see what is in use."""
+    def change_bits(self) -> None:
+        """Accessed and dirty bits are taken away, as systems do to see what is in use, or rights are changed."""
         place = self.choose.choice(TABLES) * PAGE + self.slot()
-        taken = self.choose.choice((0x20, 0x40, 0x60))
-        self.guest.write_u32(place, self.guest.read_u32(place) & ~taken)
+        if self.choose.random() < 0.6:
+            taken = self.choose.choice((0x20, 0x40, 0x60))
+            self.guest.write_u32(place, self.guest.read_u32(place) & ~taken)
+        else:
+            self.guest.write_u32(place, self.guest.read_u32(place) ^ self.choose.choice((2, 4, 6, 0x80, 0x100)))
 
     # -- what is compared
 
@@ -224,8 +234,9 @@ class RandomGuest:
             return (1 << 8 * size) - 1
         return int.from_bytes(self.guest.read(physical, size), "little")
 
-    def compare(self, linear: int, access: naive.Access) -> None:
-        self.mmu.invlpg(linear)
+    def compare(self, linear: int, access: naive.Access, invalidate: bool = True) -> None:
+        if invalidate:
+            self.mmu.invlpg(linear)
         if self.registers is None:
             expected: naive.Translation | naive.PageFault = naive.Translation(linear, 0, False, 0)
         else:
@@ -257,6 +268,15 @@ class RandomGuest:
         for table, content in before.items():
             assert self.guest.read(table * PAGE, PAGE) == content, f"{where}: entries in frame {table:#x}"
 
+    def compare_some(self) -> None:
+        """The processor has flushed everything of itself: nothing may be old."""
+        tried: set[int] = set()
+        for _ in range(4):
+            linear = self.linear()
+            if linear >> 12 not in tried:
+                self.compare(linear, self.choose.choice(ACCESSES), invalidate=False)
+            tried.add(linear >> 12)
+
     def step(self) -> None:
         what = self.choose.random()
         if what < 0.45:
@@ -266,13 +286,17 @@ class RandomGuest:
         elif what < 0.80:
             self.write_table()
         elif what < 0.88:
-            self.clear_bits()
+            self.change_bits()
         elif what < 0.93:
-            self.change_cr3()
+            if self.change_cr3() and not self.pge:
+                self.compare_some()
         elif what < 0.94:
             self.mmu.unprotect(self.choose.choice(TABLES))
         elif what < 0.945:
+            role = self.mmu.walker.mode.role
             self.change_mode()
+            if self.mmu.walker.mode.role != role:
+                self.compare_some()
         elif what < 0.955:
             self.fill_tables(8 if self.registers is None or self.registers.pae else 4)
         else:

@@ -235,7 +235,6 @@ class ShadowTables:
         self.protected_in[gfn >> 9] = self.protected_in.get(gfn >> 9, 0) + 1
         frame = guest.frames[gfn] >> 12
         for place in tuple(self._large_leaves.get(frame >> 9, ())):
-            self.flush_leaf(place)
             self.zap(place)
         known = self._leaves.get(frame)
         for place in () if known is None else (known,) if isinstance(known, int) else known:
