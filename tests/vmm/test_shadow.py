@@ -155,6 +155,33 @@ def test_a_flooded_table_is_written_freely_and_compared() -> None:
     assert w.processor.walk(LINEAR, READ).physical == w.at(DATA)  # type: ignore[union-attr]
 
 
+def test_an_entry_that_was_used_and_changed_back_is_not_missed() -> None:
+    w = World(leaf=DATA | PWU | AD)
+    w.mmu.unprotect(PT >> 12)
+    assert w.access(window(PT), WRITE) == w.at(PT)
+    assert w.access(LINEAR + PAGE, READ) == Guest(0)
+    w.host.write_u64(w.at(PT + 24), MORE | PWU | AD)
+    assert w.access(LINEAR, READ) == w.at(MORE)
+    w.host.write_u64(w.at(PT + 24), DATA | PWU | AD)
+    w.mmu.invlpg(LINEAR)
+    assert w.access(LINEAR, READ) == w.at(DATA)
+
+
+def test_what_a_mode_change_flushes() -> None:
+    w = World(leaf=DATA | 5)
+    paged, cr4 = CR0_PE | CR0_PG, CR4_PAE | CR4_PGE
+    assert w.access(LINEAR, WRITE) == Guest(3)
+    assert w.mmu.set_mode(paged, PML4, cr4, LONG_EFER)
+    assert w.mmu.take_flush() == Flush(everything=True)
+    assert w.access(LINEAR, WRITE) == w.at(DATA)
+    assert w.mmu.set_mode(paged, PML4, cr4, LONG_EFER)
+    assert w.mmu.take_flush() == Flush()
+    assert w.mmu.set_mode(paged, PML4, CR4_PAE, LONG_EFER)
+    assert w.mmu.take_flush() == Flush(everything=True)
+    assert w.mmu.set_mode(paged | CR0_WP, PML4, CR4_PAE, LONG_EFER)
+    assert w.access(LINEAR, WRITE) == Guest(3)
+
+
 @pytest.mark.parametrize("through", ["cr3", "mode"])
 def test_opened_tables_are_compared_and_closed_with_the_address_space(through: str) -> None:
     w = World()

@@ -84,6 +84,9 @@ EXIT_DR_WRITE = 0x30
 EXIT_EXCEPTION = 0x40
 EXIT_NPF = 0x400
 EXIT_INVALID = (1 << 64) - 1
+#: Not AMD-V's: how a guest without it (technique `software`) comes to its hypervisor besides by exceptions. A sensitive
+#: instruction that was replaced when its code was translated; the end of a stretch that the hypervisor interprets.
+EXIT_CALLOUT, EXIT_INTERPRETED = 0x1_0000, 0x1_0001
 
 #: Names of the intercepts in their words' order; exit code 60h + bit and 80h + bit (tables 15-7 and C-1).
 MISC1 = (
@@ -115,6 +118,8 @@ def exit_name(code: int) -> str:
         return "invalid"
     if code == EXIT_NPF:
         return "npf"
+    if code in (EXIT_CALLOUT, EXIT_INTERPRETED):
+        return "callout" if code == EXIT_CALLOUT else "interpreted"
     if code < 0x40:
         register = "cr" if code < 0x20 else "dr"
         return f"{register}{code & 0xF}_{'write' if code & 0x10 else 'read'}"

@@ -35,6 +35,18 @@ class HostMachine:
         """VMRUN until #VMEXIT."""
         return self.processor.run_guest(vmcb)
 
+    def run_translated(self, vmcb: int, deprivileged: bool) -> str:
+        """Run a guest without AMD-V."""
+        self.processor.set_translated(True, deprivileged)
+        try:
+            return self.processor.run_guest(vmcb)
+        finally:
+            self.processor.set_translated(False, False)
+
+    def interpret(self, vmcb: int, instructions: int) -> str:
+        """Carry out an event or an instruction in a guest's stead."""
+        return self.processor.interpret_guest(vmcb, instructions)
+
     def vmload(self, vmcb: int) -> None:
         """VMLOAD."""
         self.processor.vmload(vmcb)

@@ -36,6 +36,8 @@ class DecodeMode(NamedTuple):
     instruction_breakpoints: bool = False
     #: Native operations that Python must carry out because a guest's hypervisor intercepts them.
     intercepted: frozenset[str] = frozenset()
+    #: A guest's kernel, translated to run at CPL 3: CLI, STI, PUSHF, POPF, SWAPGS work in place on its virtual state.
+    deprivileged: bool = False
 
     def is_flat(self, segment: int) -> bool:
         """True when accesses through the segment need neither base nor limit."""

@@ -81,6 +81,8 @@ class Registers:
         self.vm_cr = self.hsave_pa = 0
         #: Operations that native code carries out in other modes, intercepted in the guest that runs (cpu/svm).
         self.intercepted: frozenset[str] = frozenset()
+        #: A guest's translated kernel runs at CPL 3 (cpu/svm).
+        self.deprivileged = False
         self.rip = 0
         self.instruction_rip = 0
         self.cpl = 0
@@ -324,7 +326,7 @@ class Registers:
             flat |= int(cs.is_flat(write=False)) << CS
         key = (cs.attributes, cs.base, cs.limit, ss.attributes & ATTRIBUTE_DB, self.cpl, flags, flat, bits,
                cr0 & (CR0_PE | CR0_MP | CR0_EM | CR0_TS), cr4 & (CR4_TSD | CR4_OSFXSR), simd_checked,
-               self.breakpoints, self.intercepted)  # fmt: skip
+               self.breakpoints, self.intercepted, self.deprivileged)  # fmt: skip
         mode = self._modes.get(key)
         if mode is None:
             if len(self._modes) > 4096:
@@ -346,6 +348,7 @@ class Registers:
             io_allowed=io_allowed, time_stamp_allowed=not cr4 & CR4_TSD or self.cpl == 0, x87=x87, sse=sse, mmx=mmx,
             wait_nm=cr0 & (CR0_MP | CR0_TS) == CR0_MP | CR0_TS, simd_checked=simd_checked,
             instruction_breakpoints=bool(self.breakpoints), intercepted=self.intercepted,
+            deprivileged=self.deprivileged,
         )  # fmt: skip
         cs = self.segments[CS]
         return Mode(

@@ -6,7 +6,7 @@ import gc
 from dataclasses import dataclass
 
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
-from trapgate.arch import layout, vectors
+from trapgate.arch import layout, vectors, vmcb
 from trapgate.arch.registers import RF, TF
 from trapgate.cpu.faults import Fault, TripleFault, Unimplemented, VmExit
 from trapgate.engine.debug_traps import DebugTraps
@@ -53,17 +53,31 @@ class Processor(DebugTraps):
                 self.intercept_shutdown()
                 self.spend_charged()
 
-    def run_guest(self, vmcb: int) -> str:
+    def run_guest(self, vmcb_address: int) -> str:
         """For a hypervisor outside: VMRUN of the VMCB at a host-physical address, until #VMEXIT or a stop of the run.
 
         Returns "vmexit", or the reason for which the run has stopped ("request", "unimplemented", "triple-fault").
         """
-        self.vmrun(vmcb)
+        self.vmrun(vmcb_address)
         if self.charged:
             self.spend_charged()
         if self.left_guest:
             return "vmexit"
         return self._run(None).reason
+
+    def interpret_guest(self, vmcb_address: int, instructions: int) -> str:
+        """As `run_guest`, for the injected event and at most `instructions` (0 or 1) of the guest: then it is left.
+
+        With this a hypervisor without AMD-V carries out in the guest's stead what the guest must not do itself.
+        """
+        self.vmrun(vmcb_address)
+        if instructions and not self.left_guest:
+            self._step()
+        if not self.left_guest:
+            self.leave_guest(VmExit(vmcb.EXIT_INTERPRETED, rip=self.rip))
+        if self.charged:
+            self.spend_charged()
+        return "vmexit"
 
     def step(self, count: int = 1) -> Stopped:
         """Run `count` instructions, the delivery of interrupts between them included; "steps" when all are done.

@@ -81,11 +81,17 @@ class ModeView(Protocol):
     @property
     def instruction_breakpoints(self) -> bool: ...
     @property
+    def deprivileged(self) -> bool: ...
+    @property
     def intercepted(self) -> frozenset[str]: ...
     def is_flat(self, segment: int) -> bool: ...
 
 
 UD, NM = "raise_ud", "raise_nm"
+#: What a translated kernel does on its virtual state without leaving native code.
+IN_PLACE = frozenset((
+    "cli", "sti", "pushf", "pushfd", "pushfq", "popf", "popfd", "popfq", "swapgs", "rdtsc", "rdtscp",
+))  # fmt: skip
 
 
 def _name_of(instruction: iced.Instruction, features: frozenset[str]) -> tuple[str, int]:
@@ -252,6 +258,8 @@ class Decoder:
         mode = self.mode
         if name in mode.intercepted:
             return True
+        if mode.deprivileged and name in IN_PLACE:
+            return name == "swapgs" and mode.bits != 64
         if name in ("cli", "sti"):
             return not mode.io_allowed or mode.virtual8086
         if name in ("popf", "popfd", "popfq"):

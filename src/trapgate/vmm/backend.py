@@ -25,6 +25,17 @@ class Backend(Protocol):
         """VMRUN until #VMEXIT: "vmexit", or why the run has stopped without one."""
         ...
 
+    def run_translated(self, vmcb: int, deprivileged: bool) -> str:
+        """Run the VMCB's guest without AMD-V: its code is translated, its exceptions come here as exits.
+
+        `deprivileged`: its kernel runs, at CPL 3, and works on its virtual flags in place.
+        """
+        ...
+
+    def interpret(self, vmcb: int, instructions: int) -> str:
+        """Deliver the injected event, and carry out 0 or 1 instructions, in the guest's stead."""
+        ...
+
     def vmload(self, vmcb: int) -> None:
         """Load FS, GS, TR, LDTR, KernelGSBase, STAR to SFMASK and SYSENTER from the VMCB."""
         ...

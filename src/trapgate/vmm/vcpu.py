@@ -88,7 +88,7 @@ class VirtualCpu:
             self._prepare_event()
             self.technique.before_entry()
             self.inside = True
-            reason = backend.run(address)
+            reason = self.technique.enter(address)
             self.inside = False
             if reason != "vmexit":
                 return reason
@@ -98,7 +98,7 @@ class VirtualCpu:
             interrupted = block[vmcb.EXITINTINFO]
             if interrupted & vmcb.EVENT_VALID:
                 self.event = interrupted
-            handler = exits.get(code)
+            handler = exits.get(code) or self.technique.exits.get(code)
             if handler is None:
                 raise self._unexpected(code)
             handler(self)

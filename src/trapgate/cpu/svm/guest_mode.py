@@ -18,7 +18,7 @@ from trapgate.cpu.svm import guest_state
 from trapgate.cpu.svm.checks import control_fault
 from trapgate.cpu.svm.controls import Controls
 from trapgate.cpu.svm.guest_state import HostState
-from trapgate.cpu.svm.intercepts import guest_forms
+from trapgate.cpu.svm.intercepts import guest_forms, translated_forms
 from trapgate.cpu.tasks import SwitchKind
 from trapgate.isa.processor import PythonForm
 
@@ -44,6 +44,8 @@ class GuestMode(SystemManagement):
     python_host = False
     #: Set at #VMEXIT for such a hypervisor.
     left_guest = False
+    #: The guest runs without AMD-V: its code is translated, its exceptions are the hypervisor's (technique `software`).
+    translated = False
     #: The words of the VMCB that ES, CS, SS and DS hold at present, when that is known.
     loaded_segments: tuple[int, ...] = ()
     #: EXITINTINFO of the event that is being delivered, 0 when none is.
@@ -103,6 +105,13 @@ class GuestMode(SystemManagement):
             except VmExit as exit_:
                 self.leave_guest(exit_)
 
+    def set_translated(self, translated: bool, deprivileged: bool) -> None:
+        """How the next guest runs: its code translated, or as it is; its kernel at CPL 3."""
+        self.translated = translated
+        if deprivileged != self.deprivileged:
+            self.deprivileged = deprivileged
+            self.mode_changed()
+
     def _refuse(self, why: str) -> None:
         """#VMEXIT(INVALID): the guest is not entered, and its state not saved (15.5.1)."""
         self.refusal = why
@@ -122,7 +131,7 @@ class GuestMode(SystemManagement):
         self._flush_as_told(controls)
         self.fast_tables_belong_to_mode()
         self._host_forms = self.forms
-        self.forms = guest_forms(self.forms)
+        self.forms = translated_forms(self.forms) if self.translated else guest_forms(self.forms)
         self.halted = False
         self.shadow = bool(controls.interrupt_shadow & 1)
         self.v_irq = controls.v_irq

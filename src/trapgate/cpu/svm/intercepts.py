@@ -316,6 +316,33 @@ CHECKS: Mapping[str, Check] = {
     "mwait": _mwait,
 }  # fmt: skip
 
+#: What a deprivileged guest's code cannot carry out in place, though it would not fault there: replaced by a call of
+#: the hypervisor when the code is translated. SYSCALL and software interrupts would enter a kernel that is not there.
+SENSITIVE = frozenset((
+    "iret", "iretd", "iretq", "retf", "jmp_far", "call_far", "lar", "lsl", "verr", "verw", "int", "int3", "into",
+    "int1", "syscall", "sysenter", "sysret", "sysretq", "sysexit", "sysexitq",
+))  # fmt: skip
+
+
+def _call_out(p: GuestMode, instruction: iced.Instruction) -> None:
+    _leave(p, vmcb.EXIT_CALLOUT)
+
+
+_translated_forms: dict[int, tuple[Mapping[str, PythonForm], Mapping[str, PythonForm]]] = {}
+
+
+def translated_forms(forms: Mapping[str, PythonForm]) -> Mapping[str, PythonForm]:
+    """The forms of guest_forms with calls of the hypervisor in place of sensitive instructions."""
+    known = _translated_forms.get(id(forms))
+    if known is not None and known[0] is forms:
+        return known[1]
+    if len(_translated_forms) > 64:
+        _translated_forms.clear()
+    made = {**guest_forms(forms), **{name: _guarded(_call_out, forms[name]) for name in SENSITIVE}}
+    _translated_forms[id(forms)] = (forms, made)
+    return made
+
+
 _guest_forms: dict[int, tuple[Mapping[str, PythonForm], Mapping[str, PythonForm]]] = {}
 
 

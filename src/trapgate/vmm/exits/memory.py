@@ -26,7 +26,7 @@ def page_fault(vcpu: VirtualCpu) -> None:
     technique, block = vcpu.technique, vcpu.block
     assert isinstance(technique, Shadow)
     linear = block[vmcb.EXITINFO2]
-    outcome = technique.mmu.fault(linear, block[vmcb.EXITINFO1])
+    outcome = technique.mmu.fault(linear, technique.page_fault_error(block[vmcb.EXITINFO1]))
     if isinstance(outcome, Guest):
         vcpu.inject(GuestFault(PF, outcome.error_code, linear))
     elif isinstance(outcome, TableWrite):

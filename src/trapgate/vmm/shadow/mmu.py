@@ -80,6 +80,7 @@ class ShadowMmu:
         self.guest_wrote = self._follower.guest_wrote
         self.unprotect = self._follower.unprotect
         self._mode = self.walker.mode
+        self._other_mode = GuestMode(profile, 0, 0, 0, deprivileged=True)
         self._cr4 = self._efer = 0
         guest.on_watched_write = self.guest_wrote
         self._root = self._select_root()
@@ -92,7 +93,8 @@ class ShadowMmu:
         False, and nothing has changed, where the processor raises #GP(0): PAE paging begins, or CR3 changes in it, with
         reserved bits in the page-directory pointers. Else they are loaded in these two cases (APM vol. 2, 5.2.3).
         """
-        mode = GuestMode(self._profile, cr0, cr4, efer)
+        mode = GuestMode(self._profile, cr0, cr4, efer, self._mode.deprivileged)
+        self._other_mode = GuestMode(self._profile, cr0, cr4, efer, not mode.deprivileged)
         walker = self.walker
         if mode.format != LONG:
             cr3 &= _LINEAR32
@@ -115,6 +117,17 @@ class ShadowMmu:
         elif moved:
             self.tables.flush_not_global()
         return True
+
+    def set_deprivileged(self, deprivileged: bool) -> None:
+        """The guest's kernel runs on these tables as a user, or no longer: its pages are the user's, or its own.
+
+        The two kinds of tables are kept side by side. The caller flushes the TLB.
+        """
+        if deprivileged == self._mode.deprivileged:
+            return
+        self._mode, self._other_mode = self._other_mode, self._mode
+        self.walker.mode = self._mode
+        self._root = self._select_root()
 
     def set_cr3(self, value: int) -> bool:
         """The guest moves `value` to CR3. False, and nothing has changed, where that raises #GP(0) (see `set_mode`)."""
@@ -289,7 +302,9 @@ class ShadowMmu:
         """The rights of the page that the walk has found, as its shadow must have them, and PTE_G if it is global."""
         walker = self.walker
         rights = walker.rights
-        if not rights & PTE_RW and not self._mode.wp:
+        if self._mode.deprivileged:
+            rights |= PTE_US | (0 if self._mode.wp else PTE_RW)
+        elif not rights & PTE_RW and not self._mode.wp:
             if not rights & PTE_US:
                 rights |= PTE_RW
             elif access & PF_W:

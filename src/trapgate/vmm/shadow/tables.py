@@ -35,6 +35,7 @@ DOUBT_LOCAL, DOUBT_GLOBAL = 1, 2
 #: More single addresses than this are flushed as everything.
 _MOST_ADDRESSES = 16
 _MOST_PATHS = 8
+_FOUR_GB = 1 << 32
 _UPPER_HALF = 0xFFFF << 48
 
 
@@ -78,7 +79,7 @@ class ShadowTables:
         #: How many protected frames each 2 MB of guest-physical memory has: such cannot be one large page.
         self.protected_in: dict[int, int] = {}
         self._runs: dict[int, bool] = {}
-        #: Frames of tables given back, all zeros; those above 4 GB cannot hold a PAE root.
+        #: Frames of tables given back, all zeros.
         self._spare: list[int] = []
         self.doubt = 0
         self._everything = self._not_global = False
@@ -88,10 +89,12 @@ class ShadowTables:
 
     def make(self, key: int, gfn: int, level: int, role: int, part: int, rights: int, low: bool = False) -> ShadowTable:
         """A new, empty table; `low`: below 4 GB. The guest's frame `gfn` is not protected yet."""
-        if self._spare and not low:
-            address = self._spare.pop()
+        usable = [address for address in self._spare if address < _FOUR_GB] if low else self._spare
+        if usable:
+            address = usable[-1]
+            self._spare.remove(address)
         else:
-            address = self.guest.allocator.allocate(self.owner, 1 << 32 if low else None)
+            address = self.guest.allocator.allocate(self.owner, _FOUR_GB if low else None)
         table = ShadowTable(key, address, gfn, level, role, part, rights)
         self.by_key[key] = table
         self._by_frame[address >> 12] = table

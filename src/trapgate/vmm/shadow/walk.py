@@ -45,9 +45,11 @@ _AVAILABLE_HIGH = 0x7FF << 52
 class GuestMode:
     """How the guest's control registers say that addresses are translated."""
 
-    __slots__ = ("format", "nx", "pse", "reserved", "role", "wp")
+    __slots__ = ("deprivileged", "format", "nx", "pse", "reserved", "role", "wp")
 
-    def __init__(self, profile: CpuProfile, cr0: int, cr4: int, efer: int) -> None:
+    def __init__(self, profile: CpuProfile, cr0: int, cr4: int, efer: int, deprivileged: bool = False) -> None:
+        #: The guest's kernel runs as a user: its pages are the user's in the shadow.
+        self.deprivileged = deprivileged
         if not cr0 & CR0_PG:
             self.format = NO_PAGING
         elif efer & EFER_LMA:
@@ -63,7 +65,7 @@ class GuestMode:
         if self.format == PAE:
             self.reserved |= _AVAILABLE_HIGH
         #: What a shadow table's content depends on besides the guest's table: small, and equal for equal modes.
-        self.role = self.format | self.wp << 2 | self.nx << 3 | self.pse << 4
+        self.role = self.format | self.wp << 2 | self.nx << 3 | self.pse << 4 | deprivileged << 5
 
 
 class GuestWalker:
@@ -264,6 +266,8 @@ class GuestWalker:
                 return None
             physical = entry & ADDRESS_MASK
         rights = rights & (entry | ~ALL_RIGHTS) | entry >> 63
+        if mode.deprivileged:
+            rights |= PTE_US | (0 if mode.wp else PTE_RW)
         if not entry & PTE_D:
             rights &= ~PTE_RW
         return physical, rights | entry & PTE_G

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from trapgate.arch import vmcb
@@ -51,6 +52,13 @@ class Technique(ABC):
         block.set_word(vmcb.ASID, vm.asid)
         block.set_byte(vmcb.TLB_CONTROL, control)
         self.loses = Loses.NOTHING
+
+    def enter(self, address: int) -> str:
+        """Run the guest of the VMCB at host-physical `address` until its next exit."""
+        return self.vm.backend.run(address)
+
+    #: Exits that only this technique has.
+    exits: Mapping[int, Callable[[VirtualCpu], None]] = {}
 
     # -- control registers as the guest sees them
 

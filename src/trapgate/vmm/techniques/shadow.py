@@ -120,6 +120,10 @@ class Shadow(Technique):
             raise GuestFault(PF, result.error_code, linear)
         return result
 
+    def page_fault_error(self, error: int) -> int:
+        """The processor's error code, as the guest's own level would have it."""
+        return error
+
     def set_a20(self, enabled: bool) -> None:
         """With A20 forced low the second megabyte is the first one again; the ones above are left alone."""
         frames, pages = self.vm.memory.frames, _MEGABYTE >> 12
