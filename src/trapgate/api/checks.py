@@ -107,5 +107,5 @@ def time(value: object) -> None:
 def device(value: object, *methods: str) -> None:
     """An object with the methods of a device. Raises InvalidArgument."""
     if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in methods):
-        got = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+        got = f"the class {value.__name__}" if isinstance(value, type) else f"one of {type(value).__name__}"
         raise InvalidArgument(f"a device with the methods {' and '.join(methods)}", got, "give an object that has both")

@@ -48,6 +48,13 @@ class CannotWrite(CommandLineError):
         super().__init__(f"a file that can be written at {path}", got, f"name another file with {option}")
 
 
+class OutputUnwritable(CommandLineError):
+    """There is no room for what a command writes."""
+
+    def __init__(self, got: str) -> None:
+        super().__init__("room for what trapgate writes", got, "make room, or send it elsewhere")
+
+
 class ConsoleUnwritable(CommandLineError):
     """The serial console's output takes no more bytes."""
 

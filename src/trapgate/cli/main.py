@@ -6,6 +6,7 @@ its guest quickly.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -16,7 +17,7 @@ import typer
 
 from trapgate import __version__
 from trapgate.cli import doctor, run, status, trace
-from trapgate.cli.errors import CommandLineError, UnknownCommand, UnknownOption
+from trapgate.cli.errors import CommandLineError, OutputUnwritable, UnknownCommand, UnknownOption
 from trapgate.cli.guest_options import EPILOG
 from trapgate.machine.errors import MachineError, UnimplementedDevice
 
@@ -24,6 +25,7 @@ COMMANDS = ("run", "trace", "doctor")
 #: Those that take a command for the guest after --.
 WITH_GUEST = ("trapgate run", "trapgate trace")
 DEBUG = "--debug"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     add_completion=False,
@@ -57,10 +59,13 @@ def main() -> NoReturn:
         # None when it was closed before this process began.
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        result = result or status.BROKEN_PIPE
+        if isinstance(error, BrokenPipeError):
+            result = result or status.BROKEN_PIPE
+        elif result == status.SUCCESS:
+            result = report_error(OutputUnwritable(error.strerror or "an error"))
     sys.exit(result)
 
 
@@ -77,6 +82,10 @@ def run_command(arguments: list[str]) -> int:
         return status.INTERRUPTED
     except BrokenPipeError:
         return status.BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            return report_bug(error, debug)
+        return report_error(OutputUnwritable(error.strerror or "an error"))
     except Exception as error:
         return report_bug(error, debug)
 
@@ -100,6 +109,9 @@ def _dispatch(arguments: list[str], guest_command: tuple[str, ...] | None) -> in
         result: Any = command.main(arguments, prog_name="trapgate", standalone_mode=False, obj=guest_command)
     except typer.TyperException as error:
         raise describe_usage(error, name) from error
+    except SystemExit:
+        # Typer's own answer to a reader of stdout that has gone away.
+        return status.BROKEN_PIPE
     return result if isinstance(result, int) else status.SUCCESS
 
 

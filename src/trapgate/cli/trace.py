@@ -50,6 +50,8 @@ def trace(
         raise InvalidTraceOption("--show", f"some of {','.join(PARTS)}", show)
     if cpl is not None and cpl not in ("0", "1", "2", "3"):
         raise InvalidTraceOption("--cpl", "a privilege level from 0 to 3", cpl)
+    if start is not None and end is not None and parse_address("--end", end) <= parse_address("--start", start):
+        raise InvalidTraceOption("--end", "an address above --start", end)
     traced = TraceOptions(
         start=None if start is None else parse_address("--start", start),
         end=None if end is None else parse_address("--end", end),
@@ -82,7 +84,7 @@ def _trace(options: RunOptions, traced: TraceOptions, serial: str, output: str |
     import sys
 
     from trapgate.api.machine import Machine, native_code
-    from trapgate.api.results import GuestExited, PoweredOff, StepsDone
+    from trapgate.api.results import GuestExited, PoweredOff, StepsDone, TripleFault, Unimplemented
     from trapgate.cli import console
     from trapgate.lab.guest import find_guest
 
@@ -96,6 +98,8 @@ def _trace(options: RunOptions, traced: TraceOptions, serial: str, output: str |
             result = machine.trace(traced, write)
     if not isinstance(result, GuestExited | PoweredOff | StepsDone):
         print(f"trapgate: the run ended: {result}", file=sys.stderr)
+        if isinstance(result, TripleFault | Unimplemented):
+            print(machine.report(), file=sys.stderr)
     return _status(result, guest.success_status)
 
 

@@ -68,6 +68,16 @@ class DownloadFailed(DebianUnavailable):
         )
 
 
+class CacheUnwritable(DebianUnavailable):
+    """What was fetched cannot be kept."""
+
+    def __init__(self, folder: Path, got: str) -> None:
+        super().__init__(
+            f"wanted a folder for Debian's files at {folder}, got {got}: "
+            "make it writable, or set XDG_CACHE_HOME to one that is"
+        )
+
+
 @dataclass(frozen=True)
 class DebianGuest:
     """Files in the cache. `version` is the kernel package's name and version, for reports."""
@@ -96,8 +106,7 @@ def default_cache() -> Path:
 def fetch_debian(progress: Progress | None = None, cache: Path | None = None, refresh: bool = False) -> DebianGuest:
     """The kernel and busybox: from `cache` when it is whole, else through apt.
 
-    With `refresh`, apt is asked for newer versions even so. Raises DebianUnavailable, CorruptPackage, OSError where the
-    cache folder cannot be written.
+    With `refresh`, apt is asked for newer versions even so. Raises DebianUnavailable, CorruptPackage.
     """
     folder = cache if cache is not None else default_cache()
     report = progress or (lambda what, share: None)
@@ -105,8 +114,14 @@ def fetch_debian(progress: Progress | None = None, cache: Path | None = None, re
         guest = cached_guest(folder)
         if guest is not None:
             return guest
-    folder.mkdir(parents=True, exist_ok=True)
-    apt = Apt(folder / "apt", report)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _fetch_into(folder, Apt(folder / "apt", report))
+    except OSError as error:
+        raise CacheUnwritable(folder, (error.strerror or "an error").lower()) from error
+
+
+def _fetch_into(folder: Path, apt: Apt) -> DebianGuest:
     try:
         guest = _fetch(folder, apt)
     except (PackageNotFound, DownloadFailed):

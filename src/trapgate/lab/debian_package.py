@@ -45,14 +45,13 @@ def extract(package: Path, patterns: Sequence[str]) -> list[tuple[str, bytes]]:
                 if pattern is None or not member.isfile() or member.size > LARGEST_FILE:
                     continue
                 stream = archive.extractfile(member)
-                content = stream.read() if stream is not None else b""
-                if len(content) != member.size:
-                    raise CorruptPackage(package, f"{len(content)} of {member.size} bytes of {path}")
-                found[pattern] = (path, content)
+                found[pattern] = (path, stream.read() if stream is not None else b"")
                 if len(found) == len(patterns):
                     break
     except (OSError, EOFError, LZMAError, zlib.error, tarfile.TarError, zstandard.ZstdError, ValueError) as error:
-        raise CorruptPackage(package, f"an unreadable one ({error})") from error
+        # Some of these errors have a line for every kind of compression that was tried.
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise CorruptPackage(package, f"an unreadable one ({reason})") from error
     missing = [pattern for pattern in patterns if pattern not in found]
     if missing:
         raise CorruptPackage(package, f"one without {missing[0]}")
