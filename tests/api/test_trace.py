@@ -23,9 +23,9 @@ def test_text(booted: Maker) -> None:
     lines: list[str] = []
     assert booted(COUNTER).trace(TraceOptions(skip=2, count=2), lines.append) == StepsDone()
     assert lines == [
-        "----------------\nIN: \n0x00007c03:  89 1e 00 05              mov     %bx,0x500\n",
+        "----------------\nIN: \n0x00007c03:  89 1e 00 05              movw     %bx, 0x500\n",
         "MEM write 0x0000000000000500 size=2 = 0x0001",
-        "----------------\nIN: \n0x00007c07:  83 fb 05                 cmp     $0x5,%bx\n",
+        "----------------\nIN: \n0x00007c07:  83 fb 05                 cmpw     $5, %bx\n",
     ]
 
 
@@ -93,34 +93,83 @@ def test_bad_options(command: Command, arguments: tuple[str, ...], message: str)
     assert message in answer.errors
 
 
+#: A boot sector that enters protected mode, then meets INT3, #UD and #GP(20h), whose handlers go on behind them.
+PROTECTED = bytes.fromhex(
+    "fa 31c0 8ed8"  #                7c00 cli; xor ax, ax; mov ds, ax
+    "0f0116987c"  #                  7c05 lgdt [7c98h]
+    "66b801000000 0f22c0"  #         7c0a mov eax, 1; mov cr0, eax
+    "ea187c0800"  #                  7c13 jmp 8:7c18h
+    "66b81000 8ed8 8ec0 8ee0"  #     7c18 mov ax, 10h; mov ds, ax; mov es, ax; mov fs, ax
+    "8ee8 8ed0 bc007c0000"  #        7c22 mov gs, ax; mov ss, ax; mov esp, 7c00h
+    "bb34120000 31c9 ba05000000"  #  7c2b mov ebx, 1234h; xor ecx, ecx; mov edx, 5
+    "be09000000 8d7c96fd 31ed"  #    7c37 mov esi, 9; lea edi, [esi+edx*4-3]; xor ebp, ebp
+    "0f011d9e7c0000"  #              7c42 lidt [7c9eh]
+    "f0ff0500060000"  #              7c49 lock inc dword [600h]
+    "57 0fb6048d00060000"  #         7c50 push edi; movzx eax, byte [600h+ecx*4]
+    "cc 0f0b 83fb05"  #              7c59 int3; ud2; cmp ebx, 5
+    "d9e8 dd1d20060000"  #           7c5f fld1; fstp qword [620h]
+    "b920000000 8ed9"  #             7c67 mov ecx, 20h; mov ds, cx
+    "b000 e6f4"  #                   7c6e mov al, 0; out 0f4h, al
+    "cf"  #                          7c72 iretd
+    "83042402 cf"  #                 7c73 add dword [esp], 2; iretd
+    "83c404 83042402 cf"  #          7c78 add esp, 4; add dword [esp], 2; iretd
+    "0000000000000000 ffff0000009bcf00 ffff00000093cf00"  #  7c80 the GDT
+    "1700807c0000 6f00007d0000"  #   7c98 what LGDT and LIDT load
+).ljust(0x100, b"\0") + b"".join(
+    bytes.fromhex({3: "727c0800008e0000", 6: "737c0800008e0000", 13: "787c0800008e0000"}.get(vector, "00" * 8))
+    for vector in range(14)
+)
+#: Every register has been loaded here: before, those that a BIOS leaves are others than ours.
+LOADED = "0x00007c49:"
+
+
 @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="QEMU is not installed")
-def test_registers_look_as_in_qemu(booted: Maker, tmp_path: Path) -> None:
-    """The same boot sector: the dump before its first instruction has QEMU's lines, but for the BIOS's values."""
+def test_the_text_is_qemus(tmp_path: Path, command: Command) -> None:
+    """The same boot sector on QEMU's processor: every line of `-d in_asm,int,cpu` is the same."""
     sector = tmp_path / "sector"
-    sector.write_bytes(COUNTER.ljust(510, b"\0") + b"\x55\xaa")
+    sector.write_bytes(PROTECTED.ljust(510, b"\0") + b"\x55\xaa")
     log = tmp_path / "log"
     subprocess.run(
-        ["qemu-system-x86_64", "-display", "none", "-fda", str(sector), "-singlestep", "-d", "in_asm,cpu,nochain",
-         "-D", str(log), "-dfilter", "0x7c00..0x7c20", "-no-reboot", "-device",
-         "isa-debug-exit,iobase=0xf4,iosize=4"],
+        ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "phenom", "-display", "none",
+         "-drive", f"file={sector},format=raw,if=floppy", "-singlestep", "-d", "in_asm,int,cpu,nochain", "-D", str(log),
+         "-dfilter", "0x7c00..0x7e00", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"],
         timeout=60, check=False, capture_output=True,
     )  # fmt: skip
+    answer = command("trace", str(sector), "-d", "in_asm,int,cpu")
+    # isa-debug-exit's status for value 0.
+    assert answer.status == 1
+    ours, theirs = (text[text.index(LOADED) :].splitlines() for text in (answer.output, log.read_text()))
+    # QEMU's lines about its own state: how it keeps flags, and whether an exception makes a double fault.
+    assert ours == [line for line in theirs if not line.startswith(("CCS=", "check_exception "))]
+    assert [line[8:12] for line in ours if " v=" in line] == ["v=03", "v=06", "v=0d"]
+
+
+def test_smm_is_in_a_trace(booted: Maker) -> None:
+    machine = booted(COUNTER)
+    machine.memory[0x3_8000:0x3_8002] = bytes.fromhex("0f aa")  # rsm
+    machine._processor.pulse_smi()
     lines: list[str] = []
-    booted(COUNTER).trace(TraceOptions(count=1, parts=frozenset(("in_asm", "cpu"))), lines.append)
-    ours = "\n".join(lines).splitlines()
-    theirs = log.read_text().splitlines()
-    theirs = theirs[theirs.index("IN: ") - 1 :]
-    assert shape(ours[2]) == shape(theirs[2])
-    start = next(i for i, line in enumerate(theirs) if line.startswith("EAX="))
-    state = [line for line in theirs[start : start + 21] if not line.startswith("CC")]
-    assert [shape(line) for line in ours[4:]] == [shape(line) for line in state[: len(ours) - 4]]
+    machine.trace(TraceOptions(count=2, parts=("in_asm", "int")), lines.append)
+    marks = [line.splitlines()[2] if line.startswith("---") else line for line in lines if not line.startswith("EAX")]
+    assert [mark.rstrip() for mark in marks] == [
+        "SMM: enter",
+        "0x00038000:  0f aa                    rsm",
+        "SMM: after RSM",
+        "0x00007c00:  31 db                    xorw     %bx, %bx",
+    ]
+    assert sum(line.startswith("EAX") for line in lines) == 2
+    machine._processor.pulse_smi()
+    lines.clear()
+    # The rest of the block comes first, as in a run that was not stopped in it.
+    machine.trace(TraceOptions(count=6, parts=("int",), as_json=True), lines.append)
+    assert [(json.loads(line)["kind"], json.loads(line)["enter"]) for line in lines] == [("smm", True), ("smm", False)]
 
 
-def shape(line: str) -> str:
-    """A line without its values."""
-    import re
-
-    line = re.sub(r"\[[-DOSZAPC]{7}\]", "[flags]", line)
-    return (
-        re.sub(r"(?<![a-z])[0-9a-f]{2,16}\b", lambda match: "0" * len(match[0]), line).split("mov")[0].split("xor")[0]
-    )
+def test_a_trace_that_ends_in_a_shutdown_shows_the_processor(command: Command, tmp_path: Path) -> None:
+    sector = tmp_path / "sector"
+    # lidt [7c07h], of length 0; ud2
+    sector.write_bytes(bytes.fromhex("0f 01 1e 07 7c 0f 0b").ljust(510, b"\0") + b"\x55\xaa")
+    answer = command("trace", str(sector), "-d", "int")
+    assert answer.status == 3
+    assert answer.errors.startswith("trapgate: the run ended: triple fault\n-- console\n(nothing)\n-- backtrace\n")
+    assert "rip=0000000000007c05" in answer.errors

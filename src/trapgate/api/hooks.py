@@ -74,6 +74,7 @@ class Hooks:
         self._memory: list[tuple[range, MemoryFunction]] = []
         self._exceptions: list[tuple[frozenset[int] | None, ExceptionFunction]] = []
         self._interrupts: list[tuple[frozenset[int] | None, InterruptFunction]] = []
+        self._smm_hooks: list[Callable[[bool], None]] = []
         self._instructions: dict[str, list[InstructionFunction]] = {}
         self._formatter = iced.Formatter(iced.FormatterSyntax.INTEL)
         self._in_front: set[str] = set()
@@ -163,6 +164,20 @@ class Hooks:
             if vectors is None or vector in vectors:
                 function(InterruptEvent(vector, is_software, self._p.rip, self._p.clock.now))
         method(vector, **how)
+
+    def on_smm(self, function: Callable[[bool], None]) -> Hook:
+        """Call `function(True)` before an SMI is taken and `function(False)` after RSM."""
+        self._put_in_front("enter_smm", lambda method: partial(self._smm, method, True))
+        self._put_in_front("leave_smm", lambda method: partial(self._smm, method, False))
+        return _set(self._smm_hooks, function)
+
+    def _smm(self, method: Callable[[], None], is_entry: bool) -> None:
+        if not is_entry:
+            method()
+        for function in list(self._smm_hooks):
+            function(is_entry)
+        if is_entry:
+            method()
 
     # -- instructions
 

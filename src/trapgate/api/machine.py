@@ -366,7 +366,11 @@ class Machine:
             result = self.run(instructions=options.skip - NATIVE_SKIP)
             if not isinstance(result, DeadlineReached):
                 return result
-        hooks = (self.on_exception(None, tracer.on_exception), self.on_interrupt(None, tracer.on_interrupt))
+        hooks = (
+            self.on_exception(None, tracer.on_exception),
+            self.on_interrupt(None, tracer.on_interrupt),
+            self._hooks.on_smm(tracer.on_smm),
+        )
         previous, processor.observer = processor.observer, tracer
         try:
             return self._run(self._bare.run, None)

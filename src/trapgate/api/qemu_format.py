@@ -19,9 +19,10 @@ _LONG_TYPES = (
 )  # fmt: skip
 
 
-def cpu_state(processor: Processor) -> str:
-    """The lines of `-d cpu`; 16- and 32-bit code has the short form."""
+def cpu_state(processor: Processor, at: int | None = None) -> str:
+    """The lines of `-d cpu`; 16- and 32-bit code has the short form. `at` is shown as rip (None: rip itself)."""
     p = processor
+    at = p.rip if at is None else at
     wide = p.bits == 64
     lines = []
     if wide:
@@ -31,7 +32,7 @@ def cpu_state(processor: Processor) -> str:
     lines += [" ".join(names[i : i + 4]) for i in range(0, len(names), 4)]
     flags = p.rflags
     letters = "".join(letter if flags >> bit & 1 else "-" for bit, letter in _FLAGS)
-    rip = f"RIP={p.rip:016x} RFL={flags:08x}" if wide else f"EIP={p.rip & 0xFFFF_FFFF:08x} EFL={flags:08x}"
+    rip = f"RIP={at:016x} RFL={flags:08x}" if wide else f"EIP={at & 0xFFFF_FFFF:08x} EFL={flags:08x}"
     a20 = p.state.get(layout.A20_MASK) >> 20 & 1
     smm = int(bool(getattr(p, "in_smm", False)))
     lines.append(f"{rip} [{letters}] CPL={p.cpl} II={int(p.shadow)} A20={a20} SMM={smm} HLT={int(p.halted)}")
@@ -71,14 +72,14 @@ def _segment(p: Processor, name: str, selector: int, base: int, limit: int, attr
 
 
 def event_line(
-    p: Processor, number: int, vector: int, error: int | None, is_software: bool, address: int | None
+    p: Processor, rip: int, number: int, vector: int, error: int | None, is_software: bool, address: int | None
 ) -> str:
-    """The line of `-d int` for an exception or interrupt that is about to be delivered."""
+    """The line of `-d int` for an exception or interrupt that is about to be delivered at `rip`."""
     cs, ss = p.segments[1].selector, p.segments[2].selector
-    linear = p.linear_rip()
+    linear = p.linear_rip(rip)
     line = (
         f"{number:6d}: v={vector:02x} e={error or 0:04x} i={int(is_software)} cpl={p.cpl} "
-        f"IP={cs:04x}:{p.rip:016x} pc={linear:016x} SP={ss:04x}:{p.q[4]:016x}"
+        f"IP={cs:04x}:{rip:016x} pc={linear:016x} SP={ss:04x}:{p.q[4]:016x}"
     )
     if address is not None:
         return f"{line} CR2={address:016x}"

@@ -74,8 +74,15 @@ class Tracer:
         self._formatter.hex_prefix = "0x"
         self._formatter.hex_suffix = ""
         self._formatter.uppercase_hex = False
-        self._formatter.small_hex_numbers_in_decimal = False
-        self._formatter.first_operand_char_index = 0 if options.as_json else 8
+        if options.as_json:
+            self._formatter.small_hex_numbers_in_decimal = False
+        else:
+            # QEMU's disassembler, Capstone, writes AT&T syntax so.
+            self._formatter.gas_show_mnemonic_size_suffix = True
+            self._formatter.space_after_operand_separator = True
+            self._formatter.gas_space_after_memory_operand_comma = True
+            self._formatter.branch_leading_zeros = False
+            self._formatter.first_operand_char_index = 9
         self._first = processor.instructions + options.skip
         self._events = 0
         self._present: iced.Instruction | None = None
@@ -84,8 +91,8 @@ class Tracer:
         self.traced = 0
         self.is_done = False
 
-    def _passes(self) -> bool:
-        o, linear = self._options, self._p.linear_rip()
+    def _passes(self, linear: int) -> bool:
+        o = self._options
         return (
             not self.is_done
             and self._p.instructions >= self._first
@@ -97,10 +104,10 @@ class Tracer:
     def before(self) -> None:
         """The instruction at rip comes next."""
         self._present = None
-        if not self._passes():
-            return
         p = self._p
         linear = p.linear_rip()
+        if not self._passes(linear):
+            return
         code = read_code(p, linear, LONGEST_INSTRUCTION)
         if not code:
             return
@@ -132,14 +139,16 @@ class Tracer:
         """The instruction has been carried out, or its exception has been delivered."""
         if self._present is None:
             return
+        parts = frozenset(self._options.parts)
         accesses = [(access, self._value(access) if value is None else value) for access, value in self._reads]
         if self._options.as_json:
-            if "mem" in self._options.parts:
+            if "mem" in parts:
                 self._record["accesses"] = [
                     {"kind": access.kind, "address": hex(access.address), "size": access.size, "value": _hex(value)}
                     for access, value in accesses
                 ]
-            self._write(json.dumps(self._record))
+            if not parts.isdisjoint(("in_asm", "cpu", "mem")):
+                self._write(json.dumps(self._record))
         else:
             for access, value in accesses:
                 shown = "" if value is None else f" = {value:#0{2 * access.size + 2}x}"
@@ -165,20 +174,34 @@ class Tracer:
         """An interrupt is about to be delivered."""
         self._event(event.vector, None, event.is_software, None, "interrupt")
 
+    def on_smm(self, is_entry: bool) -> None:
+        """An SMI is about to be taken, or RSM has been carried out."""
+        p = self._p
+        if "int" not in self._options.parts or not self._passes(p.linear_rip()):
+            return
+        if self._options.as_json:
+            record = {"kind": "smm", "instruction": p.instructions, "cycle": p.clock.now, "enter": is_entry}
+            self._write(json.dumps(record | {"cpl": p.cpl, "rip": hex(p.rip), "linear": hex(p.linear_rip())}))
+        else:
+            self._write(f"SMM: {'enter' if is_entry else 'after RSM'}")
+            self._write(cpu_state(p))
+
     def _event(self, vector: int, error: int | None, is_software: bool, address: int | None, kind: str) -> None:
         p = self._p
-        if "int" not in self._options.parts or not self._passes():
+        # Behind a software interrupt rip is that of the next instruction already.
+        rip = p.instruction_rip if is_software else p.rip
+        linear = p.linear_rip(rip)
+        if "int" not in self._options.parts or not self._passes(linear):
             return
         if self._options.as_json:
             record = {"kind": kind, "instruction": p.instructions, "cycle": p.clock.now, "vector": vector}
             record |= {"error": error, "address": _hex(address), "software": is_software}
-            self._write(json.dumps(record | {"cpl": p.cpl, "rip": hex(p.rip), "linear": hex(p.linear_rip())}))
+            self._write(json.dumps(record | {"cpl": p.cpl, "rip": hex(rip), "linear": hex(linear)}))
         else:
             if kind == "interrupt" and not is_software:
                 self._write(f"Servicing hardware INT=0x{vector:02x}")
-            self._write(event_line(p, self._events, vector, error, is_software, address))
-            if "cpu" in self._options.parts:
-                self._write(cpu_state(p))
+            self._write(event_line(p, rip, self._events, vector, error, is_software, address))
+            self._write(cpu_state(p, rip))
         self._events += 1
 
 
@@ -187,6 +210,6 @@ def _hex(value: int | None) -> str | None:
 
 
 def _assembly(p: Processor, linear: int, data: bytes, text: str) -> str:
-    """A line of QEMU's `-d in_asm`: address, bytes, AT&T syntax."""
+    """A line of QEMU's `-d in_asm`: address, bytes, AT&T syntax as Capstone writes it."""
     address = f"0x{linear:016x}" if p.bits == 64 else f"0x{linear:08x}"
-    return f"{address}:  {data.hex(' '):<24} {text}"
+    return f"{address}:  {data.hex(' '):<24} {text:<9}"

@@ -50,9 +50,10 @@ class Stepping(Exits):
     #: Where the last breakpoint stopped the run: linear address, instructions so far. It does not stop it again.
     _passing = (-1, -1)
 
-    def linear_rip(self) -> int:
-        """Linear address of the next instruction."""
-        return self.rip if self.bits == 64 else self.segments[CS].base + self.rip & 0xFFFF_FFFF
+    def linear_rip(self, rip: int | None = None) -> int:
+        """Linear address of the next instruction, or of the one at the offset `rip` of the code segment."""
+        rip = self.rip if rip is None else rip
+        return rip if self.bits == 64 else self.segments[CS].base + rip & 0xFFFF_FFFF
 
     def set_rip(self, value: int) -> None:
         """Go on at `value`, an offset in the code segment."""
