@@ -31,9 +31,19 @@ def pytest_configure(config: pytest.Config) -> None:
 def machine(request: pytest.FixtureRequest) -> Machine:
     """A trapgate.Machine without a guest, made as the test's `machine` marker says."""
     from trapgate.api import Machine
+    from trapgate.machine.errors import MachineError
 
     marker = request.node.get_closest_marker("machine")
-    made = Machine(*(marker.args if marker else ()), **(marker.kwargs if marker else {}))
+    wrong = ""
+    try:
+        made = Machine(*(marker.args if marker else ()), **(marker.kwargs if marker else {}))
+    except MachineError as error:
+        wrong = f"the machine marker: {error}"
+    except TypeError as error:
+        got = str(error).removeprefix("Machine.__init__() ").removeprefix("got ")
+        wrong = f"wanted the marker {MARKER.partition(':')[0]}, got {got}: correct the marker"
+    if wrong:
+        pytest.fail(wrong, pytrace=False)
     request.node.stash[_MACHINE] = made
     return made
 
@@ -42,9 +52,9 @@ def machine(request: pytest.FixtureRequest) -> Machine:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add what the guest was doing to the report of a test that failed."""
+    """Add what the guest was doing to the report of a test, or of its fixtures, that failed."""
     report = yield
     made: Any = item.stash.get(_MACHINE, None)
-    if made is not None and call.when == "call" and report.failed:
+    if made is not None and call.when in ("setup", "call") and report.failed:
         report.sections.append(("trapgate machine", made.report()))
     return report

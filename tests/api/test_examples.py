@@ -42,6 +42,20 @@ def test_hello() -> None:
     assert len(statements) == 3
 
 
+def code_lines(text: str) -> list[str]:
+    """Lines that are neither blank, comments nor docstrings of one line."""
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith(("#", '"""'))]
+
+
+def test_the_examples_are_as_short_as_they_say() -> None:
+    assert len(code_lines((EXAMPLES / "hello.py").read_text())) == 5  # the import and four lines
+    assert len(code_lines((EXAMPLES / "page_faults.py").read_text())) <= 10
+    sensor = (EXAMPLES / "temperature_sensor.py").read_text()
+    device = sensor[sensor.index("class ") : sensor.index("# 16-bit")]
+    assert len(code_lines(device)) <= 10
+
+
 def test_temperature_sensor() -> None:
     assert run(str(EXAMPLES / "temperature_sensor.py")) == (
         "halted for ever\nfirst 21 degrees, then 25\nport accesses: 3\n"

@@ -35,6 +35,7 @@ from trapgate.api.registers import Registers
 from trapgate.api.results import (
     AddressReached,
     BreakpointHit,
+    ConsoleMatch,
     DeadlineReached,
     ExceptionTaken,
     GuestExited,
@@ -226,8 +227,8 @@ class Machine:
 
     def expect(self, pattern: Pattern, *, seconds: float | None = None) -> str:
         """Run until `pattern` is on the console; the text before it. Raises UnexpectedEnd when the run ends else."""
-        from trapgate.api.results import ConsoleMatch
-
+        # pytest then shows the test's own line.
+        __tracebackhide__ = True
         result = self.run(until=pattern, seconds=seconds)
         if not isinstance(result, ConsoleMatch):
             wanted = repr(pattern) if isinstance(pattern, str) else repr(pattern.pattern)
