@@ -62,7 +62,9 @@ def test_memory_hooks(booted: Maker) -> None:
 
     machine.on_memory(range(0xFEE0_0000, 0xFEE0_1000), change)
     machine.run()
-    assert [(event.address, event.width, event.is_write) for event in seen] == [(0xFEE0_0030, 4, False)]
+    assert [(event.address, event.width, event.is_write, event.rip) for event in seen] == [
+        (0xFEE0_0030, 4, False, 0x7C00)
+    ]
     assert machine.registers.rax == 0x1234
 
 

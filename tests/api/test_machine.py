@@ -20,6 +20,7 @@ from trapgate.api import (
     TripleFault,
     WatchpointHit,
 )
+from trapgate.api.registers import TableRegister
 
 from .code import COUNTER, ECHO, HOOKED, LOOP, STORE
 from .conftest import Maker
@@ -172,6 +173,21 @@ def test_registers_can_be_changed(booted: Maker) -> None:
     assert machine.registers.xmm(3) == 1 << 127
     machine.registers.cs.load(0x10, 0x100, 0xFFFF, 0x9B)
     assert (machine.registers.cs.base, machine.registers.linear_rip) == (0x100, 0x100 + machine.registers.rip)
+
+
+def test_system_registers(booted: Maker) -> None:
+    # lidt [7c10h], of length 3FFh at 0; hlt
+    machine = booted(bytes.fromhex("0f 01 1e 10 7c fa f4").ljust(16, b"\0") + bytes.fromhex("ff 03 00 10 00 00"))
+    assert machine.run() == Halted()
+    assert machine.registers.idtr == TableRegister(0x1000, 0x3FF)
+    assert machine.registers.gdtr == TableRegister(0, 0)
+    assert (machine.registers.tr.attributes, machine.registers.ldtr.selector) == (0x8B, 0)
+    assert machine.registers.dr(6) == 0xFFFF_0FF0
+    machine.registers.set_dr(0, 0x1234)
+    assert machine.registers.dr(0) == 0x1234
+    machine.registers.set_msr(0xC000_0082, 0x5678)  # LSTAR
+    assert machine.registers.msr(0xC000_0082) == 0x5678
+    assert machine.registers.msr(0x10) == machine.cycles
 
 
 def test_memory_can_be_changed(booted: Maker) -> None:

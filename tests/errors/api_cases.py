@@ -24,6 +24,7 @@ from trapgate.api.errors import (
     UnexpectedEnd,
     UnknownCpu,
     UnknownInstruction,
+    UnknownMsr,
     UnknownRegister,
     UnknownSymbol,
 )
@@ -210,8 +211,8 @@ case(
     UnknownRegister,
     (
         "wanted a register (rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15, rip, "
-        "rflags, cr0, cr2, cr3, cr4, efer, es, cs, ss, ds, fs, gs, cpl, bits, linear_rip), got 'eax': use its "
-        "64-bit name, and xmm(n) for XMM registers"
+        "rflags, cr0, cr2, cr3, cr4, efer, es, cs, ss, ds, fs, gs, ldtr, tr, gdtr, idtr, cpl, bits, linear_rip), "
+        "got 'eax': use its 64-bit name, and xmm(n) for XMM registers"
     ),
     _on(lambda m: m.registers.eax),
 )
@@ -292,6 +293,23 @@ case(
     "wanted a text or bytes to send, got 5: make a text of it with str()",
     _on(lambda m: m.console.send(5)),
 )  # type: ignore[arg-type]
+
+case(
+    UnknownMsr,
+    "wanted an MSR that the processor has, got 0x999: choose another one, or another cpu=",
+    _on(lambda m: m.registers.msr(0x999)),
+)
+case(
+    ForbiddenValue,
+    "wanted a value that the processor takes for MSR 0xc0000080, got 0x1000000, for which it raises #GP: "
+    "see the manual for what the register may hold",
+    _on(lambda m: m.registers.set_msr(0xC000_0080, 1 << 24)),
+)
+case(
+    InvalidArgument,
+    "wanted a register of 0 to 3, 6 and 7 for dr(), got 4: it is 6 or 7 by another name",
+    _on(lambda m: m.registers.dr(4)),
+)
 
 # Hooks and devices
 case(

@@ -81,6 +81,13 @@ class UnknownRegister(ApiError, AttributeError):
         super().__init__(f"a register ({', '.join(names)})", repr(name), remedy)
 
 
+class UnknownMsr(ApiError):
+    """The processor has no such model-specific register."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("an MSR that the processor has", f"{number:#x}", "choose another one, or another cpu=")
+
+
 class ForbiddenValue(ApiError):
     """The processor itself refuses a value for a control register."""
 

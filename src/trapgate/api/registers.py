@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, overload
 
 from trapgate.api import checks
-from trapgate.api.errors import ForbiddenValue, InvalidRegister, UnknownRegister
+from trapgate.api.errors import ForbiddenValue, InvalidArgument, InvalidRegister, UnknownMsr, UnknownRegister
 from trapgate.arch import layout
 from trapgate.arch.registers import GPR_NAMES, SEGMENT_NAMES
 from trapgate.cpu.faults import NAMES, Fault
-from trapgate.cpu.state import SegmentRegister
+from trapgate.cpu.state import SegmentRegister, SystemSegment
 from trapgate.engine.processor import Processor
 
 
@@ -86,8 +87,38 @@ class Segment:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class TableRegister:
+    """GDTR or IDTR: linear address and highest valid offset of a table."""
+
+    base: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class SystemRegister:
+    """LDTR or TR with its hidden part; `attributes` as in Segment."""
+
+    selector: int
+    base: int
+    limit: int
+    attributes: int
+
+    @classmethod
+    def of(cls, register: SystemSegment) -> SystemRegister:
+        """What the processor's register holds now."""
+        return cls(register.selector, register.base, register.limit, register.attributes)
+
+
 _WRITABLE = (*GPR_NAMES, "rip", "rflags", "cr0", "cr2", "cr3", "cr4", "efer")
-_READABLE = (*_WRITABLE, *SEGMENT_NAMES, "cpl", "bits", "linear_rip")
+_READABLE = (*_WRITABLE, *SEGMENT_NAMES, "ldtr", "tr", "gdtr", "idtr", "cpl", "bits", "linear_rip")
+
+
+def _debug_number(value: object) -> int:
+    number = checks.number("dr()", value, 8, "a register of 0 to 3, 6 and 7")
+    if number in (4, 5):
+        raise InvalidArgument("a register of 0 to 3, 6 and 7 for dr()", str(number), "it is 6 or 7 by another name")
+    return number
 
 
 def _xmm_number(value: object) -> int:
@@ -184,6 +215,26 @@ class Registers:
         return self._segments["gs"]
 
     @property
+    def ldtr(self) -> SystemRegister:
+        """The local descriptor table's register."""
+        return SystemRegister.of(self.processor.ldtr)
+
+    @property
+    def tr(self) -> SystemRegister:
+        """The task register."""
+        return SystemRegister.of(self.processor.tr)
+
+    @property
+    def gdtr(self) -> TableRegister:
+        """The global descriptor table's register."""
+        return TableRegister(self.processor.gdtr_base, self.processor.gdtr_limit)
+
+    @property
+    def idtr(self) -> TableRegister:
+        """The interrupt descriptor table's register."""
+        return TableRegister(self.processor.idtr_base, self.processor.idtr_limit)
+
+    @property
     def cpl(self) -> int:
         """The current privilege level, 0 to 3."""
         return self.processor.cpl
@@ -248,6 +299,27 @@ class Registers:
         place = layout.xmm(_xmm_number(number))
         data = check(f"xmm{number}", 128, value).to_bytes(16, "little")
         self.processor.state.bytes[place : place + 16] = data
+
+    def dr(self, number: int) -> int:
+        """Debug register `number`: 0 to 3, 6 or 7."""
+        return self.processor.dr[_debug_number(number)]
+
+    def set_dr(self, number: int, value: int) -> None:
+        """Write a debug register as MOV DR does. Raises ForbiddenValue."""
+        place = _debug_number(number)
+        self._control(f"dr{place}", lambda checked: self.processor.write_dr(place, checked), value)
+
+    def msr(self, number: int) -> int:
+        """What RDMSR reads. Raises UnknownMsr."""
+        try:
+            return self.processor.read_msr(number)
+        except Fault:
+            raise UnknownMsr(number) from None
+
+    def set_msr(self, number: int, value: int) -> None:
+        """Write what WRMSR writes. Raises UnknownMsr, ForbiddenValue."""
+        self.msr(number)
+        self._control(f"MSR {number:#x}", lambda checked: self.processor.write_msr(number, checked), value)
 
     def general(self) -> dict[str, int]:
         """The general registers, rip and rflags by name."""
