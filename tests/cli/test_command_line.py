@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -161,3 +162,27 @@ def test_neither_rich_nor_the_engine_is_imported_for_an_error() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=child_environment(), check=True)
     assert done.stdout.decode().strip() == "[]"
+
+
+@pytest.mark.parametrize("arguments", [("doctor",), ("--version",), ("trace", "real-loop", "--count", "2000")])
+def test_a_reader_that_has_gone_away(arguments: tuple[str, ...]) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with open(write_end, "wb") as nobody:
+        done = subprocess.run(
+            [sys.executable, "-m", "trapgate", *arguments],
+            stdout=nobody, stderr=subprocess.PIPE, env=child_environment(), timeout=300, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (status.BROKEN_PIPE, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this host has no /dev/full")
+@pytest.mark.parametrize("arguments", [("doctor",), ("--version",), ("trace", "real-loop", "--count", "2000")])
+def test_no_room_for_the_output(arguments: tuple[str, ...]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "trapgate", *arguments],
+            stdout=full, stderr=subprocess.PIPE, env=child_environment(), timeout=300, check=False,
+        )  # fmt: skip
+    text = "wanted room for what trapgate writes, got No space left on device: make room, or send it elsewhere"
+    assert (done.returncode, done.stderr.decode()) == (status.BAD_INPUT, error_line(text))

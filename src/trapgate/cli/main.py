@@ -109,8 +109,10 @@ def _dispatch(arguments: list[str], guest_command: tuple[str, ...] | None) -> in
         result: Any = command.main(arguments, prog_name="trapgate", standalone_mode=False, obj=guest_command)
     except typer.TyperException as error:
         raise describe_usage(error, name) from error
-    except SystemExit:
-        # Typer's own answer to a reader of stdout that has gone away.
+    except SystemExit as error:
+        # Typer's own answer to a reader of stdout that has gone away; a signal's handler has other statuses.
+        if error.code != 1:
+            raise
         return status.BROKEN_PIPE
     return result if isinstance(result, int) else status.SUCCESS
 
