@@ -394,6 +394,12 @@ class GuestMode(SystemManagement):
         self._pause_left = controls.pause_count
         return True
 
+    def check_io(self, port: int, size: int) -> None:
+        """Without AMD-V the task register is the hypervisor's, and its TSS allows no port: it looks at the guest's."""
+        if self.in_guest and self.translated:
+            raise Fault(vectors.GP, 0)
+        super().check_io(port, size)
+
     def read_tpr(self) -> int:
         """CR8: with V_INTR_MASKING the virtual one (15.21.2)."""
         if self.in_guest and self.controls.v_intr_masking:
