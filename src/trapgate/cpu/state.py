@@ -30,6 +30,8 @@ class State:
         self.w = self.bytes.cast("H")
         self.d = self.bytes.cast("I")
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        #: How often a segment register was written: two equal numbers mean that none was in between.
+        self.segment_writes = 0
 
     def get(self, offset: int) -> int:
         """A 64-bit field."""
@@ -97,6 +99,7 @@ class SegmentRegister:
     @selector.setter
     def selector(self, value: int) -> None:
         self._state.q[self._selector] = value & 0xFFFF
+        self._state.segment_writes += 1
 
     @property
     def base(self) -> int:
@@ -106,6 +109,7 @@ class SegmentRegister:
     @base.setter
     def base(self, value: int) -> None:
         self._state.q[self._offset >> 3] = value & _MASK64
+        self._state.segment_writes += 1
 
     def load(self, selector: int, base: int, limit: int, attributes: int) -> None:
         """Load the register and its hidden part; `limit` is in bytes (already scaled)."""

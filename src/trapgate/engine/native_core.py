@@ -21,6 +21,7 @@ from trapgate.cpu.lookup import NON_CANONICAL
 from trapgate.cpu.mode import Mode
 from trapgate.cpu.peek import peek
 from trapgate.cpu.svm.guest_mode import GuestMode
+from trapgate.cpu.svm.guest_state import Resident
 from trapgate.cpu.walk import NESTED_PAGE_FAULT
 from trapgate.engine.blocks import Block, BlockStore, Translation
 from trapgate.engine.handlers import HandlerStore
@@ -83,6 +84,8 @@ class NativeCore(GuestMode):
         self._translation: Translation | None = None
         self._forced = 0
         self._pending_error: BaseException | None = None
+        self.resident = Resident()
+        self.ram_words = memory.view.cast("Q")
         #: Called when the processor has halted, with the cycles until the next event: a place to wait for real.
         self.on_idle: Callable[[int], None] = lambda cycles: None
         #: Asked when the processor has halted with IF clear: may an event of the clock bring NMI, SMI or INIT?

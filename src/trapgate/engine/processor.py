@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
 from trapgate.arch import layout, vectors, vmcb
@@ -93,11 +95,7 @@ class Processor(DebugTraps):
     def _loop(self, limit: int | None) -> Stopped:
         clock, control, q = self.clock, self.control, self.q
         state_address, enter = self.state.address, self._enter
-        exits = (
-            self._exit_budget, self._exit_unlinked_target, self._exit_unlinked_next, self._exit_fault,
-            self._exit_python, self._exit_lookup, self._exit_stale, self._exit_python_inside, self._exit_window,
-            self._exit_repeat, self._exit_refetch,
-        )  # fmt: skip
+        exits = self._exits
         uop = 0  # 0: look up rip
         stepped = self.observer is not None or self.steps_left != UNCOUNTED
         why = self._resume()
@@ -177,6 +175,15 @@ class Processor(DebugTraps):
                 error, self._pending_error = self._pending_error, None
                 raise error
             uop = exits[code](q[layout.EXIT_UOP >> 3])
+
+    @cached_property
+    def _exits(self) -> tuple[Callable[[int], int], ...]:
+        """What is done for each exit code of native code."""
+        return (
+            self._exit_budget, self._exit_unlinked_target, self._exit_unlinked_next, self._exit_fault,
+            self._exit_python, self._exit_lookup, self._exit_stale, self._exit_python_inside, self._exit_window,
+            self._exit_repeat, self._exit_refetch,
+        )  # fmt: skip
 
     def _settle(self, uop: int) -> None:
         """Make `rip` true where the run has come to."""

@@ -16,11 +16,13 @@ class Controls:
 
     __slots__ = (
         "asid", "cr", "dr", "eventinj", "exceptions", "interrupt_shadow", "iopm", "lbr_virtualization", "misc1",
-        "misc2", "msrpm", "n_cr3", "nested", "pause_count", "pause_threshold", "tlb_control", "tsc_offset",
+        "misc2", "msrpm", "n_cr3", "natives", "nested", "pause_count", "pause_threshold", "tlb_control", "tsc_offset",
         "v_intr_masking", "v_irq", "v_word",
     )  # fmt: skip
 
     v_word: int
+    #: The native operations that are intercepted, once somebody has asked.
+    natives: frozenset[str] | None
 
     def __init__(self, ram: memoryview, place: int) -> None:
         self.cr, self.dr, self.exceptions, self.misc1, self.misc2 = _INTERCEPTS.unpack_from(ram, place)
@@ -28,6 +30,7 @@ class Controls:
             self.pause_threshold, self.pause_count, self.iopm, self.msrpm, self.tsc_offset, self.asid,
             self.tlb_control, self.v_word, self.interrupt_shadow,
         ) = _FILTER.unpack_from(ram, place + vmcb.PAUSE_FILTER_THRESHOLD)  # fmt: skip
+        self.natives = None
         self.nested = bool(ram[place + vmcb.NESTED_CONTROL] & 1)
         self.eventinj, self.n_cr3, self.lbr_virtualization = _EVENT.unpack_from(ram, place + vmcb.EVENTINJ)
         self.v_irq = bool(self.v_word & vmcb.V_IRQ)

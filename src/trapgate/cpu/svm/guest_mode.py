@@ -17,13 +17,14 @@ from trapgate.cpu.smm import SystemManagement
 from trapgate.cpu.svm import guest_state
 from trapgate.cpu.svm.checks import control_fault
 from trapgate.cpu.svm.controls import Controls
-from trapgate.cpu.svm.guest_state import HostState
+from trapgate.cpu.svm.guest_state import HostState, Resident
 from trapgate.cpu.svm.intercepts import guest_forms, translated_forms
 from trapgate.cpu.tasks import SwitchKind
 from trapgate.isa.processor import PythonForm
 
 _EXIT = struct.Struct("<4Q")
 _QWORD = struct.Struct("<Q")
+_END = vmcb.LBR_CONTROL + 8
 _EXIT_CODES_WITH_BYTES = frozenset((vmcb.EXIT_EXCEPTION + vectors.PF, vmcb.EXIT_NPF))
 #: Modelled cycles of VMRUN and #VMEXIT (assumed until cost profiles come: a world switch takes 1000 to 1400 cycles).
 VMRUN_CYCLES, VMEXIT_CYCLES = 600, 600
@@ -46,8 +47,13 @@ class GuestMode(SystemManagement):
     left_guest = False
     #: The guest runs without AMD-V: its code is translated, its exceptions are the hypervisor's (technique `software`).
     translated = False
-    #: The words of the VMCB that ES, CS, SS and DS hold at present, when that is known.
-    loaded_segments: tuple[int, ...] = ()
+    #: What of the last guest's state is still in the registers.
+    resident: Resident
+    #: Host RAM as 64-bit words.
+    ram_words: memoryview
+    _controls_raw = (b"", b"")
+    _host_forms: Mapping[str, PythonForm] = {}
+    _forms_inside: Mapping[str, PythonForm] = {}
     #: EXITINTINFO of the event that is being delivered, 0 when none is.
     delivering = 0
     #: A virtual interrupt waits (V_IRQ).
@@ -83,7 +89,16 @@ class GuestMode(SystemManagement):
         self.charged += VMRUN_CYCLES
         self.vmcb = place
         self.before_write(place, vmcb.SIZE)
-        self.controls = controls = Controls(self.ram, place)
+        known, controls = self._read_controls(place)
+        if known:
+            refused = guest_state.load_guest(self, place)
+            if refused:
+                self._refuse(refused)
+                return
+            self._enter_mode(controls)
+            self._inject_event(place)
+            return
+        self.controls = controls
         host_cr0 = q[layout.CR0 >> 3] if not self.python_host else CR0_PG
         refused = control_fault(controls, self.profile, bool(host_cr0 & CR0_PG))
         if refused:
@@ -97,13 +112,31 @@ class GuestMode(SystemManagement):
             self._refuse(refused)
             return
         self._enter_mode(controls)
-        if controls.eventinj & vmcb.EVENT_VALID:
-            # Its valid bit is cleared when the event has been delivered or its delivery intercepted (15.20).
-            _QWORD.pack_into(self.ram, place + vmcb.EVENTINJ, controls.eventinj & ~vmcb.EVENT_VALID)
-            try:
-                self._inject(controls.eventinj)
-            except VmExit as exit_:
-                self.leave_guest(exit_)
+        self._inject_event(place)
+
+    def _read_controls(self, place: int) -> tuple[bool, Controls]:
+        """The control area, and whether it is that of the last VMRUN of a hypervisor outside, which was accepted."""
+        ram = self.ram
+        raw = bytes(ram[place : place + vmcb.INTERRUPT_SHADOW]), bytes(ram[place + vmcb.NESTED_CONTROL : place + _END])
+        if self.python_host and raw == self._controls_raw:
+            controls = self.controls
+            controls.interrupt_shadow = ram[place + vmcb.INTERRUPT_SHADOW]
+            return True, controls
+        controls = Controls(ram, place)
+        # An event makes the next VMCB another one, and so does a refused one.
+        self._controls_raw = raw if not controls.eventinj & vmcb.EVENT_VALID else (b"", b"")
+        return False, controls
+
+    def _inject_event(self, place: int) -> None:
+        """EVENTINJ's valid bit is cleared when the event has been delivered or its delivery intercepted (15.20)."""
+        event = self.controls.eventinj
+        if not event & vmcb.EVENT_VALID:
+            return
+        self.ram_words[place + vmcb.EVENTINJ >> 3] = event & ~vmcb.EVENT_VALID
+        try:
+            self._inject(event)
+        except VmExit as exit_:
+            self.leave_guest(exit_)
 
     def set_translated(self, translated: bool, deprivileged: bool) -> None:
         """How the next guest runs: its code translated, or as it is; its kernel at CPL 3."""
@@ -115,6 +148,7 @@ class GuestMode(SystemManagement):
     def _refuse(self, why: str) -> None:
         """#VMEXIT(INVALID): the guest is not entered, and its state not saved (15.5.1)."""
         self.refusal = why
+        self._controls_raw = (b"", b"")
         self.exit_counts[vmcb.EXIT_INVALID] = self.exit_counts.get(vmcb.EXIT_INVALID, 0) + 1
         _EXIT.pack_into(self.ram, self.vmcb + vmcb.EXITCODE, vmcb.EXIT_INVALID, 0, 0, 0)
         self.charged += VMEXIT_CYCLES
@@ -130,8 +164,10 @@ class GuestMode(SystemManagement):
         self.tsc_offset += controls.tsc_offset
         self._flush_as_told(controls)
         self.fast_tables_belong_to_mode()
-        self._host_forms = self.forms
-        self.forms = translated_forms(self.forms) if self.translated else guest_forms(self.forms)
+        if self.forms is not self._forms_inside or not self.python_host:
+            self._host_forms = self.forms
+        make = translated_forms if self.translated else guest_forms
+        self.forms = self._forms_inside = make(self._host_forms)
         self.halted = False
         self.shadow = bool(controls.interrupt_shadow & 1)
         self.v_irq = controls.v_irq
@@ -184,12 +220,13 @@ class GuestMode(SystemManagement):
         guest_state.save_guest(self, place)
         _EXIT.pack_into(ram, place + vmcb.EXITCODE, code, exit_.info1, exit_.info2, self.delivering)
         self.delivering = 0
-        word = controls.v_word & ~vmcb.V_IRQ | (vmcb.V_IRQ if self.v_irq else 0)
-        _QWORD.pack_into(ram, place + vmcb.VIRTUAL_INTERRUPT, word)
+        self.ram_words[place + vmcb.VIRTUAL_INTERRUPT >> 3] = controls.v_word & ~vmcb.V_IRQ | (
+            vmcb.V_IRQ if self.v_irq else 0
+        )
         shadowed = self.shadow or self.shadow_place == (self.rip, self.instructions_done())
         ram[place + vmcb.INTERRUPT_SHADOW] = int(shadowed)
         if "NRIP_SAVE" in self.profile.svm_features:
-            _QWORD.pack_into(ram, place + vmcb.NEXT_RIP, exit_.next_rip)
+            self.ram_words[place + vmcb.NEXT_RIP >> 3] = exit_.next_rip
         if code in _EXIT_CODES_WITH_BYTES and "DECODE_ASSISTS" in self.profile.svm_features:
             self._save_bytes(exit_)
         self._leave_mode()
@@ -205,6 +242,8 @@ class GuestMode(SystemManagement):
     def _leave_mode(self) -> None:
         self.in_guest = self.v_irq = self.shadow = self.halted = False
         self.tsc_offset -= self.controls.tsc_offset
+        if self.python_host:
+            return  # the next instruction is a guest's again
         self.forms = self._host_forms
         self.intercepts_changed()
         self.pending_changed()
@@ -254,7 +293,12 @@ class GuestMode(SystemManagement):
 
     def intercepts_changed(self) -> None:
         """Which instructions that native code carries out are intercepted has changed."""
-        names = self._intercepted_natives() if self.in_guest else frozenset()
+        names: frozenset[str] = frozenset()
+        if self.in_guest:
+            controls = self.controls
+            if controls.natives is None:
+                controls.natives = self._intercepted_natives()
+            names = controls.natives
         if names != self.intercepted:
             self.intercepted = names
             self.mode_changed()

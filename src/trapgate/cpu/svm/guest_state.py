@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from trapgate.cpu.svm.guest_mode import GuestMode
 
 _SEGMENTS = struct.Struct("<8Q")
-_TABLES = struct.Struct("<4xIQ16x4xIQ")  # GDTR and IDTR, LDTR between them
 _CONTROL = struct.Struct("<7Q")
 _QWORD = struct.Struct("<Q")
 _MSR_PAT = 0x277
@@ -38,13 +37,43 @@ class HostState(NamedTuple):
     pat: int
 
 
-def segment_words(p: GuestMode) -> tuple[int, ...]:
+def _segment_words(p: GuestMode) -> list[int]:
     """ES, CS, SS and DS as eight words of the VMCB."""
     words: list[int] = []
     for segment in p.segments[:4]:
         words.append(segment.selector | segment.attributes << 16 | segment.limit << 32)
         words.append(segment.base)
-    return tuple(words)
+    return words
+
+
+class Resident:
+    """What of a VMCB's state save area the processor still holds since it last wrote or read it.
+
+    The registers of a hypervisor outside are no business of the processor's, so the guest's stay where they are between
+    #VMEXIT and the next VMRUN. VMRUN compares bytes, and loads what is not the same.
+    """
+
+    __slots__ = ("control", "place", "segment_writes", "segments")
+
+    def __init__(self) -> None:
+        self.place = -1
+        self.segments = self.control = b""
+        self.segment_writes = -1
+
+    def forget(self) -> None:
+        """Somebody else has used the registers."""
+        self.place = -1
+
+    def note(self, p: GuestMode, place: int) -> None:
+        """The registers and the VMCB at `place` agree now."""
+        self.place = place
+        self.segment_writes = p.state.segment_writes
+        ram = p.ram
+        self.segments = bytes(ram[place + vmcb.ES : place + vmcb.FS])
+        self.control = bytes(ram[place + _CONTROL_START : place + _CONTROL_END])
+
+
+_CONTROL_START, _CONTROL_END = vmcb.CPL & ~7, vmcb.RFLAGS
 
 
 def load_guest(p: GuestMode, place: int) -> str:
@@ -52,16 +81,46 @@ def load_guest(p: GuestMode, place: int) -> str:
 
     When it is refused nothing has changed.
     """
+    ram, q, resident = p.ram, p.q, p.resident
+    same = (
+        resident.place == place
+        and ram[place + _CONTROL_START : place + _CONTROL_END] == resident.control
+        and ram[place + vmcb.ES : place + vmcb.FS] == resident.segments
+        and p.state.segment_writes == resident.segment_writes
+    )
+    words = p.ram_words
+    at = place >> 3
+    if not same:
+        refused = _load_all(p, place)
+        if refused:
+            return refused
+    elif p.controls.nested:
+        pat = words[at + (vmcb.G_PAT >> 3)]
+        if pat != p.msrs.get(_MSR_PAT) and (refused := pat_fault(pat)):
+            return refused
+    if p.controls.nested:
+        p.msrs[_MSR_PAT] = words[at + (vmcb.G_PAT >> 3)]
+    limit = words[at + (vmcb.GDTR >> 3)] >> 32 & 0xFFFF
+    q[layout.GDTR_LIMIT >> 3], q[layout.GDTR_BASE >> 3] = limit, words[at + (vmcb.GDTR >> 3) + 1]
+    p.idtr_limit, p.idtr_base = words[at + (vmcb.IDTR >> 3)] >> 32 & 0xFFFF, words[at + (vmcb.IDTR >> 3) + 1]
+    p.rflags = words[at + (vmcb.RFLAGS >> 3)]
+    p.rip = words[at + (vmcb.RIP >> 3)]
+    q[RSP], q[RAX] = words[at + (vmcb.RSP >> 3)], words[at + (vmcb.RAX >> 3)]
+    p.cr2 = words[at + (vmcb.CR2 >> 3)]
+    p.redirected = True
+    return ""
+
+
+def _load_all(p: GuestMode, place: int) -> str:
+    """Segments, control and debug registers, after the checks; why they are refused, or ''."""
     ram, q = p.ram, p.q
     words = _SEGMENTS.unpack_from(ram, place + vmcb.ES)
-    cr4, cr3, cr0, dr7, dr6, rflags, rip = _CONTROL.unpack_from(ram, place + vmcb.CR4)
+    cr4, cr3, cr0, dr7, dr6, rflags, _ = _CONTROL.unpack_from(ram, place + vmcb.CR4)
     efer = _QWORD.unpack_from(ram, place + vmcb.EFER)[0]
     refused = state_fault(p.profile, cr0, cr3, cr4, efer, dr6, dr7, words[2] >> 16 & 0xFFFF)
     controls = p.controls
-    pat = 0
     if controls.nested:
-        pat = _QWORD.unpack_from(ram, place + vmcb.G_PAT)[0]
-        refused = refused or pat_fault(pat)
+        refused = refused or pat_fault(_QWORD.unpack_from(ram, place + vmcb.G_PAT)[0])
     if refused:
         return refused
     efer = efer & ~EFER_LMA | (EFER_LMA if efer & EFER_LME and cr0 & CR0_PG else 0)
@@ -70,57 +129,47 @@ def load_guest(p: GuestMode, place: int) -> str:
             p.load_pdptes(cr3)
         except Fault:
             return "the page-directory pointers have reserved bits set"
-    changed = words != p.loaded_segments
+    changed = list(words) != _segment_words(p)
     if changed:
         for number in (ES, CS, SS, DS):
             word = words[2 * number]
             p.segments[number].load(word & 0xFFFF, words[2 * number + 1], word >> 32, word >> 16 & 0xFFF)
-        p.loaded_segments = words
         q[layout.CODE_DESCRIPTOR >> 3] = q[layout.STACK_DESCRIPTOR >> 3] = (1 << 64) - 1
-    limit, base, idt_limit, idt_base = _TABLES.unpack_from(ram, place + vmcb.GDTR)
-    p.gdtr_limit, p.gdtr_base, p.idtr_limit, p.idtr_base = limit & 0xFFFF, base, idt_limit & 0xFFFF, idt_base
-    old = q[layout.CR0 >> 3], q[layout.CR4 >> 3], q[layout.EFER >> 3], p.cpl
+    old = q[layout.CR0 >> 3], q[layout.CR4 >> 3], q[layout.EFER >> 3], p.cpl, q[layout.SYSTEM_FLAGS >> 3] & VM
     q[layout.CR0 >> 3], q[layout.CR3 >> 3], q[layout.CR4 >> 3], q[layout.EFER >> 3] = cr0, cr3, cr4, efer
-    p.rflags = rflags
-    p.rip = rip
-    q[RSP] = _QWORD.unpack_from(ram, place + vmcb.RSP)[0]
-    q[RAX] = _QWORD.unpack_from(ram, place + vmcb.RAX)[0]
-    p.cr2 = _QWORD.unpack_from(ram, place + vmcb.CR2)[0]
     cpl = ram[place + vmcb.CPL] & 3
     p.cpl = 0 if not cr0 & CR0_PE else 3 if rflags & VM and not efer & EFER_LMA else cpl
     if dr6 != p.dr[6] or dr7 != p.dr[7]:
         p.dr[6] = dr6
         p.write_dr(7, dr7)
-    if controls.nested:
-        p.msrs[_MSR_PAT] = pat
-    if changed or old != (cr0, cr4, efer, p.cpl):
+    if changed or old != (cr0, cr4, efer, p.cpl, rflags & VM):
         p.mode_changed()
-    p.redirected = True
+    p.resident.forget()
     return ""
 
 
 def save_guest(p: GuestMode, place: int) -> None:
     """Save the guest's state into the VMCB at host-physical `place`."""
-    ram, q = p.ram, p.q
-    p.loaded_segments = words = segment_words(p)
-    _SEGMENTS.pack_into(ram, place + vmcb.ES, *words)
-    # LDTR's 16 bytes lie between the two tables and are VMSAVE's, so they are written one by one.
-    _GDT.pack_into(ram, place + vmcb.GDTR + 4, p.gdtr_limit, p.gdtr_base)
-    _GDT.pack_into(ram, place + vmcb.IDTR + 4, p.idtr_limit, p.idtr_base)
+    ram, q, words = p.ram, p.q, p.ram_words
+    resident = p.resident
+    at = place >> 3
+    if resident.place != place or resident.segment_writes != p.state.segment_writes:
+        _SEGMENTS.pack_into(ram, place + vmcb.ES, *_segment_words(p))
+    words[at + (vmcb.GDTR >> 3)] = q[layout.GDTR_LIMIT >> 3] << 32
+    words[at + (vmcb.GDTR >> 3) + 1] = q[layout.GDTR_BASE >> 3]
+    words[at + (vmcb.IDTR >> 3)] = p.idtr_limit << 32
+    words[at + (vmcb.IDTR >> 3) + 1] = p.idtr_base
     _CONTROL.pack_into(
         ram, place + vmcb.CR4, q[layout.CR4 >> 3], q[layout.CR3 >> 3], q[layout.CR0 >> 3], p.dr[7], p.dr[6], p.rflags,
         p.rip,
     )  # fmt: skip
-    _QWORD.pack_into(ram, place + vmcb.EFER, q[layout.EFER >> 3])
-    _QWORD.pack_into(ram, place + vmcb.RSP, q[RSP])
-    _QWORD.pack_into(ram, place + vmcb.RAX, q[RAX])
-    _QWORD.pack_into(ram, place + vmcb.CR2, p.cr2)
+    words[at + (vmcb.EFER >> 3)] = q[layout.EFER >> 3]
+    words[at + (vmcb.RSP >> 3)], words[at + (vmcb.RAX >> 3)] = q[RSP], q[RAX]
+    words[at + (vmcb.CR2 >> 3)] = p.cr2
     ram[place + vmcb.CPL] = p.cpl
     if p.controls.nested:
-        _QWORD.pack_into(ram, place + vmcb.G_PAT, p.msrs.get(_MSR_PAT, 0))
-
-
-_GDT = struct.Struct("<IQ")
+        words[at + (vmcb.G_PAT >> 3)] = p.msrs.get(_MSR_PAT, 0)
+    resident.note(p, place)
 
 
 def save_host(p: GuestMode) -> HostState:
@@ -145,7 +194,7 @@ def restore_host(p: GuestMode, host: HostState) -> None:
     q = p.q
     for segment, values in zip(p.segments[:4], host.segments, strict=True):
         segment.load(*values)
-    p.loaded_segments = ()
+    p.resident.forget()
     q[layout.CODE_DESCRIPTOR >> 3] = q[layout.STACK_DESCRIPTOR >> 3] = (1 << 64) - 1
     p.gdtr_base, p.gdtr_limit = host.gdtr
     p.idtr_base, p.idtr_limit = host.idtr
