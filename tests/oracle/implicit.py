@@ -101,8 +101,9 @@ def _branch(made: Draft, choices: Choices, gpr: list[int], window: bytearray, ri
     kind = instruction.op0_kind if instruction.op_count else OpKind.MEMORY
     if name == "RET":
         at = gpr[RSP] - areas.PLACES[made.form.mode].window
-        if 0 <= at <= len(window) - 8:
-            window[at : at + 8] = target.to_bytes(8, "little")
+        if 0 <= at < len(window):
+            data = target.to_bytes(8, "little")[: len(window) - at]
+            window[at : at + len(data)] = data
     elif kind in _NEAR:
         set_branch_target(instruction, target)
     elif kind == OpKind.REGISTER:

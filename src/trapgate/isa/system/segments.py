@@ -74,7 +74,10 @@ def _load_table(p: Processor, instruction: iced.Instruction) -> tuple[int, int]:
     segment, offset = p.memory_operand(instruction)
     limit = p.read_segment(segment, offset, 2)
     if p.bits == 64:
-        return p.read_segment(segment, offset + 2, 8), limit
+        base = p.read_segment(segment, offset + 2, 8)
+        if base >> 47 not in (0, 0x1_FFFF):
+            p.fault(GP, 0)  # APM vol. 3, LGDT, LIDT: the new base address is not canonical
+        return base, limit
     base = p.read_segment(segment, offset + 2, 4)
     return base & 0xFF_FFFF if _operand_is_16_bits(instruction) else base, limit
 
@@ -110,8 +113,8 @@ def _protected_only(p: Processor) -> None:
         p.fault(UD)
 
 
-def _system_descriptor(p: Processor, selector: int, types: tuple[int, ...]) -> tuple[int, int, int]:
-    """(base, limit, address of the descriptor) of an LDT or TSS, for LLDT and LTR."""
+def _system_descriptor(p: Processor, selector: int, types: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """(base, limit, attributes, address of the descriptor) of an LDT or TSS, for LLDT and LTR."""
     if selector & 4:
         p.fault(GP, selector & ~3)
     descriptor, place = p.read_descriptor(selector)
@@ -121,15 +124,17 @@ def _system_descriptor(p: Processor, selector: int, types: tuple[int, ...]) -> t
     if not attributes & ATTRIBUTE_P:
         p.fault(NP, selector & ~3)
     base = base_of(descriptor)
-    if p.long_mode:
-        # 16 bytes; the type field of the upper half must be 0 (APM vol. 2, 4.8.3).
+    if p.bits == 64:
+        # 16 bytes in 64-bit mode; the type field of the upper half must be 0 (APM vol. 2, 4.8.3 and figure 4-22).
         if (selector & ~7) + 15 > p.gdtr_limit:
             p.fault(GP, selector & ~3)
         upper = p.read_system(place + 8, 8)
         if upper >> 40 & 0x1F:
             p.fault(GP, selector & ~3)
         base |= (upper & 0xFFFF_FFFF) << 32
-    return base, limit_of(descriptor), place
+        if base >> 47 not in (0, 0x1_FFFF):
+            p.fault(GP, selector & ~3)
+    return base, limit_of(descriptor), attributes, place
 
 
 @python_form("lldt")
@@ -140,8 +145,8 @@ def lldt(p: Processor, instruction: iced.Instruction) -> None:
     if selector & ~3 == 0:
         p.ldtr.load(selector, 0, 0, 0)
         return
-    base, limit, _ = _system_descriptor(p, selector, (2,))
-    p.ldtr.load(selector, base, limit, 0x82)
+    base, limit, attributes, _ = _system_descriptor(p, selector, (2,))
+    p.ldtr.load(selector, base, limit, attributes)
 
 
 @python_form("ltr")
@@ -152,10 +157,10 @@ def ltr(p: Processor, instruction: iced.Instruction) -> None:
     if selector & ~3 == 0:
         p.fault(GP, 0)
     types = (TSS32_AVAILABLE,) if p.long_mode else (TSS16_AVAILABLE, TSS32_AVAILABLE)
-    base, limit, place = _system_descriptor(p, selector, types)
-    access = p.read_system(place + 5, 1) | 2
-    p.write_system(place + 5, 1, access)
-    p.tr.load(selector, base, limit, access)
+    base, limit, attributes, place = _system_descriptor(p, selector, types)
+    busy = attributes | 2
+    p.write_system(place + 5, 1, busy & 0xFF)
+    p.tr.load(selector, base, limit, busy)
 
 
 @python_form("sldt")

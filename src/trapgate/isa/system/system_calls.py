@@ -31,7 +31,8 @@ def syscall(p: Processor, instruction: iced.Instruction) -> None:
         target = star & 0xFFFF_FFFF
         p.rflags = flags & ~(IF | VM | RF)
         p.load_flat_code(selector, 0, long=False)
-    p.load_flat_stack(selector + 8, 0)
+    # The stack's selector keeps the low bits of STAR, the code's does not (APM vol. 3, SYSCALL: SYSCALL_CS + 8).
+    p.load_flat_stack((star >> 32) + 8 & 0xFFFF, 0)
     p.rip = target
 
 
