@@ -131,21 +131,23 @@ class Kvm:
         try:
             fcntl.ioctl(self._vcpu, _RUN, 0)
         except InterruptedError:
+            self._run[1] = 0
             return EXIT_INTR
         return int(struct.unpack_from("<I", self._run, 8)[0])
+
+    def stop(self) -> None:
+        """End the `run` under way, or the next one, at once; for a signal's handler."""
+        self._run[1] = 1  # immediate_exit
 
     def finish(self) -> None:
         """Complete what a `run` that returned for memory or a port has left half done.
 
         Else the next one begins with it.
         """
-        self._run[1] = 1  # immediate_exit
-        try:
-            for _ in range(_MOST_PARTS):
-                if self.run() == EXIT_INTR:
-                    break
-        finally:
-            self._run[1] = 0
+        for _ in range(_MOST_PARTS):
+            self.stop()
+            if self.run() == EXIT_INTR:
+                break
 
     def exit_details(self) -> bytes:
         """The part of the run structure that depends on the reason."""

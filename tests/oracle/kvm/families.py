@@ -191,7 +191,9 @@ def system_calls(m: Maker) -> bytes:
     state.gpr[11] = c.bits(22) & ~0x3_0100 | 2
     if m.mode.kind in ("protected", "long"):
         state.efer = state.efer & ~1 | int(c.chance(90))
-    codes = (b"\x0f\x05", b"\x0f\x05", b"\x0f\x07", b"\x0f\x34", b"\x0f\x35")
+    codes = (b"\x0f\x05", b"\x0f\x05", b"\x0f\x34", b"\x0f\x35")
+    if m.mode.kind != "real":  # some KVMs carry it out there, to wherever it leads
+        codes += (b"\x0f\x07",)
     if m.mode.bits == 64:
         codes += (b"\x48\x0f\x07", b"\x48\x0f\x35")
     return c.pick(codes)

@@ -50,7 +50,7 @@ _FLAT32, _FLAT64, _USER = 0xC00, 0xA00, 0x60
 
 
 def descriptor(attributes: int, base: int = 0, limit: int = 0xF_FFFF) -> int:
-    """A segment descriptor. `limit` is as it stands there (20 bits); `attributes` are type, S, DPL, P, then the flags."""
+    """A segment descriptor; `limit` as it stands there (20 bits), `attributes`: type, S, DPL, P, then the flags."""
     return (
         limit & 0xFFFF | (base & 0xFF_FFFF) << 16 | (attributes & 0xFF) << 40 | (limit >> 16 & 0xF) << 48
         | (attributes >> 8 & 0xF) << 52 | (base >> 24 & 0xFF) << 56
