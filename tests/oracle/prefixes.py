@@ -66,8 +66,8 @@ def _checked(case: Case, code: bytes, forms: dict[int, Form], seed: int) -> Case
         raise Unsuitable
     if form.mnemonic in ("SHLD", "SHRD", "DIV", "IDIV", "EXTRQ", "INSERTQ", "MOVNTSS", "MOVNTSD"):
         raise Unsuitable  # their operands were chosen with care
-    if form.mnemonic in NO_FAULTS and form.name != case.form:
-        raise Unsuitable  # an x87 image of another size, which may reach beyond the window
+    if form.mnemonic in NO_FAULTS:
+        raise Unsuitable  # an x87 image of another size or at another place, which may reach beyond the window
     check_accesses(form, decoded, case.state)
     return _made(case, code, form.name, decoded, form, seed)
 
