@@ -203,8 +203,8 @@ FAULTS = (
     ),
     KnownFault(
         "what IRETQ checks and loads",
-        "APM vol. 2, 4.8.1: L = 1 with D = 1 is reserved: #GP(selector), and so is a selector that names no code segment "
-        "(or for SS no writable data segment), present or not; vol. 3, IRET: #GP(0) for an offset beyond the limit, "
+        "APM vol. 2, 4.8.1: L = 1 with D = 1 is reserved: #GP(selector), and so is a selector that names no code segment, "
+        "or for SS no writable data segment, present or not; vol. 3, IRET: #GP(0) for an offset beyond the limit, "
         "#NP(selector) for a segment that is not present; IOPL is loaded at CPL 0, reserved flags stay 0; a descriptor "
         "that is loaded becomes accessed; data segments of an inner level become null; index 0 of the LDT is not null",
         lambda d: d.mnemonic == "iretq",
