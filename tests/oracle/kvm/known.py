@@ -98,7 +98,9 @@ FAULTS = (
         "stores of selectors wider than 16 bits",
         "APM vol. 3, MOV (from segment register), SLDT, STR, SMSW: to memory 16 bits are stored whatever the operand "
         "size",
-        lambda d: d.mnemonic in ("sldt", "str", "smsw") or (d.mnemonic == "mov" and d.wide and d.only(*_FRAME)),
+        lambda d: (
+            d.mnemonic in ("sldt", "str", "smsw") or (d.mnemonic == "mov" and d.wide and d.case.family == "segments")
+        ),
     ),
     KnownFault(
         "REX.W far pointers",
@@ -187,6 +189,11 @@ FAULTS = (
         lambda d: d.mnemonic in ("lgdt", "lidt") and d.ours > 0 > d.theirs and d.case.mode.bits < 64,
     ),
     KnownFault(
+        "WRMSR of machine-check controls",
+        "APM vol. 2, 9.3.2.1: each bit of MCi_CTL can be set; KVM takes 0 and all ones alone",
+        lambda d: d.mnemonic == "wrmsr" and d.theirs == 13 and 0x400 <= d.case.state.gpr[1] & 0xFFFF_FFFF < 0x480,
+    ),
+    KnownFault(
         "LZCNT is not in the emulator",
         "APM vol. 3, LZCNT: F3 0F BD counts leading zeros where CPUID reports it; KVM's emulator carries out BSR",
         lambda d: d.mnemonic == "lzcnt",
@@ -203,8 +210,8 @@ FAULTS = (
     ),
     KnownFault(
         "what IRETQ checks and loads",
-        "APM vol. 2, 4.8.1: L = 1 with D = 1 is reserved: #GP(selector), and so is a selector that names no code segment, "
-        "or for SS no writable data segment, present or not; vol. 3, IRET: #GP(0) for an offset beyond the limit, "
+        "APM vol. 2, 4.8.1: L = 1 with D = 1 is reserved: #GP(selector), and so is a selector that names no code "
+        "segment, or for SS no writable data segment; vol. 3, IRET: #GP(0) for an offset beyond the limit, "
         "#NP(selector) for a segment that is not present; IOPL is loaded at CPL 0, reserved flags stay 0; a descriptor "
         "that is loaded becomes accessed; data segments of an inner level become null; index 0 of the LDT is not null",
         lambda d: d.mnemonic == "iretq",
