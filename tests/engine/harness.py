@@ -22,7 +22,7 @@ import pytest
 
 from engine.assembly import Code
 from trapgate.arch import layout
-from trapgate.arch.cpuid import OPTERON_2007
+from trapgate.arch.cpuid import OPTERON_2007, CpuProfile
 from trapgate.arch.registers import (
     CR0_ET,
     CR0_NE,
@@ -143,9 +143,12 @@ class Device:
 class Guest:
     """A processor with 4 MB of RAM, a device and nothing else. Call one of the `enter_` methods first."""
 
-    def __init__(self, handlers: HandlerStore, memory_size: int = MEMORY_SIZE) -> None:
-        self.memory = PhysicalMemory(memory_size)
-        self.clock = Clock(OPTERON_2007.frequency)
+    def __init__(
+        self, handlers: HandlerStore, memory: PhysicalMemory | None = None, profile: CpuProfile = OPTERON_2007
+    ) -> None:
+        self.memory = memory or PhysicalMemory(MEMORY_SIZE)
+        self.profile = profile
+        self.clock = Clock(profile.frequency)
         self.control = RunControl()
         self.bus = Bus()
         self.device = Device()
@@ -153,7 +156,7 @@ class Guest:
         self.bus.map_ports(PORT, 8, self.device)
         self.interrupt = 0x40
         self.processor = Processor(
-            OPTERON_2007, self.memory, self.bus, self.clock, self.control, handlers, self._acknowledge
+            profile, self.memory, self.bus, self.clock, self.control, handlers, self._acknowledge
         )
         self.memory.write(STUBS, (b"\xf4" + bytes(15)) * 256)
         self._next_table = TABLES
@@ -192,13 +195,13 @@ class Guest:
             self._levels = (30, 21) if paging == "pae" else (22,)
             self.root = self.new_root()
             cr0, cr4 = cr0 | CR0_PG, cr4 | CR4_PGE | (CR4_PAE if paging == "pae" else CR4_PSE)
-            p.state.set(layout.EFER, EFER_NXE)
+            p.state.set(layout.EFER, EFER_NXE & self.profile.efer_bits)
             p.state.set(layout.CR3, self.root)
             if paging == "pae":
                 for i in range(4):
                     p.state.set(layout.PDPTE + 8 * i, self.memory.read_u64(self.root + 8 * i))
         p.state.set(layout.CR0, cr0)
-        p.state.set(layout.CR4, cr4)
+        p.state.set(layout.CR4, cr4 & self.profile.cr4_bits)
         self._flat(USER32 if cpl else CODE32, USER_DATA if cpl else DATA0, cpl)
         return self._entered()
 

@@ -35,6 +35,10 @@ class Registers:
     pdptes: tuple[int, int, int, int] | None = (0, 0, 0, 0)
     #: CR0.PG
     paging: bool = True
+    #: What the processor has (CPUID): 40-bit addresses of 4 MB pages, PAT bits in large pages' entries, 1 GB pages.
+    pse36: bool = True
+    pat: bool = True
+    gigabyte_pages: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,11 @@ def _levels(registers: Registers) -> tuple[int, list[_Level]]:
     """(address of the first table, the levels from the top)."""
     address_bits = _bits(51, registers.physical_bits) if registers.physical_bits < 52 else 0
     if not registers.pae:
-        # 5.2.1, 5.2.2: 4-MB pages where CR4.PSE is 1; bit 21 of such an entry is reserved.
-        upper = _Level(22, 10, 4, registers.page_size_extensions, 0, 1 << 21)
+        # 5.2.1, 5.2.2: 4-MB pages where CR4.PSE is 1; bit 21 of such an entry is reserved, and so are the bits of
+        # 20:13 beyond the physical address, and bit 12 without PAT.
+        beyond = max(40 - registers.physical_bits, 0) if registers.pse36 else 8
+        reserved = _bits(21, 21 - beyond) | (0 if registers.pat else 1 << 12)
+        upper = _Level(22, 10, 4, registers.page_size_extensions, 0, reserved)
         return registers.cr3 & 0xFFFF_F000, [upper, _Level(12, 10, 4, False, 0)]
     reserved = address_bits
     if not registers.long_mode:
@@ -104,7 +111,7 @@ def _levels(registers: Registers) -> tuple[int, list[_Level]]:
     if not registers.long_mode:
         return 0, lower
     pml4 = _Level(39, 9, 8, False, reserved | LARGE)  # figure 5-20: bit 7 must be zero
-    pdp = _Level(30, 9, 8, True, reserved, _bits(29, 13))
+    pdp = _Level(30, 9, 8, True, reserved, _bits(29, 13) | (0 if registers.gigabyte_pages else LARGE))
     return registers.cr3 & _bits(51, 12), [pml4, pdp, *lower]
 
 

@@ -16,6 +16,11 @@ from trapgate.engine.native_core import LOW, SLICE
 from trapgate.engine.stepping import UNCOUNTED
 from trapgate.machine.errors import UnimplementedDevice
 
+#: How long a run with a limit may go on without completing an instruction: modelled cycles of work (an exception costs
+#: 100, a turn of a repeated instruction 1: longer than any string that is meant), modelled seconds in HLT.
+MOST_STALLED = 1 << 26
+MOST_IDLE = 3600
+
 
 @dataclass(frozen=True)
 class Stopped:
@@ -31,14 +36,18 @@ class Processor(DebugTraps):
 
     # -- the loop
 
-    def run(self, max_instructions: int | None = None) -> Stopped:
-        """Run until something stops the run."""
+    def run(self, max_instructions: int | None = None, max_stall: int = MOST_STALLED) -> Stopped:
+        """Run until something stops the run.
+
+        A run with a limit ends, whatever the guest does: also, as "limit", when it has spent `max_stall` modelled
+        cycles, or MOST_IDLE seconds in HLT, without completing an instruction.
+        """
         limit = None if max_instructions is None else self.instructions + max_instructions
         # The collector would look at hundreds of thousands of decoded instructions again and again; none are garbage.
         collecting = gc.isenabled()
         gc.disable()
         try:
-            return self._run(limit)
+            return self._run(limit, max_stall)
         except (Unimplemented, UnimplementedDevice) as error:
             return Stopped("unimplemented", str(error))
         except TripleFault:
@@ -47,10 +56,10 @@ class Processor(DebugTraps):
             if collecting:
                 gc.enable()
 
-    def _run(self, limit: int | None) -> Stopped:
+    def _run(self, limit: int | None, max_stall: int = MOST_STALLED) -> Stopped:
         while True:
             try:
-                return self._loop(limit)
+                return self._loop(limit, max_stall)
             except TripleFault:
                 self.intercept_shutdown()
                 self.spend_charged()
@@ -92,13 +101,15 @@ class Processor(DebugTraps):
         finally:
             self.steps_left = UNCOUNTED
 
-    def _loop(self, limit: int | None) -> Stopped:
+    def _loop(self, limit: int | None, max_stall: int) -> Stopped:
         clock, control, q = self.clock, self.control, self.q
         state_address, enter = self.state.address, self._enter
         exits = self._exits
         uop = 0  # 0: look up rip
         stepped = self.observer is not None or self.steps_left != UNCOUNTED
         why = self._resume()
+        # Instructions when the last one was completed, and when it was: cycles of work and of all since then.
+        completed, working_from, waiting_from = -1, 0, 0
         while True:
             if why:
                 return Stopped(why)
@@ -111,9 +122,13 @@ class Processor(DebugTraps):
             if control.request is not None:
                 self._settle(uop)
                 return Stopped("request")
-            if limit is not None and self.instructions >= limit:
-                self._settle(uop)
-                return Stopped("limit")
+            if limit is not None:
+                if self.instructions != completed:
+                    completed, working_from, waiting_from = self.instructions, clock.now, clock.now
+                stalled = clock.now - working_from >= max_stall
+                if completed >= limit or stalled or clock.now - waiting_from >= MOST_IDLE * clock.hz:
+                    self._settle(uop)
+                    return Stopped("limit")
             if stepped and self.steps_left <= 0:
                 self._settle(uop)
                 return Stopped("steps")
@@ -127,8 +142,10 @@ class Processor(DebugTraps):
                 if self.left_guest:
                     continue
                 if self.halted:
+                    before = clock.now
                     if not self._wait():
                         return Stopped("halted")
+                    working_from += clock.now - before
                     continue
             flags = q[layout.SYSTEM_FLAGS >> 3]
             if flags & RF and not self.breakpoints:
@@ -158,7 +175,7 @@ class Processor(DebugTraps):
                 # Native code is left at the first block's end at or behind the deadline, whatever else it is left for.
                 zero = deadline - 1
             if limit is not None:
-                zero = min(zero, now + limit - self.instructions)
+                zero = min(zero, now + limit - self.instructions, working_from + max_stall)
             if zero != self._zero:
                 self._set_zero(zero)
             code = enter(state_address, uop, (zero - now << 32) + LOW)
