@@ -10,6 +10,7 @@ from trapgate.engine.handlers import HandlerStore
 
 from .random_code import RandomCode
 from .random_pages import RandomPages
+from .random_tables import RandomTables
 
 
 class Family(Protocol):
@@ -24,5 +25,6 @@ class Family(Protocol):
 
 FAMILIES: dict[str, Callable[[HandlerStore], Family]] = {
     "code": RandomCode,
+    "tables": RandomTables,
     "pages": RandomPages,
 }

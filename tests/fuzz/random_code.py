@@ -17,10 +17,18 @@ from .machine import FuzzMachine, Snapshot
 
 REASONS = {"limit", "halted", "triple-fault", "unimplemented", "request"}
 #: A case's bounds: instructions, and modelled cycles (an exception costs 100) without completing one.
-INSTRUCTIONS, CYCLES = 300, 5_000
+INSTRUCTIONS, CYCLES = 100, 1_000
 #: Cases that share a mode and a profile, one after the other.
 TOGETHER = 64
 LENGTH = 192
+
+#: A handler that goes on one byte behind what has faulted, by the size of its code: without and with an error code.
+_NEXT = {
+    16: ("55 89e5 ff4602 5d cf", "55 89e5 ff4602 5d cf"),  # push bp; mov bp, sp; inc word [bp+2]; pop bp; iret
+    32: ("ff0424 cf", "83c404 ff0424 cf"),  # inc dword [esp]; iretd
+    64: ("48ff0424 48cf", "4883c408 48ff0424 48cf"),
+}
+_WITH_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17))
 
 _PREFIXES = bytes.fromhex("26 2e 36 3e 64 65 66 67 f0 f2 f3")
 #: Instructions that noise rarely hits: privileged ones, far transfers, strings, x87 and SSE state, loops.
@@ -157,13 +165,13 @@ class RandomCode:
         """One case; how it ended. Raises what went wrong."""
         machine = self._machine = self._prepared(index)
         memory, p = machine.memory, machine.processor
-        # Handlers are random code too, so that a case goes on after its first exception.
-        handlers = bytearray(b"\xcf\xf4\xf4\xf4" * 1024)
-        if p.long_mode:
-            handlers[0::16], handlers[1::16] = b"\x48" * 256, b"\xcf" * 256
-        for vector in (0, 1, 3, 6, 8, 10, 11, 12, 13, 14, 16, 17, 48, 64):
-            handlers[16 * vector : 16 * vector + 16] = code(choose, 16)
-        memory.write(0x4000, handlers)
+        # Handlers are random code too, or go on behind what has faulted, so that a case gets beyond its first exception.
+        bits = 16 if p.real_mode else 64 if p.long_mode else 32
+        for vector in (*range(20), 0x30, 0x40):
+            kind = choose.random()
+            text = code(choose, 16) if kind < 0.2 else b"\xf4" if kind < 0.3 else \
+                bytes.fromhex(_NEXT[bits][vector in _WITH_ERROR_CODE])  # fmt: skip
+            memory.write(0x4000 + 16 * vector, text)
         for place in (CODE, 0x9000, 0xA000):
             memory.write(place, code(choose))
         q = p.q

@@ -9,7 +9,7 @@ import pytest
 from .campaign import Outcome
 
 #: Cases in `make test`.
-FEW = {"code": 300, "pages": 600}
+FEW = {"code": 300, "tables": 600, "pages": 600}
 
 
 @pytest.mark.parametrize("family", FEW)

@@ -80,12 +80,15 @@ class Gates(Tasks):
             self._call_inward(target, code, code_place, cpl, offset, gate)
         else:
             words = [self.segments[CS].selector, self.rip]
+
+            def check() -> None:
+                self.check_target(offset, code)
+
             if self.long_mode:
-                bits, sp = 64, self.write_long_frame(words, self.register(RSP, 64), cpl)
+                bits, sp = 64, self.write_long_frame(words, self.register(RSP, 64), cpl, check=check)
             else:
                 bits = self.stack_bits
-                sp = self.write_frame(words, 4 if wide else 2, self.register(RSP, bits), bits, None, cpl)
-            self.check_target(offset, code)
+                sp = self.write_frame(words, 4 if wide else 2, self.register(RSP, bits), bits, None, cpl, check=check)
             self.enter_code(target, code, code_place, cpl)
             self.set_register(RSP, bits, sp)
         self.rip = offset
@@ -110,9 +113,12 @@ class Gates(Tasks):
         """To an inner level, with its stack from the TSS."""
         outer = [self.segments[SS].selector, self.register(RSP, 64)]
         back = [self.segments[CS].selector, self.rip]
-        if self.long_mode:
-            sp = self.write_long_frame(outer + back, self.from_tss(4 + 8 * cpl, 8), cpl)
+
+        def check() -> None:
             self.check_target(offset, code)
+
+        if self.long_mode:
+            sp = self.write_long_frame(outer + back, self.from_tss(4 + 8 * cpl, 8), cpl, check=check)
             self.enter_code(target, code, place, cpl)
             self.segments[SS].load(cpl, 0, 0, 0)
             self.set_register(RSP, 64, sp)
@@ -122,8 +128,7 @@ class Gates(Tasks):
         count = gate >> 32 & 0x1F
         copied = [self.stack_read(i * size, 8 * size) for i in reversed(range(count))]
         bits = 32 if stack[3] & ATTRIBUTE_DB else 16
-        sp = self.write_frame(outer + copied + back, size, sp, bits, stack, cpl)
-        self.check_target(offset, code)
+        sp = self.write_frame(outer + copied + back, size, sp, bits, stack, cpl, check=check)
         self.enter_code(target, code, place, cpl)
         self.segments[SS].load(*stack)
         self.set_register(RSP, bits, sp)

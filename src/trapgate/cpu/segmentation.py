@@ -5,6 +5,8 @@ Source: APM vol. 2, 4.5 to 4.12.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from trapgate.arch import layout, vectors
 from trapgate.arch.paging import PF_U, PF_W
 from trapgate.arch.registers import CS, DS, ES, FS, GS, SS
@@ -38,6 +40,18 @@ CODE_MASK = ATTRIBUTE_S | ATTRIBUTE_CODE
 _M64 = (1 << 64) - 1
 _WRITABLE_MASK = ATTRIBUTE_P | ATTRIBUTE_S | ATTRIBUTE_CODE | ATTRIBUTE_RW
 _WRITABLE_DATA = ATTRIBUTE_P | ATTRIBUTE_S | ATTRIBUTE_RW
+
+
+def _nothing() -> None:
+    pass
+
+
+def _joined(words: list[int], bits: int) -> int:
+    """Words pushed one after the other, as one number."""
+    frame = 0
+    for word in words:
+        frame = frame << bits | word & ((1 << bits) - 1)
+    return frame
 
 
 def dpl_of(attributes: int) -> int:
@@ -214,11 +228,13 @@ class Segmentation(Core):
         stack: StackSegment | None,
         cpl: int,
         external: int = 0,
+        check: Callable[[], None] = _nothing,
     ) -> int:
         """Write `words` of `size` bytes downwards from `sp`, a stack pointer of `bits` (16 or 32); returns the new one.
 
-        `stack` is the segment when it is not yet in SS. Nothing is written when any part cannot be. A 16-bit stack
-        pointer wraps between two words (APM vol. 2, 4.12.2): then each word is checked for itself.
+        `stack` is the segment when it is not yet in SS. Nothing is written when any part cannot be, or when `check`
+        raises, which is called when all parts can be; the fault is that of the first word pushed that has one. A 16-bit
+        stack pointer wraps between two words (APM vol. 2, 4.12.2).
         """
         mask = (1 << bits) - 1
         segment = self.segments[SS]
@@ -232,38 +248,53 @@ class Segmentation(Core):
             low, high = limit + 1, 0xFFFF_FFFF if attributes & ATTRIBUTE_DB else 0xFFFF
         if attributes & _WRITABLE_MASK != _WRITABLE_DATA:
             raise Fault(vectors.SS, error)
-        total = size * len(words)
-        at = sp & mask
-        if at >= total:
-            frame = 0
-            for word in words:
-                frame = frame << 8 * size | word & ((1 << 8 * size) - 1)
-            parts = [(at - total, total, frame)]
-        else:
-            parts = []
-            for word in words:
-                at = at - size & mask
-                parts.append((at, size, word & ((1 << 8 * size) - 1)))
         access = PF_U if cpl == 3 else 0
-        for offset, length, _ in parts:
+
+        def probe(offset: int, length: int) -> None:
             if offset < low or offset + length - 1 > high:
                 raise Fault(vectors.SS, error)
             self.probe_write(base + offset & 0xFFFF_FFFF, length, access)
+
+        total, at = size * len(words), sp & mask
+        parts = [(at - total, total, _joined(words, 8 * size))]
+        try:
+            whole = at >= total
+            if whole:
+                probe(at - total, total)
+        except Fault:
+            whole = False
+        if not whole:
+            parts = []
+            for word in words:
+                at = at - size & mask
+                probe(at, size)
+                parts.append((at, size, word & ((1 << 8 * size) - 1)))
+        check()
         for offset, length, value in parts:
             self.write_linear(base + offset & 0xFFFF_FFFF, length, value, access)
         return sp - total & mask
 
-    def write_long_frame(self, words: list[int], rsp: int, cpl: int, external: int = 0) -> int:
-        """Write quadwords downwards from `rsp` in long mode; returns the new rsp."""
-        frame = 0
-        for word in words:
-            frame = frame << 64 | word & _M64
+    def write_long_frame(
+        self, words: list[int], rsp: int, cpl: int, external: int = 0, check: Callable[[], None] = _nothing
+    ) -> int:
+        """Write quadwords downwards from `rsp` in long mode, as `write_frame` does; returns the new rsp."""
+        access = PF_U if cpl == 3 else 0
+
+        def probe(at: int, size: int) -> None:
+            if not (is_canonical(at) and is_canonical(at + size - 1 & _M64)):
+                raise Fault(vectors.SS, external)
+            self.probe_write(at, size, access)
+
         size = 8 * len(words)
-        rsp = rsp - size & _M64
-        if not (is_canonical(rsp) and is_canonical(rsp + size - 1 & _M64)):
-            raise Fault(vectors.SS, external)
-        self.write_linear(rsp, size, frame, PF_U if cpl == 3 else 0)
-        return rsp
+        bottom = rsp - size & _M64
+        try:
+            probe(bottom, size)
+        except Fault:
+            for i in range(1, len(words) + 1):
+                probe(rsp - 8 * i & _M64, 8)
+        check()
+        self.write_linear(bottom, size, _joined(words, 64), access)
+        return bottom
 
     def probe_write(self, linear: int, size: int, access: int) -> None:
         """Raise the fault that a write would, without writing."""
