@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import subprocess
 import sys
@@ -71,10 +72,8 @@ def _watch(worker: subprocess.Popen[bytes], progress: Path, show: Callable[[int]
     """Wait for the worker; what it died of when that was a hang."""
     last, since = -1, time.monotonic()
     while True:
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             worker.wait(0.5)
-        except subprocess.TimeoutExpired:
-            pass
         done = _read(progress)[1]
         show(done)
         if worker.returncode is not None:

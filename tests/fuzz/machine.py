@@ -23,7 +23,7 @@ _SIMPLE = (int, bool, str, float, type(None), tuple, frozenset)
 _CACHES = frozenset(("_mode", "_modes", "_translation", "_translations", "_decoders", "_zero"))
 #: Fields of the state block that are the engine's, not the guest's: no case may change them.
 _FIXED = (layout.ZERO, layout.RAM_BASE, layout.PAGE_KIND, layout.CODE_MAP, layout.PAGE_COUNT, layout.SLOW_ACCESS,
-          layout.COMMIT, layout.FETCH_PAGE, layout.ON_DEVICE_READ, layout.ON_DEVICE_WRITE, layout.ON_CODE_WRITE)  # fmt: skip
+          layout.COMMIT, layout.FETCH_PAGE, layout.ON_DEVICE_READ, layout.ON_DEVICE_WRITE, layout.ON_CODE_WRITE)  # fmt: skip  # noqa: E501
 
 
 class Snapshot:
@@ -96,7 +96,9 @@ class FuzzMachine(Guest):
         p = self.processor
         for offset in _FIXED:
             word = int.from_bytes(self._blank.block[offset : offset + 8], "little")
-            assert p.q[offset >> 3] == word, f"the engine's field at {offset:#x} is {p.q[offset >> 3]:#x}, not {word:#x}"
+            assert p.q[offset >> 3] == word, (
+                f"the engine's field at {offset:#x} is {p.q[offset >> 3]:#x}, not {word:#x}"
+            )
         assert bytes(self.memory._kind) == self._kinds, "the array of page kinds has changed"
         empty = np.uint64((1 << 64) - 1)
         for tag in (self._fast[:, 0], self._fast[:, 1]):

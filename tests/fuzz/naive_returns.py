@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .naive_transfer import GP, IF, NP, NT, RF, SS, TF, VM, DF, PF, TS, Naive, NaiveFault, Segment, canonical  # noqa: I001
+from .naive_transfer import DF, GP, IF, NP, NT, PF, RF, SS, TF, TS, VM, Naive, NaiveFault, Segment, canonical
 
 _CONTRIBUTORY = frozenset((0, TS, NP, SS, GP))
 _WITH_ERROR = frozenset((DF, TS, NP, SS, GP, PF, 17))

@@ -39,10 +39,10 @@ _WHOLE = [bytes.fromhex(text) for text in """
     0fb10b 870b 0fae03 0fae0b 0fae13 0fae1b ddd8 dd33 dd23 d93b 0f08 0f09 0f0b 0fb9c0 0fff c8080000 c9 60 61 62
     0f0100 0f23f8 0f21f0 0f23c0 0f06 d7 e2fe e8fbffffff ebfe 74f0 f4 48cf 48cb 0f00d9 0f01d0 0faa 0f02c3 0f03c3
     0f00e3 0f00eb 63c3 0fb20b 0fb40b c40b c50b 0f0108 0f0138 0fa2 0f33 9b d9d0 dbe3 f3ac f26e f36c f3aa 9a00800000330000
-""".split()]  # fmt: skip
+""".split()]  # fmt: skip  # noqa: SIM905
 #: Instructions that do something, to get far: moves, arithmetic, pushes, short jumps.
 _PLAIN = [bytes.fromhex(text) for text in
-          "40 4b 01c8 29d8 31c9 8b03 8903 50 58 83c001 7502 eb01 0fafc3 c1e003 8d0418 0fb6c1 0f28c1 660fefc0 d8c1 f7f1".split()]  # fmt: skip
+          "40 4b 01c8 29d8 31c9 8b03 8903 50 58 83c001 7502 eb01 0fafc3 c1e003 8d0418 0fb6c1 0f28c1 660fefc0 d8c1 f7f1".split()]  # fmt: skip  # noqa: E501, SIM905
 
 
 def code(choose: random.Random, length: int = LENGTH) -> bytes:
@@ -86,7 +86,6 @@ def _value(choose: random.Random) -> int:
     if kind == 8:
         return choose.randrange(0xF_F000, 0x10_1000)
     return choose.choice((0xF000_0000, 0x8000_0000, 0xFFFF_FFFF, 0xFEE0_0000, 1 << 47)) + choose.randrange(0x1000)
-
 
 
 def _protected16(machine: FuzzMachine, cpl: int) -> None:
@@ -165,7 +164,7 @@ class RandomCode:
         """One case; how it ended. Raises what went wrong."""
         machine = self._machine = self._prepared(index)
         memory, p = machine.memory, machine.processor
-        # Handlers are random code too, or go on behind what has faulted, so that a case gets beyond its first exception.
+        # Handlers are random code too, or go on behind what has faulted, so that a case gets beyond its first exception.  # noqa: E501
         bits = 16 if p.real_mode else 64 if p.long_mode else 32
         for vector in (*range(20), 0x30, 0x40):
             kind = choose.random()
@@ -196,10 +195,10 @@ class RandomCode:
         lines = [f"{mode} on {profile}"]
         if machine is not None:
             p = machine.processor
-            lines.append(f"rip {p.rip:#x}, cs {p.segments[CS].selector:#x}, CPL {p.cpl}, cr0 {p.cr0:#x}, cr4 {p.cr4:#x}")
+            lines.append(
+                f"rip {p.rip:#x}, cs {p.segments[CS].selector:#x}, CPL {p.cpl}, cr0 {p.cr0:#x}, cr4 {p.cr4:#x}"
+            )
             lines.append(f"registers {machine.registers()}")
             lines.append(f"code at {CODE:#x}: {machine.memory.read(CODE, LENGTH).hex()}")
             lines.append(f"last exceptions {list(p.recent_exceptions)}")
         return "\n".join(lines)
-
-

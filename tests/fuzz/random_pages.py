@@ -107,7 +107,7 @@ class RandomPages:
     def _execute(
         self, choose: random.Random, machine: FuzzMachine, registers: naive.Registers, linear: list[int]
     ) -> str:
-        """An instruction that reads or writes, delivered into a handler-less IDT: what it faults with is what counts."""
+        """An instruction that reads or writes, delivered into a handler-less IDT: what it faults with is what counts."""  # noqa: E501
         p, memory = machine.processor, machine.memory
         access = naive.Access(choose.random() < 0.5, choose.random() < 0.5, False)
         at, code_at = choose.choice(linear), choose.choice(linear) & ~0xFFF | choose.randrange(0x800)
@@ -182,7 +182,9 @@ def _compare(machine: FuzzMachine, wanted: bytearray) -> None:
     if different.size:
         place = int(different[0]) * 8
         got = machine.memory.read(place, 8).hex(" ")
-        raise AssertionError(f"accessed or dirty bits: at {place:#x} is {got}, not {wanted[place : place + 8].hex(' ')}")
+        raise AssertionError(
+            f"accessed or dirty bits: at {place:#x} is {got}, not {wanted[place : place + 8].hex(' ')}"
+        )
 
 
 class _Caught(Exception):

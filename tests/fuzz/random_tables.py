@@ -154,14 +154,16 @@ class RandomTables:
             different = different[different < 0x4_0000]  # the page tables' accessed bits
         if different.size:
             place = int(different[0])
-            raise AssertionError(f"memory at {place:#x} is {machine.memory.read_u8(place):#x}, not {wanted.ram[place]:#x}")
+            raise AssertionError(
+                f"memory at {place:#x} is {machine.memory.read_u8(place):#x}, not {wanted.ram[place]:#x}"
+            )
 
     def describe(self, index: int) -> str:
         """What a reader wants to know about the case that has just failed."""
         profile, mode = PLACES[index // TOGETHER % len(PLACES)]
         p, memory = self._machines[profile].processor, self._machines[profile].memory
         lines = [f"{mode} on {profile}: {self._text}", f"now: {_naive(self._machines[profile], ram=False)}",
-                 f"stack {memory.read(p.q[RSP] & 0xF_FF80, 128).hex(' ', 4)}, at [rbx] {memory.read(DATA, 10).hex()}"]  # fmt: skip
+                 f"stack {memory.read(p.q[RSP] & 0xF_FF80, 128).hex(' ', 4)}, at [rbx] {memory.read(DATA, 10).hex()}"]  # fmt: skip  # noqa: E501
         for name, at, count in (("GDT", GDT, GDT_ENTRIES), ("LDT", LDT, LDT_ENTRIES), ("IDT", IDT, GATES)):
             words = " ".join(f"[{i}] {memory.read_u64(at + 8 * i):016x}" for i in range(count))
             lines.append(f"{name}: {words}")
@@ -241,7 +243,9 @@ def _word(choose: random.Random, cpl: int) -> int:
     """An element of a stack."""
     kind = choose.random()
     if kind < 0.5:
-        return _selector(choose, max(cpl, choose.choice((0, 3)))) | (choose.getrandbits(32) & ~0xFFFF if kind < 0.1 else 0)
+        return _selector(choose, max(cpl, choose.choice((0, 3)))) | (
+            choose.getrandbits(32) & ~0xFFFF if kind < 0.1 else 0
+        )
     return choose.randrange(0x1000, 0x7000) if kind < 0.8 else _offset(choose)
 
 
@@ -294,7 +298,7 @@ def _segment(access: int, size: int, base: int, limit: int) -> int:
 def gate(choose: random.Random, access: int, cpl: int) -> int:
     """A gate: `access` is its byte of rights and type."""
     offset = _offset(choose)
-    return (offset & 0xFFFF | _selector(choose, choose.choice((0, 0, cpl)), _CODE) << 16 | choose.choice((0, 0, choose.randrange(32))) << 32
+    return (offset & 0xFFFF | _selector(choose, choose.choice((0, 0, cpl)), _CODE) << 16 | choose.choice((0, 0, choose.randrange(32))) << 32  # noqa: E501
             | access << 40 | (offset >> 16) << 48)  # fmt: skip
 
 
@@ -316,7 +320,9 @@ def _write_tables(choose: random.Random, machine: FuzzMachine, long_mode: bool) 
                 i += 1
     memory.write_u8(GDT + (TSS_SELECTOR & ~7) + 5, 0x8B)
     for vector in range(GATES):
-        kind = choose.choice((14, 14, 15, 6, 7, 5, choose.randrange(32)) if not long_mode else (14, 14, 15, choose.randrange(32)))
+        kind = choose.choice(
+            (14, 14, 15, 6, 7, 5, choose.randrange(32)) if not long_mode else (14, 14, 15, choose.randrange(32))
+        )
         access = (choose.random() < 0.95) << 7 | choose.choice((0, 3, cpl)) << 5 | kind
         value = gate(choose, access, cpl)
         if kind == 5 and choose.random() < 0.8:
@@ -329,7 +335,9 @@ def _write_tables(choose: random.Random, machine: FuzzMachine, long_mode: bool) 
             memory.write_u64(IDT + 8 * vector, value)
     for ring in range(3):
         if long_mode:
-            memory.write_u64(TSS + 4 + 8 * ring, choose.choice((0x5800, 0x5808, choose.getrandbits(20), choose.getrandbits(64))))
+            memory.write_u64(
+                TSS + 4 + 8 * ring, choose.choice((0x5800, 0x5808, choose.getrandbits(20), choose.getrandbits(64)))
+            )
         else:
             memory.write_u32(TSS + 4 + 8 * ring, choose.choice((0x5800, 0x5800, choose.getrandbits(16), 6)))
             memory.write_u16(TSS + 8 + 8 * ring, _selector(choose, ring, _DATA))
@@ -387,7 +395,9 @@ def _instruction(choose: random.Random, machine: FuzzMachine) -> tuple[str, Call
         prefix, size = "48", 8
     if kind in ("retf", "iret") and choose.random() < 0.8:
         for i, word in enumerate(_frame(choose, cpl)):
-            memory.write(p.q[RSP] + size * i & 0xF_FFF0 | p.q[RSP] & 12, (word & (1 << 8 * size) - 1).to_bytes(size, "little"))
+            memory.write(
+                p.q[RSP] + size * i & 0xF_FFF0 | p.q[RSP] & 12, (word & (1 << 8 * size) - 1).to_bytes(size, "little")
+            )
     if kind == "retf":
         released = choose.choice((0, 0, 4, 8))
         text = f"{prefix}ca{released:02x}00" if released else f"{prefix}cb"
@@ -397,4 +407,3 @@ def _instruction(choose: random.Random, machine: FuzzMachine) -> tuple[str, Call
 
 def _undefined(n: Naive) -> None:
     raise NaiveFault(6, None)
-

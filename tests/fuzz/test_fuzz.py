@@ -1,4 +1,4 @@
-"""Whatever a guest does to itself, it is data: no exception, no hang, no access outside its RAM, the manual's outcome."""
+"""Whatever a guest does to itself, it is data: no exception, no hang, nothing outside its RAM, the manual's outcome."""
 
 from __future__ import annotations
 

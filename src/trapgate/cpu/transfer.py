@@ -41,6 +41,9 @@ from trapgate.cpu.gates import Gates
 from trapgate.cpu.segmentation import V86_ATTRIBUTES, StackSegment, dpl_of
 
 
+_M64 = (1 << 64) - 1
+
+
 class Transfers(Gates):
     """Far transfers."""
 
@@ -89,8 +92,13 @@ class Transfers(Gates):
         words, size, bits = [self.segments[CS].selector, self.rip], width // 8, self.stack_bits
         sp = self.register(RSP, bits)
         if bits == 64:
-            sp = sp - 2 * size & 0xFFFF_FFFF_FFFF_FFFF
-            self.write_segment(SS, sp, 2 * size, words[0] << width | words[1] & ((1 << width) - 1))
+            first, sp = sp - size & _M64, sp - 2 * size & _M64
+            try:
+                self.write_segment(SS, sp, 2 * size, words[0] << width | words[1] & ((1 << width) - 1))
+            except Fault:
+                # Nothing is written; CS is pushed first, and its fault is the one that counts.
+                self.probe_write(self.segment_linear(SS, first, size, True), size, self._user_access)
+                raise
         else:
             sp = self.write_frame(words, size, sp, bits, None, self.cpl)
         return bits, sp

@@ -11,6 +11,7 @@ import trapgate.isa.system  # noqa: F401  (registers the Python forms)
 from trapgate.arch import layout, vectors, vmcb
 from trapgate.arch.registers import RF, TF
 from trapgate.cpu.faults import Fault, TripleFault, Unimplemented, VmExit
+from trapgate.engine import record
 from trapgate.engine.debug_traps import DebugTraps
 from trapgate.engine.native_core import LOW, SLICE
 from trapgate.engine.stepping import UNCOUNTED
@@ -106,6 +107,7 @@ class Processor(DebugTraps):
         state_address, enter = self.state.address, self._enter
         exits = self._exits
         uop = 0  # 0: look up rip
+        cut = False
         stepped = self.observer is not None or self.steps_left != UNCOUNTED
         why = self._resume()
         # Instructions when the last one was completed, and when it was: cycles of work and of all since then.
@@ -170,6 +172,13 @@ class Processor(DebugTraps):
                         why, uop = self._walk(block, 0, clock.now), 0
                         continue
             now = clock.now
+            if cut:
+                # The limit has cut a repeated instruction short: the rest of it in one go, not turn by turn.
+                cut = False
+                self._settle(uop)
+                self._step(min(self._room(now), working_from + max_stall - now))
+                uop = 0
+                continue
             zero = now + SLICE
             if deadline is not None and deadline <= zero:
                 # Native code is left at the first block's end at or behind the deadline, whatever else it is left for.
@@ -191,6 +200,7 @@ class Processor(DebugTraps):
             if self._pending_error is not None:
                 error, self._pending_error = self._pending_error, None
                 raise error
+            cut = limit is not None and code == record.EXIT_REPEAT
             uop = exits[code](q[layout.EXIT_UOP >> 3])
 
     @cached_property
