@@ -47,9 +47,9 @@ def test_a_frame_across_two_pages(guest: Make) -> None:
 
 def test_a_far_call(guest: Make) -> None:
     """CS is pushed first."""
-    g = guest().enter_long().load(assemble(64, "48 ff 1b  call far [rbx]")).set(rsp=UNMAPPED + 0x100, rbx=DATA)
-    g.memory.write(DATA, CODE.to_bytes(8, "little") + b"\x08\0")
-    assert _fault(g).address == UNMAPPED + 0xF8
+    g = guest().enter_long().load(assemble(64, "ff 1b  call far [rbx]")).set(rsp=UNMAPPED + 0x100, rbx=DATA)
+    g.memory.write(DATA, CODE.to_bytes(4, "little") + b"\x08\0")
+    assert _fault(g).address == UNMAPPED + 0xFC
 
 
 def test_in_32_bit_mode(guest: Make) -> None:

@@ -1,8 +1,9 @@
 """A naive second model of segment loads and far transfers, written from the manual's pseudo-code.
 
 AMD64 APM vol. 3 (CALL, JMP, RET far, IRET, INT, MOV, LLDT, LTR) and vol. 2, 4.7 to 4.12, 8.6 to 8.9 and 12.3. Nothing
-is shared with the processor under test. Memory is plain: in legacy mode there is no paging, in long mode the first 512 KB
-are mapped to themselves for everybody. What an instruction does is worked out on copies: a fault leaves garbage behind.
+is shared with the processor under test. Memory is plain: in legacy mode there is no paging, in long mode the first
+512 KB are mapped to themselves for everybody. What an instruction does is worked out on copies:
+a fault leaves garbage behind.
 """
 
 from __future__ import annotations

@@ -40,7 +40,6 @@ from trapgate.cpu.faults import Fault
 from trapgate.cpu.gates import Gates
 from trapgate.cpu.segmentation import V86_ATTRIBUTES, StackSegment, dpl_of
 
-
 _M64 = (1 << 64) - 1
 
 
