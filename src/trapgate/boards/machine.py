@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from trapgate.arch import layout
@@ -9,16 +10,21 @@ from trapgate.arch.cpuid import OPTERON_2007, CpuProfile
 from trapgate.arch.registers import CS, GPR_NAMES, SEGMENT_NAMES
 from trapgate.arch.segments import DPL_SHIFT
 from trapgate.boards.pc import Pc, PcConfig
+from trapgate.boards.typist import Typist
+from trapgate.devices.uart16550a import IER_RECEIVED
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Processor, Stopped
 from trapgate.firmware.acpi import AcpiHardware
+from trapgate.firmware.bios.bios import Bios
+from trapgate.firmware.bios.disk_image import DiskImage
+from trapgate.firmware.bios.rom import SERVICE_PORT
 from trapgate.firmware.fw_cfg import FIRST_PORT, PORT_COUNT, FwCfg
 from trapgate.firmware.image import BootImage, EntryState
 from trapgate.firmware.linux import LinuxImage
 from trapgate.firmware.tables import write_tables
 from trapgate.machine.clock import Clock
 from trapgate.machine.console import ConsoleBackend
-from trapgate.machine.control import RunControl
+from trapgate.machine.control import Reset, RunControl
 from trapgate.machine.memory import PhysicalMemory
 
 
@@ -36,6 +42,8 @@ class _Pins:
 
     def __init__(self) -> None:
         self.processor: Processor | None = None
+        #: Called instead of a reset of the processor, where firmware would run behind it.
+        self.on_reset: Callable[[], None] | None = None
 
     def set_intr(self, level: bool) -> None:
         if self.processor is not None:
@@ -50,7 +58,9 @@ class _Pins:
             self.processor.pulse_smi()
 
     def request_reset(self) -> None:
-        if self.processor is not None:
+        if self.on_reset is not None:
+            self.on_reset()
+        elif self.processor is not None:
             self.processor.request_reset()
 
     def set_a20(self, enabled: bool) -> None:
@@ -59,14 +69,18 @@ class _Pins:
 
 
 class BareMachine:
-    """A PC without a hypervisor. `console` gets what the guest writes to COM1."""
+    """A PC without a hypervisor. `console` gets what the guest writes to COM1, and what a BIOS's screen shows."""
 
     def __init__(self, config: MachineConfig, console: ConsoleBackend, handlers: HandlerStore) -> None:
         self.config = config
         self.memory = PhysicalMemory(config.memory_size)
         self.clock = Clock(config.profile.frequency)
         self.control = RunControl()
-        pins = _Pins()
+        self._console = console
+        #: The firmware that a disk image is booted through; None for guests that are loaded by a protocol.
+        self.bios: Bios | None = None
+        self._typist: Typist | None = None
+        self._pins = pins = _Pins()
         self.board = Pc(self.memory, self.clock, self.control, pins, console, config.board)
         self.processor = Processor(
             config.profile, self.memory, self.board.bus, self.clock, self.control, handlers, self.board.acknowledge
@@ -88,11 +102,54 @@ class BareMachine:
         self.board.bus.write_memory(hardware.io_apic_address, 4, 0)
         self.board.bus.write_memory(hardware.io_apic_address + 0x10, 4, hardware.io_apic_id << 24)
         rsdp = write_tables(self.memory, hardware)
+        if isinstance(image, DiskImage):
+            self._install_bios(image)
         enter_state(self.processor, image.load(self.memory, rsdp))
+
+    def _install_bios(self, image: DiskImage) -> None:
+        drives = image.drives()
+        bus = self.board.bus
+        self.bios = Bios(
+            self.processor, self.memory, bus, self.clock, self.control, self._console, drives, image.code,
+            image.emulation,
+        )  # fmt: skip
+        bus.map_ports(SERVICE_PORT, 1, self.bios)
+        self.bios.install()
+        self._typist = Typist(self.clock, self.board.keyboard, self._takes_key)
+        # A processor that is reset goes through the BIOS's self-test, which starts the machine again.
+        self._pins.on_reset = lambda: self.control.stop(Reset())
+
+    def _takes_key(self) -> bool:
+        return self.bios is None or self.bios.keyboard.has_room
 
     def run(self, max_instructions: int | None = None) -> Stopped:
         """Run until something ends the run."""
-        return self.processor.run(max_instructions)
+        stopped = self.processor.run(max_instructions)
+        if self.bios is not None:
+            self.bios.screen.refresh()
+        return stopped
+
+    # The console
+
+    @property
+    def _uses_serial(self) -> bool:
+        """Whether input goes to COM1: always without a BIOS, else as soon as the guest uses the port."""
+        serial = self.board.serial
+        return self.bios is None or bool(serial.ier & IER_RECEIVED) or serial.sent_bytes > 0
+
+    @property
+    def listens(self) -> bool:
+        """True when the guest has shown that it takes input: its drivers would clear away what came before."""
+        if self.bios is None or self._uses_serial:
+            return bool(self.board.serial.ier & IER_RECEIVED)
+        return self.bios.keyboard.wanted
+
+    def receive(self, data: bytes) -> None:
+        """Hand over what was typed: to COM1, or as key presses where the guest uses the screen."""
+        if self._typist is None or self._uses_serial:
+            self.board.serial.receive(data)
+        else:
+            self._typist.type(data)
 
 
 def enter_state(processor: Processor, entry: EntryState) -> None:

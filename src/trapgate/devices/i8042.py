@@ -178,6 +178,11 @@ class I8042(PlainState):
         if self.keyboard.scanning:
             self._from_keyboard(scan_codes)
 
+    @property
+    def is_idle(self) -> bool:
+        """True when the guest has taken every byte."""
+        return self.source < 0 and not self.keyboard_queue and not self.controller_queue
+
     # Access
 
     def read_port(self, offset: int, width: int) -> int:

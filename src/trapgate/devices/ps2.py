@@ -39,6 +39,10 @@ def translate(code: int, released: bool) -> tuple[int, bool]:
     return translated | 0x80 if released else translated, False
 
 
+#: Scan codes of set 2 by those of set 1, for the keys of a 101-key keyboard.
+SET_2 = {code: place for place, code in reversed(list(enumerate(_SET_1)))} | {0x41: 0x83, 0x54: 0x84}
+
+
 class Keyboard(PlainState):
     """A 101-key keyboard."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trapgate.firmware.bios.disk_image import disk_image, has_signature, is_iso
 from trapgate.firmware.errors import NotAKernel
 from trapgate.firmware.image import BootImage
 from trapgate.firmware.linux import LinuxImage, is_bzimage
@@ -23,4 +24,6 @@ def recognise(data: bytes, command_line: str = "", modules: Sequence[bytes] = ()
         return PvhImage(data, initrd, command_line, name)
     if is_boot_sector(data):
         return RawImage(data, name=name)
+    if is_iso(data) or has_signature(data):
+        return disk_image(data, name)
     raise NotAKernel(name, f"{len(data)} bytes of another kind")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from trapgate.arch.cpuid import PROFILES
 from trapgate.boards.machine import BareMachine, MachineConfig
-from trapgate.devices.uart16550a import IER_RECEIVED
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Stopped
 from trapgate.firmware.image import BootImage
@@ -38,6 +38,7 @@ class BareRun:
         self._machine = BareMachine(config, output, self._handlers)
         self._console = console
         self._host_seconds = 0.0
+        self._received = False
         self._machine.processor.on_idle = self._idle
         self._next_poll = self._machine.clock.schedule(POLL_PERIOD, self._poll)
 
@@ -56,6 +57,8 @@ class BareRun:
             stopped = self._machine.run(max_instructions)
         finally:
             self._host_seconds += time.perf_counter() - started
+            if self._machine.bios is not None:
+                self._machine.bios.screen.close()
         return self._end(stopped)
 
     def statistics(self) -> Statistics:
@@ -63,6 +66,11 @@ class BareRun:
         return read_statistics(self._machine, self._host_seconds)
 
     def _end(self, stopped: Stopped) -> End:
+        end = self._reason(stopped)
+        bios = self._machine.bios
+        return end if bios is None else replace(end, notes=tuple(bios.notes))
+
+    def _reason(self, stopped: Stopped) -> End:
         request = self._machine.control.request
         if request is not None:
             match request:
@@ -107,24 +115,26 @@ class BareRun:
         if seconds < SHORTEST_WAIT or not self._listens():
             self._receive(0.0)
             return
-        received = self._machine.board.serial.incoming
+        self._received = False
         end = time.monotonic() + seconds
-        while not received and self._machine.control.request is None and (left := end - time.monotonic()) > 0:
+        while not self._received and self._machine.control.request is None and (left := end - time.monotonic()) > 0:
             self._receive(min(left, LONGEST_WAIT))
 
     def _receive(self, seconds: float) -> None:
-        """Hand typed bytes to the serial port, after waiting at most `seconds` of host time for them."""
+        """Hand over typed bytes, after waiting at most `seconds` of host time for them."""
+        if self._machine.bios is not None:
+            self._machine.bios.screen.refresh()
         if not self._listens():
             self._console.flush()
             return
         data = self._console.wait(seconds) if seconds else self._console.poll()
         if data:
-            self._machine.board.serial.receive(data)
+            self._machine.receive(data)
+            self._received = True
 
     def _listens(self) -> bool:
         """True when input may come and is wanted.
 
         The bytes of a pipe or file wait until the guest listens, or its drivers would clear them away at boot.
         """
-        listening = bool(self._machine.board.serial.ier & IER_RECEIVED)
-        return self._console.has_input and (self._console.is_interactive or listening)
+        return self._console.has_input and (self._console.is_interactive or self._machine.listens)

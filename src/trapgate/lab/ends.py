@@ -20,3 +20,5 @@ class End:
     reason: Reason
     guest_status: int = 0
     report: str = ""
+    #: What the guest asked of the firmware and did not get, one line each.
+    notes: tuple[str, ...] = ()

@@ -73,7 +73,8 @@ def run_guest(
         if output is not None:
             output.finish()
     status = _status(end, guest)
-    return RunOutcome(options, guest.description, end.reason, status, _message(end, options), machine.statistics())
+    message = "\n".join([*(f"trapgate: BIOS: {note}" for note in end.notes), _message(end, options)]).strip("\n")
+    return RunOutcome(options, guest.description, end.reason, status, message, machine.statistics())
 
 
 def _bare_machine(
