@@ -318,6 +318,7 @@ class Registers:
         flags = q[layout.SYSTEM_FLAGS >> 3] & (IOPL | VM)
         cr0, cr4 = q[layout.CR0 >> 3], q[layout.CR4 >> 3]
         bits = self.bits
+        cs.check_type(bool(cr0 & CR0_PE))  # APM vol. 2, 3.1.1: PE enables protection
         simd_checked = self.state.d[layout.MXCSR >> 2] & 0x1F80 != 0x1F80
         flat = 0
         if bits != 64:

@@ -81,7 +81,7 @@ class SegmentRegister:
     The base lives in the state block, where native code reads (and SWAPGS writes) it.
     """
 
-    __slots__ = ("_offset", "_selector", "_state", "attributes", "limit", "name")
+    __slots__ = ("_offset", "_selector", "_state", "_unchecked", "attributes", "limit", "name")
 
     def __init__(self, state: State, number: int) -> None:
         self._state = state
@@ -90,6 +90,7 @@ class SegmentRegister:
         self.name = SEGMENT_NAMES[number]
         self.attributes = 0
         self.limit = 0
+        self._unchecked = False
 
     @property
     def selector(self) -> int:
@@ -135,6 +136,15 @@ class SegmentRegister:
         self._state.set(o + layout.SEGMENT_LOW, low)
         self._state.set(o + layout.SEGMENT_HIGH_READ, high_read)
         self._state.set(o + layout.SEGMENT_HIGH_WRITE, high_write)
+        self._unchecked = False
+
+    def check_type(self, checked: bool) -> None:
+        """For CS: without protection (CR0.PE = 0) nothing checks the type, and code segments can be written too."""
+        if self._unchecked == checked:
+            self._derive()
+            if not checked:
+                self._state.set(self._offset + layout.SEGMENT_HIGH_WRITE, self.limit)
+                self._unchecked = True
 
     def is_flat(self, write: bool) -> bool:
         """Base 0 and every 32-bit offset valid."""

@@ -31,12 +31,18 @@ from trapgate.machine.memory import PhysicalMemory
 
 SERIAL_PORTS = (0x3F8, 0x2F8)
 #: Exceptions that come back for ever when their handler does nothing.
-FATAL_EXCEPTIONS = {0x00: "divide error", 0x06: "invalid opcode"}
+FATAL_EXCEPTIONS = {
+    0x00: "divide error",
+    0x06: "invalid opcode",
+    0x0C: "stack fault",
+    0x0D: "general protection fault",
+}
 #: Others whose default is to do nothing, as in IBM's BIOS.
 IGNORED_EXCEPTIONS = (0x01, 0x02, 0x03, 0x04)
 FIRST_PIC_VECTORS = range(0x08, 0x10)
 SECOND_PIC_VECTORS = range(0x70, 0x78)
 CLOCK_VECTOR = 0x70
+READ_IN_SERVICE = 0x0B
 PIC_1, PIC_1_MASK, PIC_2 = 0x20, 0x21, 0xA0
 END_OF_INTERRUPT = 0x20
 #: Timer, keyboard and the second 8259 are let through.
@@ -188,12 +194,17 @@ class Bios:
         """The reset vector, which programs jump to when they want the machine to start again."""
         self._host.control.stop(Reset())
 
+    def _in_service(self, vector: int) -> bool:
+        """True when the first 8259 gave this vector; else the processor did, or INT."""
+        self._host.outb(PIC_1, READ_IN_SERVICE)
+        return bool(self._host.inb(PIC_1) >> (vector - FIRST_PIC_VECTORS.start) & 1)
+
     def _unclaimed(self, call: Call) -> None:
         """An interrupt or exception that nobody handles."""
         vector = call.vector
-        if vector in FIRST_PIC_VECTORS:
+        if vector in FIRST_PIC_VECTORS and self._in_service(vector):
             self._host.outb(PIC_1, END_OF_INTERRUPT)
-            self._note(f"int {vector:02x}h: an interrupt (or exception) that nobody handles")
+            self._note(f"int {vector:02x}h: an interrupt that nobody handles")
         elif vector in SECOND_PIC_VECTORS:
             self._host.outb(PIC_2, END_OF_INTERRUPT)
             self._host.outb(PIC_1, END_OF_INTERRUPT)

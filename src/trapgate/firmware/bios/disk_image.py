@@ -33,6 +33,7 @@ INTERRUPTS = 1 << 9
 RESERVED_FLAG = 1 << 1
 VECTOR_TABLE = TableRegister(0, 0x3FF)
 
+CD_SUFFIX = ".iso"
 ISO_FIRST = 16 * CD_SECTOR
 ISO_IDENTIFIER = b"CD001"
 ISO_SIZE = 80
@@ -122,10 +123,10 @@ def has_signature(data: bytes) -> bool:
 def disk_image(data: bytes, name: str) -> DiskImage:
     """The medium in `data`: an ISO 9660 CD, or a first sector with the boot signature.
 
-    A diskette when there is one of that size, from 160 KB to 2.88 MB, else a hard disk. Raises CorruptImage,
-    UnsupportedImage.
+    A diskette when there is one of that size, from 160 KB to 2.88 MB, else a hard disk. Images that are a CD and a disk
+    at once (GRUB's are) boot as a CD when they are called `.iso`. Raises CorruptImage, UnsupportedImage.
     """
-    if is_iso(data):
+    if is_iso(data) and (not has_signature(data) or name.lower().endswith(CD_SUFFIX)):
         return _compact_disc(data, name)
     if len(data) % SECTOR:
         raise CorruptImage(name, f"a disk image of whole {SECTOR}-byte sectors", f"{len(data)} bytes")
