@@ -128,7 +128,7 @@ class BlockStore:
         self._used = 0
         self._starts: list[int] = []
         self._blocks: list[Block] = []
-        self._by_page: dict[int, list[Block]] = {}
+        self._by_page: dict[int, list[tuple[Block, int]]] = {}
         self._translations: list[Translation] = []
         self.sites: list[Site] = []
         self.breakpoints = Breakpoints(self)
@@ -320,7 +320,7 @@ class BlockStore:
         offset = start % PAGE
         first, last = offset // GRANULE, (offset + length - 1) // GRANULE
         code_map[page] = old | ((1 << (last + 1)) - (1 << first))
-        self._by_page.setdefault(page, []).append(block)
+        self._by_page.setdefault(page, []).append((block, self._granules(block, page)))
 
     # -- linking
 
@@ -360,16 +360,16 @@ class BlockStore:
             mask = (1 << (last + 1)) - (1 << first)
             if not self._memory.code_map[page] & mask:
                 continue
-            remaining: list[Block] = []
+            remaining: list[tuple[Block, int]] = []
             kept = 0
-            for block in self._by_page.pop(page, []):
+            for entry in self._by_page.pop(page, []):
+                block, covered = entry
                 if not block.valid:
                     continue
-                covered = self._granules(block, page)
                 if covered & mask:
                     self._invalidate(block)
                 else:
-                    remaining.append(block)
+                    remaining.append(entry)
                     kept |= covered
             if remaining:
                 self._by_page[page] = remaining
