@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Protocol
 
 from trapgate.api.errors import InvalidArgument
 from trapgate.api.results import ConsoleMatch
-from trapgate.devices.uart16550a import Uart16550A
 
 #: A compiled pattern is looked for in this many of the last bytes.
 WINDOW = 4096
@@ -15,12 +15,19 @@ WINDOW = 4096
 Pattern = str | re.Pattern[str]
 
 
+class Receiver(Protocol):
+    """Takes what is typed."""
+
+    def receive(self, data: bytes) -> None:
+        """Bytes that a person's terminal sends."""
+
+
 class Console:
     """Text of the guest. Also what the UART and the debug port E9h write to."""
 
     def __init__(self) -> None:
         self.bytes = bytearray()
-        self._serial: Uart16550A | None = None
+        self._receiver: Receiver | None = None
         self._searched = 0
         self._pattern: Pattern | None = None
         self._needle = b""
@@ -28,9 +35,9 @@ class Console:
         #: Called with the bytes that the guest sends.
         self.on_output: Callable[[bytes], None] | None = None
 
-    def connect(self, serial: Uart16550A) -> None:
-        """Send to this port from now on."""
-        self._serial = serial
+    def connect(self, receiver: Receiver) -> None:
+        """Send there from now on."""
+        self._receiver = receiver
 
     @property
     def text(self) -> str:
@@ -45,12 +52,14 @@ class Console:
     def send(self, data: str | bytes) -> None:
         """Type `data`. It goes over the line at the line's speed, at cycles that depend on nothing but the guest.
 
+        A guest that was booted through the BIOS and does not use COM1 gets it as keys.
+
         A guest that does not listen yet may lose it: run until its prompt first.
         """
-        assert self._serial is not None
+        assert self._receiver is not None
         if not isinstance(data, str | bytes | bytearray):
             raise InvalidArgument("a text or bytes to send", repr(data), "make a text of it with str()")
-        self._serial.receive(data.encode() if isinstance(data, str) else bytes(data))
+        self._receiver.receive(data.encode() if isinstance(data, str) else bytes(data))
 
     def write(self, data: bytes) -> None:
         """Take what the guest sends."""

@@ -110,7 +110,7 @@ class Machine:
         #: What the guest sends to COM1, and a way to type.
         self.console = Console()
         self._bare = BareMachine(config, self.console, native_code())
-        self.console.connect(self._bare.board.serial)
+        self.console.connect(self._bare)
         processor = self._processor = self._bare.processor
         self.registers = Registers(processor)
         #: RAM by guest-physical and by linear address.

@@ -13,7 +13,8 @@ from trapgate.lab.options import DEFAULT_PROCESSOR, EMBEDDED, RunOptions
 
 EPILOG = (
     "GUEST: nothing for the embedded guest, 'debian' for Debian's kernel with busybox (fetched through apt), or the "
-    "path of an image: Linux bzImage, multiboot kernel, ELF kernel with a PVH entry, or boot sector. "
+    "path of an image: Linux bzImage, multiboot kernel, ELF kernel with a PVH entry, boot sector, or an image of a "
+    "diskette, a hard disk or a CD. 'memtest86+': Debian's memory test. "
     "After --: a command for 'debian' to run instead of its shell. "
     "Keys on a terminal: Ctrl-A X ends the run, Ctrl-A H shows help, Ctrl-A Ctrl-A sends Ctrl-A."
 )

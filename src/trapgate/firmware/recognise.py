@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trapgate.firmware.bios.disk_image import disk_image, has_signature, is_iso
-from trapgate.firmware.errors import NotAKernel
+from trapgate.firmware.bios.drives import SECTOR, diskette_format
+from trapgate.firmware.errors import NotAKernel, NotBootable
 from trapgate.firmware.image import BootImage
 from trapgate.firmware.linux import LinuxImage, is_bzimage
 from trapgate.firmware.multiboot import MultibootImage, is_multiboot
@@ -26,4 +27,6 @@ def recognise(data: bytes, command_line: str = "", modules: Sequence[bytes] = ()
         return RawImage(data, name=name)
     if is_iso(data) or has_signature(data):
         return disk_image(data, name)
+    if diskette_format(len(data)) is not None and len(data) % SECTOR == 0:
+        raise NotBootable(name, data[SECTOR - 2 : SECTOR])
     raise NotAKernel(name, f"{len(data)} bytes of another kind")

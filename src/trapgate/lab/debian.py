@@ -128,7 +128,7 @@ def _fetch_into(folder: Path, apt: Apt) -> DebianGuest:
         # The system's lists are missing, or so old that the mirror no longer has what they name.
         apt.update()
         guest = _fetch(folder, apt)
-    _write_atomically(folder / CURRENT, guest.kernel.parent.name.encode())
+    write_atomically(folder / CURRENT, guest.kernel.parent.name.encode())
     return guest
 
 
@@ -198,7 +198,8 @@ def _read_guest(folder: Path) -> DebianGuest | None:
         return None
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that is either whole or not there."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     with os.fdopen(handle, "wb") as stream:
         stream.write(data)

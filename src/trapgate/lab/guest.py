@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trapgate import guests
 from trapgate.arch.cpuid import PROFILES
+from trapgate.firmware.bios.disk_image import DiskImage
 from trapgate.firmware.errors import NotAKernel, TooLittleMemory
 from trapgate.firmware.image import BootImage
 from trapgate.firmware.linux import LinuxImage
@@ -16,7 +17,7 @@ from trapgate.firmware.recognise import recognise
 from trapgate.lab.console import ProgressCallback
 from trapgate.lab.console_output import ConsoleSplitter
 from trapgate.lab.errors import ConflictingOptions, FileUnusable, UnknownProcessor
-from trapgate.lab.options import DEBIAN, EMBEDDED, RunOptions
+from trapgate.lab.options import DEBIAN, EMBEDDED, MEMTEST, RunOptions
 
 EMBEDDED_IMAGE = "trapgate-guest"
 #: The embedded guests report success as value 0 of isa-debug-exit, which QEMU maps to this status.
@@ -26,6 +27,10 @@ LARGEST_FILE = 4 << 30
 #: Bytes of RAM: measured, Debian 12's cloud kernel runs busybox from its initramfs with 76 MB, and does not with 72 MB.
 DEBIAN_MEMORY = 80 << 20
 DEBIAN_COMMAND_LINE = "console=ttyS0"
+#: The image of Debian's memtest86+ that any processor here can run.
+MEMTEST_FILE = "memtest86+ia32.bin"
+MEMTEST_PATH = r"boot/memtest86\+ia32\.bin"
+MEMTEST_COMMAND_LINE = "console=ttyS0,115200"
 #: With a command nobody watches the console: a kernel that gives up should end the run rather than wait for ever.
 DEBIAN_COMMAND_PANIC = "panic=-1"
 
@@ -46,6 +51,8 @@ def find_guest(options: RunOptions, progress: ProgressCallback) -> Guest:
     _check(options)
     if options.guest == DEBIAN:
         return _debian(options, progress)
+    if options.guest == MEMTEST:
+        return _memtest(options, progress)
     if options.guest == EMBEDDED or options.guest in guests.NAMES:
         return _embedded(options)
     return _file(options)
@@ -61,7 +68,7 @@ def _check(options: RunOptions) -> None:
         raise ConflictingOptions(wanted, "one for another", "use trapgate run debian -- COMMAND")
     if options.command is not None and not options.command:
         raise ConflictingOptions("a command after --", "nothing", "add one, or leave -- out for a shell")
-    if options.initrd is not None and (options.guest == DEBIAN or options.guest in (EMBEDDED, *guests.NAMES)):
+    if options.initrd is not None and (options.guest in (DEBIAN, MEMTEST, EMBEDDED, *guests.NAMES)):
         raise ConflictingOptions("--initrd with a kernel", f"it with {options.guest}", "name a kernel with --kernel")
 
 
@@ -89,14 +96,33 @@ def _debian(options: RunOptions, progress: ProgressCallback) -> Guest:
     return Guest(image, files.version, splitter)
 
 
+def _memtest(options: RunOptions, progress: ProgressCallback) -> Guest:
+    from trapgate.lab.debian_files import fetch_files
+
+    files = fetch_files(
+        MEMTEST, {MEMTEST_FILE: MEMTEST_PATH}, lambda what, share: progress(what, round(share * 1000), 1000)
+    )
+    words = [MEMTEST_COMMAND_LINE] if options.append is None else [MEMTEST_COMMAND_LINE, options.append]
+    image = LinuxImage(files.paths[MEMTEST_FILE].read_bytes(), b"", " ".join(words), files.version)
+    return Guest(image, files.version)
+
+
 def _file(options: RunOptions) -> Guest:
     is_kernel = options.kernel is not None
     path = options.kernel if options.kernel is not None else Path(options.guest or "")
     data = read_file(path, "kernel" if is_kernel else "guest")
     initrd = None if options.initrd is None else read_file(options.initrd, "initrd")
+    if not data:
+        raise FileUnusable("kernel" if is_kernel else "guest", str(path), "an empty one", "name another file")
     image = recognise(data, options.append or "", () if initrd is None else (initrd,), str(path))
     if isinstance(image, RawImage) and is_kernel:
         raise NotAKernel(str(path), f"a boot sector of {len(data)} bytes")
+    if isinstance(image, DiskImage):
+        if is_kernel:
+            raise NotAKernel(str(path), f"a {image.kind} image")
+        if initrd is not None or options.append is not None:
+            got = f"a {image.kind} image in {path}"
+            raise ConflictingOptions("--initrd and --append with a kernel", got, "leave them out")
     if isinstance(image, RawImage) and (initrd is not None or options.append is not None):
         raise ConflictingOptions("--initrd and --append with a kernel", f"a boot sector in {path}", "leave them out")
     return Guest(image, image.description)

@@ -10,14 +10,15 @@ DEFAULT_MEMORY = 256 << 20
 DEFAULT_PROCESSOR = "opteron-2007"
 EMBEDDED = "embedded"
 DEBIAN = "debian"
+MEMTEST = "memtest86+"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """One run's inputs: the same options on the same files give the same run.
 
-    `guest` is `embedded`, `debian` or the path of an image; None with `kernel`. `memory_size` is in bytes. `command`
-    is what a guest that has a shell is to run instead of the shell.
+    `guest` is `embedded`, `debian`, `memtest86+` or the path of an image; None with `kernel`. `memory_size` is in
+    bytes. `command` is what a guest that has a shell is to run instead of the shell.
     """
 
     guest: str | None = EMBEDDED
