@@ -193,6 +193,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     header[0x211] = 1
     header[0x1F4:0x1F8] = (0x100000).to_bytes(4, "little")
     (tmp_path / "truncated").write_bytes(header)
+    (tmp_path / "cut").write_bytes(BOOT_SECTOR + bytes(188))
+    (tmp_path / "blank").write_bytes(bytes(1_474_560))
+    (tmp_path / "diskette").write_bytes(BOOT_SECTOR.ljust(1_474_560, b"\0"))
     return tmp_path
 
 
@@ -210,7 +213,23 @@ KERNELS = "wanted a kernel (Linux bzImage, multiboot 1, or ELF with a PVH entry)
         (["folder"], "wanted a guest file at folder, got a directory: name another file"),
         (["/dev/null"], "wanted a guest file at /dev/null, got something that is no plain file: name another file"),
         (["tiny"], f"{KERNELS}, got 16 bytes of another kind in tiny: name a kernel image with --kernel"),
-        (["empty"], f"{KERNELS}, got 0 bytes of another kind in empty: name a kernel image with --kernel"),
+        (["empty"], "wanted a guest file at empty, got an empty one: name another file"),
+        (["--kernel", "empty"], "wanted a kernel file at empty, got an empty one: name another file"),
+        (
+            ["cut"],
+            "wanted a disk image of whole 512-byte sectors, got 700 bytes in cut: "
+            "the file is damaged or truncated, get it again",
+        ),
+        (
+            ["blank"],
+            "wanted a boot sector that ends in 55h AAh in the diskette image blank, got 00h 00h there: "
+            "name an image that can be booted",
+        ),
+        (["--kernel", "diskette"], f"{KERNELS}, got a diskette image in diskette: name a kernel image with --kernel"),
+        (
+            ["diskette", "--append", "x"],
+            "wanted --initrd and --append with a kernel, got a diskette image in diskette: leave them out",
+        ),
         (["text"], f"{KERNELS}, got 1300 bytes of another kind in text: name a kernel image with --kernel"),
         (["a\x00b"], "wanted a guest file at a\\x00b, got no valid name: name another file"),
         (

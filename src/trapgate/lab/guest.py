@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trapgate import guests
 from trapgate.arch.cpuid import PROFILES
-from trapgate.firmware.bios.disk_image import DiskImage
+from trapgate.firmware.bios.disk_image import DiskImage, disk_image
 from trapgate.firmware.errors import NotAKernel, TooLittleMemory
 from trapgate.firmware.image import BootImage
 from trapgate.firmware.linux import LinuxImage
@@ -123,8 +123,12 @@ def _file(options: RunOptions) -> Guest:
         if initrd is not None or options.append is not None:
             got = f"a {image.kind} image in {path}"
             raise ConflictingOptions("--initrd and --append with a kernel", got, "leave them out")
-    if isinstance(image, RawImage) and (initrd is not None or options.append is not None):
-        raise ConflictingOptions("--initrd and --append with a kernel", f"a boot sector in {path}", "leave them out")
+    if isinstance(image, RawImage):
+        if initrd is not None or options.append is not None:
+            got = f"a boot sector in {path}"
+            raise ConflictingOptions("--initrd and --append with a kernel", got, "leave them out")
+        # A boot sector alone expects a BIOS as much as one with a disk behind it.
+        image = disk_image(data, str(path))
     return Guest(image, image.description)
 
 
