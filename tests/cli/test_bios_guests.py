@@ -80,7 +80,7 @@ def test_memtest_runs_its_tests(process: Command, tmp_path: Path) -> None:
     fetched("memtest86+", {"memtest86+ia32.bin": r"boot/memtest86\+ia32\.bin"})
     output = tmp_path / "console"
     answer = process(
-        "run", "memtest86+", "--append", "nopause nobench", "-m", "4M", "--serial", str(output),
+        "run", "memtest86+", "--append", "nopause nobench", "-m", "16M", "--serial", str(output),
         "--max-instructions", "400_000_000_000" if LONG else "500_000_000", timeout=1800,
     )  # fmt: skip
     assert answer.status == 124, answer.errors
