@@ -24,6 +24,9 @@ TSS32_AVAILABLE, TSS32_BUSY, CALL_GATE32, INTERRUPT_GATE32, TRAP_GATE32 = 9, 11,
 
 DATA_RW_ACCESSED = ATTRIBUTE_P | ATTRIBUTE_S | ATTRIBUTE_RW | ATTRIBUTE_A
 CODE_ACCESSED = DATA_RW_ACCESSED | ATTRIBUTE_CODE
+#: CS in real mode and SMM: no type is checked there, so code can be written through CS (APM vol. 2, 4.5.1; Intel SDM
+#: vol. 3, "8086 Emulation": segments are read, written and executed alike).
+REAL_CODE = DATA_RW_ACCESSED
 
 
 def attributes_of(descriptor: int) -> int:

@@ -15,9 +15,9 @@ from trapgate.arch.segments import (
     ATTRIBUTE_DC,
     ATTRIBUTE_L,
     ATTRIBUTE_P,
-    CODE_ACCESSED,
     INTERRUPT_GATE16,
     INTERRUPT_GATE32,
+    REAL_CODE,
     TASK_GATE,
     TRAP_GATE16,
     TRAP_GATE32,
@@ -214,7 +214,7 @@ class Delivery(Transfers):
         self.set_register(RSP, bits, sp)
         self.rflags = self.rflags & ~(IF | TF | AC | RF)
         cs = self.segments[CS]
-        cs.load(entry >> 16, entry >> 16 << 4, cs.limit, CODE_ACCESSED)
+        cs.load(entry >> 16, entry >> 16 << 4, cs.limit, REAL_CODE)
         self.rip = entry & 0xFFFF
         self.mode_changed()
 

@@ -32,7 +32,7 @@ from trapgate.arch.registers import (
     SYSTEM_FLAGS,
     VM,
 )
-from trapgate.arch.segments import ATTRIBUTE_DB, ATTRIBUTE_L, CODE_ACCESSED, DATA_RW_ACCESSED
+from trapgate.arch.segments import ATTRIBUTE_DB, ATTRIBUTE_L, DATA_RW_ACCESSED, REAL_CODE
 from trapgate.cpu.faults import Fault, Unimplemented
 from trapgate.cpu.mode import DecodeMode, Mode
 from trapgate.cpu.state import SegmentRegister, State, SystemSegment
@@ -130,7 +130,7 @@ class Registers:
         self.set_register(2, 64, self.profile.leaves[1][0])
         for i, segment in enumerate(self.segments):
             if i == CS:
-                segment.load(0xF000, 0xFFFF_0000, 0xFFFF, CODE_ACCESSED)
+                segment.load(0xF000, 0xFFFF_0000, 0xFFFF, REAL_CODE)
             else:
                 segment.load(0, 0, 0xFFFF, DATA_RW_ACCESSED)
         self.ldtr.load(0, 0, 0xFFFF, 0x82)

@@ -18,8 +18,8 @@ from trapgate.arch.segments import (
     ATTRIBUTE_P,
     ATTRIBUTE_RW,
     ATTRIBUTE_S,
-    CODE_ACCESSED,
     DPL_SHIFT,
+    REAL_CODE,
     TSS16_AVAILABLE,
     TSS16_BUSY,
     attributes_of,
@@ -87,7 +87,7 @@ class Segmentation(Core):
         if self.virtual8086:
             segment.load(selector, selector << 4, 0xFFFF, V86_ATTRIBUTES)
         elif number == CS:
-            segment.load(selector, selector << 4, segment.limit, CODE_ACCESSED)
+            segment.load(selector, selector << 4, segment.limit, REAL_CODE)
         else:
             # Limit and attributes stay as they are: "big real mode" depends on it.
             segment.load(selector, selector << 4, segment.limit, segment.attributes)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from trapgate.arch import layout, vectors
 from trapgate.arch.profiles.profile import AMD
 from trapgate.arch.registers import CR0_CD, CR0_EM, CR0_NE, CR0_NW, CR0_PE, CR0_PG, CR0_TS, CS, RFLAGS_ONE
-from trapgate.arch.segments import CODE_ACCESSED, DATA_RW_ACCESSED
+from trapgate.arch.segments import DATA_RW_ACCESSED, REAL_CODE
 from trapgate.cpu.debug import Debugging
 from trapgate.cpu.faults import Fault, TripleFault
 
@@ -120,7 +120,7 @@ class SystemManagement(Debugging):
         self.breakpoints_changed()
         for segment in self.segments:
             segment.load(0, 0, 0xFFFF_FFFF, DATA_RW_ACCESSED)
-        self.segments[CS].load(self.smbase >> 4 & 0xFFFF, self.smbase, 0xFFFF_FFFF, CODE_ACCESSED)
+        self.segments[CS].load(self.smbase >> 4 & 0xFFFF, self.smbase, 0xFFFF_FFFF, REAL_CODE)
         self.cpl, self.rip = 0, ENTRY
         self.mode_changed()
 

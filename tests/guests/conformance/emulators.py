@@ -181,8 +181,10 @@ def _bare_environment() -> dict[str, str]:
     return {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/"}
 
 
-def _end_of(command: list[str], ends: dict[int, str], serial: Path, environment: dict[str, str] | None = None) -> str:
-    """Run an emulator until it ends, or until COM1 is silent for too long: KVM stops at what it cannot emulate."""
+def _end_of(
+    command: list[str], ends: dict[int, str], serial: Path, environment: dict[str, str] | None = None
+) -> str:
+    """Run an emulator until it ends or COM1 is silent for too long: KVM stops at what it cannot emulate."""
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
     )
