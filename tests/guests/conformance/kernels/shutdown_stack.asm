@@ -3,7 +3,7 @@
 test_body:
         shutdown_check "PUSH with SP = 1 in real mode: #SS cannot be pushed, shutdown", "Intel SDM vol. 2, PUSH; AMD APM vol. 2, #SS - Stack Exception"
         real push_odd
-        end_check
+        end_shutdown_check
         ret
 low_code
 push_odd:

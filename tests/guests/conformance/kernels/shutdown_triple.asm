@@ -7,6 +7,6 @@ test_body:
         mov [value + 4], eax
         lidt [value]            ; limit 0: no gate at all
         ud2
-        end_check
+        end_shutdown_check
         ret
 %include "finish.inc"
