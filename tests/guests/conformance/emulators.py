@@ -24,7 +24,8 @@ _BOCHS = "bochs-bin"
 _BOCHS_BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
 _BOCHS_VGA_BIOS = Path("/usr/share/bochs/VGABIOS-lgpl-latest")
 _SILENT_SECONDS = 3
-_MOST_INSTRUCTIONS = 20_000_000
+_MOST_TEXT = 100_000
+_MOST_INSTRUCTIONS = 4_000_000
 #: How a run ended: by the kernel's own will, by a triple fault, or otherwise.
 EXIT, SHUTDOWN = "exit", "shutdown"
 
@@ -195,6 +196,8 @@ def _end_of(
                 return ends.get(status := process.wait(_SILENT_SECONDS), f"exit status {status}")
             except subprocess.TimeoutExpired:
                 now = serial.stat().st_size
+                if now > _MOST_TEXT:
+                    return f"more than {_MOST_TEXT} bytes of text"
                 if now == size:
                     return f"no sign of life for {_SILENT_SECONDS} seconds"
                 size = now
