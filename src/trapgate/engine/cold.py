@@ -255,6 +255,9 @@ class ColdContext(Context):
     def stack_store(self, offset: Value, value: Value) -> None:
         self.store_linear(self._stack_linear(offset, True, value.width // 8), value)
 
+    def stack_probe(self, offset: Value) -> None:
+        self.host_pointer(self._stack_linear(offset, True, 1), 1, is_write=True)
+
     def after_pop(self, operand: Operand, size: int) -> Operand:
         assert isinstance(operand, MemoryOperand)
         return operand.after_pop(size)

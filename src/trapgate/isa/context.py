@@ -130,6 +130,10 @@ class Context(ABC):
         """Write to the stack segment at `offset` (stack_bits wide)."""
 
     @abstractmethod
+    def stack_probe(self, offset: Value) -> None:
+        """Raise the fault that a write of a byte to the stack segment at `offset` (stack_bits wide) would."""
+
+    @abstractmethod
     def after_pop(self, operand: Operand, size: int) -> Operand:
         """The memory operand as POP addresses it: an rSP base counts `size` bytes further."""
 

@@ -89,9 +89,14 @@ def leave(c: Context) -> None:
 
 @semantics("enter0")
 def enter0(c: Context, size: Operand, level: Operand) -> None:
-    """ENTER with a nesting level of 0; other levels are carried out in Python."""
+    """ENTER with a nesting level of 0; other levels are carried out in Python.
+
+    The new top of the stack must be writable, or nothing happens (Intel SDM vol. 2, ENTER; AMD's processors do the same).
+    """
     width = c.operand_bits
     pointer = c.stack_pointer() - width // 8
+    top = pointer - size.read().zext(c.stack_bits)
+    c.stack_probe(top)
     c.stack_store(pointer, c.register(RBP, width))
     c.set_register(RBP, pointer.resize(width))
-    c.set_stack_pointer(pointer - size.read().zext(c.stack_bits))
+    c.set_stack_pointer(top)

@@ -102,7 +102,7 @@ def enter(p: Processor, instruction: iced.Instruction) -> None:
         if level:
             p.push(width, frame)
         new = p.register(RSP, bits) - size & mask
-        p.read_segment(SS, new, 1)  # a fault for the new top is taken now
+        p.write_segment(SS, new, 1, p.read_segment(SS, new, 1))  # a fault for the new top is taken now
     except Exception:
         p.set_register(RSP, 64, before)
         raise
