@@ -195,6 +195,13 @@ def _emit_slow_access(declarations: set[str]) -> str:
             leave(null)
 
     split = e.constant(4096, 64) - (linear & 0xFFF)
+    # The last byte must be canonical too, and that comes before a page fault of the first one. Other modes do not get
+    # that far up.
+    with e.when(size.ugt(split) & (linear + split).eq(1 << 47), likely=False):
+        f.set_field(layout.FAULT_VECTOR, lookup.NON_CANONICAL)
+        f.set_field(layout.FAULT_ADDRESS, linear)
+        f.set_field(layout.FAULT_ERROR, 0)
+        leave(null)
     first = e.call("@translate_data", "i64", [f.state, linear, access])
     with e.when(first.eq(0), likely=False):
         leave(null)
