@@ -41,6 +41,12 @@ MSR_PAT = 0x277
 
 _CANONICAL = frozenset((MSR_LSTAR, MSR_CSTAR, MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE))
 _M64 = (1 << 64) - 1
+# MTRRs (7.7), machine check banks (9.3), the hardware configuration register (family 10h BKDG, C001_0015h)
+_MTRR_TYPES = frozenset((0, 1, 4, 5, 6))
+_MTRR_DEFAULT, _MTRR_BASES = 0x2FF, frozenset(range(0x200, 0x210, 2))
+_MTRR_FIXED = frozenset((0x250, 0x258, 0x259, *range(0x268, 0x270)))
+_MC_STATUS = frozenset(range(0x401, 0x418, 4))
+_MSR_HWCR, _HWCR_MC_STATUS_WRITE = 0xC001_0015, 1 << 18
 #: Registers of the processor's own, and the feature or flag without which they are not there.
 _OWN = {
     MSR_FS_BASE: "LM", MSR_GS_BASE: "LM", MSR_KERNEL_GS_BASE: "LM", MSR_TSC_AUX: "RDTSCP", MSR_TSC: "TSC",
@@ -209,6 +215,8 @@ class Control(Delivery):
                 raise Fault(vectors.GP, 0)
             self.msrs[number] = value
         elif number in self.profile.msrs:
+            if not self._msr_takes(number, value):
+                raise Fault(vectors.GP, 0)
             self.msrs[number] = value & self.profile.msrs[number]
         elif number not in self.profile.constant_msrs or number in self.profile.read_only_msrs:
             raise Fault(vectors.GP, 0)
@@ -220,6 +228,16 @@ class Control(Delivery):
             raise Fault(vectors.GP, 0)
         fixed = vmcb.VM_CR_LOCK | vmcb.VM_CR_SVMDIS if self.vm_cr & vmcb.VM_CR_LOCK else 0
         self.vm_cr = value & ~fixed | self.vm_cr & fixed
+
+    def _msr_takes(self, number: int, value: int) -> bool:
+        """Whether a value may be written: memory types of MTRRs (APM vol. 2, 7.7.1), MCi_STATUS (9.3.2.1)."""
+        if number == _MTRR_DEFAULT or number in _MTRR_BASES:
+            return value & 0xFF in _MTRR_TYPES
+        if number in _MTRR_FIXED:
+            return all(value >> 8 * i & 7 in _MTRR_TYPES for i in range(8))
+        if number in _MC_STATUS:
+            return value == 0 or bool(self.msrs.get(_MSR_HWCR, 0) & _HWCR_MC_STATUS_WRITE)
+        return True
 
     @abstractmethod
     def time_stamp(self) -> int:

@@ -234,9 +234,9 @@ class Decoder:
         if not names <= self._features and mnemonic not in ("tzcnt", "lzcnt") and not is_nop:
             return UD
         mode = self.mode
+        if mnemonic == "wait":  # an instruction of the 8086, iced says, and not of the FPU
+            return NM if mode.wait_nm else ""
         if "FPU" in names or any(n.startswith("FPU") for n in names):
-            if mnemonic == "wait":
-                return NM if mode.wait_nm else ""
             return NM if mode.x87 else ""
         if mnemonic in SSE_WITHOUT_STATE:
             return ""
