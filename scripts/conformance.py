@@ -20,9 +20,9 @@ from guests.conformance import emulators, kernels, notes, results  # noqa: E402
 TABLE = REPOSITORY / "docs" / "conformance.md"
 HEAD = """# Conformance
 
-Small kernels of the project's own (`tests/guests/conformance/kernels/`), one check for each expectation of the manual. The
-same image runs everywhere and reports on COM1. `python scripts/conformance.py` makes this file again; `make test` runs the
-kernels on trapgate, where all must pass but the known gaps listed below, and on QEMU where that is installed.
+Small kernels of the project's own (`tests/guests/conformance/kernels/`), one check for each expectation of the manual.
+The same image runs everywhere and reports on COM1. `python scripts/conformance.py` makes this file again; `make test`
+runs the kernels on trapgate, where all must pass but the known gaps listed below, and on QEMU where that is installed.
 
 | mark | meaning |
 |---|---|
@@ -33,9 +33,10 @@ kernels on trapgate, where all must pass but the known gaps listed below, and on
 | - | not reached: the emulator stopped at too many checks before |
 """
 KVM_NOTE = """
-KVM is the host's own processor only as far as the host's KVM lets the guest run on it. KVM emulates instructions where the
-hardware cannot run them (task switches, big real mode), and a host that is itself a virtual machine may emulate all of
-ring 0; then this column is one emulator more, and not the silicon. When KVM cannot emulate an instruction it stops.
+KVM is the host's own processor only as far as the host's KVM lets the guest run on it. KVM emulates instructions where
+the hardware cannot run them (task switches, big real mode). The host on which this table was made has a KVM that works
+without hardware support (its kernel calls it kvm-pvm): it emulates ring 0 and stops at what its emulator lacks. So this
+column is one emulator more, and not the silicon; a host with AMD-V or VT-x gives a better judge.
 """
 
 

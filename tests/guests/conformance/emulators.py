@@ -23,7 +23,8 @@ _QEMU = "qemu-system-x86_64"
 _BOCHS = "bochs-bin"
 _BOCHS_BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
 _BOCHS_VGA_BIOS = Path("/usr/share/bochs/VGABIOS-lgpl-latest")
-_SILENT_SECONDS = 3
+#: How long COM1 may be silent, twice; KVM, which is fast, stops often.
+_SILENT_SECONDS, _SILENT_SECONDS_OF_KVM = 3.0, 1.2
 _MOST_TEXT = 100_000
 _MOST_INSTRUCTIONS = 4_000_000
 #: How a run ended: by the kernel's own will, by a triple fault, or otherwise.
@@ -70,6 +71,7 @@ class Qemu:
 
     def __init__(self, accelerator: str) -> None:
         self._accelerator = accelerator
+        self._patience = _SILENT_SECONDS_OF_KVM if accelerator == "kvm" else _SILENT_SECONDS
         self.name = "KVM" if accelerator == "kvm" else "QEMU"
         self.missing = ""
         if shutil.which(_QEMU) is None:
@@ -101,7 +103,9 @@ class Qemu:
             "-nodefaults", "-no-reboot", "-serial", f"file:{serial}", "-kernel", str(path),
             "-device", "isa-debug-exit,iobase=0xf4,iosize=4",
         ]  # fmt: skip
-        end = _end_of(command, {1: EXIT, 0: SHUTDOWN}, serial)  # -no-reboot: a triple fault ends QEMU with 0
+        end = _end_of(
+            command, {1: EXIT, 0: SHUTDOWN}, serial, self._patience
+        )  # -no-reboot: a triple fault ends QEMU with 0
         return Output(serial.read_text("latin1"), end)
 
 
@@ -152,7 +156,7 @@ debug: action=ignore
         debugger = folder / "debugger.rc"
         debugger.write_text("continue\n")  # Debian's Bochs has the debugger built in, and begins in it
         command = [_BOCHS, "-q", "-f", str(folder / "bochsrc"), "-rc", str(debugger)]
-        end = _end_of(command, {}, serial, _bare_environment())
+        end = _end_of(command, {}, serial, _SILENT_SECONDS, _bare_environment())
         reason = log.read_text("latin1") if log.exists() else ""
         if "Shutdown port: shutdown requested" in reason:
             end = EXIT
@@ -182,9 +186,7 @@ def _bare_environment() -> dict[str, str]:
     return {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/"}
 
 
-def _end_of(
-    command: list[str], ends: dict[int, str], serial: Path, environment: dict[str, str] | None = None
-) -> str:
+def _end_of(command: list[str], ends: dict[int, str], serial: Path, environment: dict[str, str] | None = None) -> str:
     """Run an emulator until it ends or COM1 is silent for too long: KVM stops at what it cannot emulate."""
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
@@ -193,13 +195,13 @@ def _end_of(
     try:
         while True:
             try:
-                return ends.get(status := process.wait(_SILENT_SECONDS), f"exit status {status}")
+                return ends.get(status := process.wait(patience), f"exit status {status}")
             except subprocess.TimeoutExpired:
                 now = serial.stat().st_size
                 if now > _MOST_TEXT:
                     return f"more than {_MOST_TEXT} bytes of text"
                 if now == size:
-                    return f"no sign of life for {_SILENT_SECONDS} seconds"
+                    return "stopped or hung"
                 size = now
     finally:
         process.kill()

@@ -22,7 +22,7 @@ class Outcome:
 
 
 #: How often a kernel is run again without the check at which its last run ended.
-_MOST_RUNS = 12
+_MOST_RUNS = 5
 
 
 class Runs(Protocol):

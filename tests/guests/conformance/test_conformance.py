@@ -1,4 +1,4 @@
-"""Every check of every kernel passes on trapgate; on QEMU, where that is installed, all but its known differences do."""
+"""Every check of every kernel passes on trapgate, and on QEMU, where that is installed, but for known differences."""
 
 from __future__ import annotations
 

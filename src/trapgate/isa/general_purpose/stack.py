@@ -91,7 +91,7 @@ def leave(c: Context) -> None:
 def enter0(c: Context, size: Operand, level: Operand) -> None:
     """ENTER with a nesting level of 0; other levels are carried out in Python.
 
-    The new top of the stack must be writable, or nothing happens (Intel SDM vol. 2, ENTER; AMD's processors do the same).
+    The new top of the stack must be writable, or nothing happens (Intel SDM vol. 2, ENTER; AMD's processors do so too).
     """
     width = c.operand_bits
     pointer = c.stack_pointer() - width // 8
