@@ -24,7 +24,7 @@ _BOCHS = "bochs-bin"
 _BOCHS_BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
 _BOCHS_VGA_BIOS = Path("/usr/share/bochs/VGABIOS-lgpl-latest")
 #: How long COM1 may be silent, twice; KVM, which is fast, stops often.
-_SILENT_SECONDS, _SILENT_SECONDS_OF_KVM = 3.0, 1.2
+_SILENT_SECONDS, _SILENT_SECONDS_OF_KVM = 3.0, 4.0
 _MOST_TEXT = 100_000
 _MOST_INSTRUCTIONS = 4_000_000
 #: How a run ended: by the kernel's own will, by a triple fault, or otherwise.
@@ -186,7 +186,9 @@ def _bare_environment() -> dict[str, str]:
     return {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/"}
 
 
-def _end_of(command: list[str], ends: dict[int, str], serial: Path, environment: dict[str, str] | None = None) -> str:
+def _end_of(
+    command: list[str], ends: dict[int, str], serial: Path, patience: float, environment: dict[str, str] | None = None
+) -> str:
     """Run an emulator until it ends or COM1 is silent for too long: KVM stops at what it cannot emulate."""
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment

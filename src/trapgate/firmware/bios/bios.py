@@ -27,7 +27,7 @@ from trapgate.firmware.memory_map import CONVENTIONAL_TOP, EBDA_BASE
 from trapgate.machine.clock import Clock
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.control import Reset, RunControl
-from trapgate.machine.memory import PhysicalMemory
+from trapgate.machine.ram import Ram
 
 SERIAL_PORTS = (0x3F8, 0x2F8)
 #: Exceptions that come back for ever when their handler does nothing.
@@ -65,7 +65,7 @@ class Bios:
     def __init__(
         self,
         processor: Processor,
-        memory: PhysicalMemory,
+        memory: Ram,
         ports: Ports,
         clock: Clock,
         control: RunControl,

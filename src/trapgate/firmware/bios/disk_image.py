@@ -25,7 +25,7 @@ from trapgate.firmware.bios.drives import (
 from trapgate.firmware.errors import CorruptImage, UnsupportedImage
 from trapgate.firmware.image import CR0_ET, EntryState, TableRegister, entry_registers, real_segments
 from trapgate.firmware.memory_map import EBDA_BASE
-from trapgate.machine.memory import PhysicalMemory
+from trapgate.machine.ram import Ram
 
 SIGNATURE = b"\x55\xaa"
 BOOT_ADDRESS = 0x7C00
@@ -68,7 +68,7 @@ class DiskImage:
     def description(self) -> str:
         return f"{self.kind} image {self.name}"
 
-    def load(self, memory: PhysicalMemory, rsdp: int = 0) -> EntryState:
+    def load(self, memory: Ram, rsdp: int = 0) -> EntryState:
         """Memory and registers as the BIOS starts a boot sector: drive number in DL, interrupts on."""
         code = self.code
         memory.write(code.address, code.data)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from trapgate.machine.clock import Clock
 from trapgate.machine.control import RunControl
-from trapgate.machine.memory import PhysicalMemory
+from trapgate.machine.ram import Ram
 
 
 class Processor(Protocol):
@@ -57,7 +57,7 @@ class Host:
     """The machine that the BIOS serves. `note` takes what the guest wanted and the BIOS does not have."""
 
     processor: Processor
-    memory: PhysicalMemory
+    memory: Ram
     ports: Ports
     clock: Clock
     control: RunControl

@@ -13,7 +13,7 @@ from __future__ import annotations
 from trapgate.firmware.bios import data_area
 from trapgate.firmware.bios.code_page import GLYPHS
 from trapgate.machine.console import ConsoleBackend
-from trapgate.machine.memory import PhysicalMemory
+from trapgate.machine.ram import Ram
 
 TEXT_BASE = 0xB8000
 TEXT_SIZE = 0x8000
@@ -30,7 +30,7 @@ CURSOR_OFF = 0x20
 class Screen:
     """The text page that is displayed, and the terminal that shows it."""
 
-    def __init__(self, memory: PhysicalMemory, console: ConsoleBackend) -> None:
+    def __init__(self, memory: Ram, console: ConsoleBackend) -> None:
         self._memory = memory
         self._console = console
         self.columns = 80
