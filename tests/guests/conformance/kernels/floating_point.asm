@@ -135,7 +135,7 @@ test_body:
         and ebx, 0x8084
         is ebx, 0x8084
         end_check
-        check "FNSTENV masks exceptions, in the 32-bit protected format: IP, opcode, CS, DP, DS", "AMD APM vol. 2, x87 Environment; Intel SDM vol. 1, x87 FPU State Image"
+        check "FNSTENV stores the control word, then masks exceptions", "AMD APM vol. 2, x87 Environment; Intel SDM vol. 1, x87 FPU State Image"
         fninit
         control 0x37B
 .fld:   fld dword [three]
@@ -423,7 +423,7 @@ test_body:
         movd eax, xmm1
         is eax, 0x89DECDEF
         end_check
-        check "CLFLUSH, PREFETCH, LFENCE and SFENCE run; CLFLUSH with a register is not CLFLUSH", "AMD APM vol. 3, CLFLUSH"
+        check "CLFLUSH, PREFETCH, LFENCE, SFENCE and MFENCE run", "AMD APM vol. 3, CLFLUSH"
         trying
         clflush [area]
         prefetcht0 [0xFFFFFFFF]

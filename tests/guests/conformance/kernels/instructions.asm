@@ -404,7 +404,7 @@ test_body:
         flags_are ZF_, ZF_
         is ebx, 0x55
         end_check
-        check "BSWAP and MOVZX keep or clear what they should", "AMD APM vol. 3, BSWAP"
+        check "BSWAP of 32 bits", "AMD APM vol. 3, BSWAP"
         mov eax, 0x12345678
         bswap eax
         is eax, 0x78563412

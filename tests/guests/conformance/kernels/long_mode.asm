@@ -239,7 +239,7 @@ bits 64
         tried
         is [ex_vector], GP
         end_check
-        check "FS.base: 64 bits from the MSR, 32 bits from a descriptor; a null selector", "AMD APM vol. 2, FS and GS Registers in 64-Bit Mode"
+        check "FS.base: a load from a descriptor replaces all 64 bits", "AMD APM vol. 2, FS and GS Registers in 64-Bit Mode"
         msr 0xC0000100, 0x1234, 0x5678
         mov eax, DATA0
         mov fs, eax
@@ -282,7 +282,7 @@ bits 64
         mov edx, 0xFFFFFFFF
         is rax, rdx
         end_check
-        check "PUSHA, POPA, AAA, DAA, BOUND, INTO, SALC, LDS, PUSH ES, far CALL are #UD in 64-bit code", "AMD APM vol. 3, Instructions Invalid in 64-Bit Mode"
+        check "PUSHA, POPA, AAA, DAA, INTO, SALC, PUSH ES, direct far CALL and 82h are #UD in 64-bit code", "AMD APM vol. 3, Instructions Invalid in 64-Bit Mode"
         raises UD, 0, db 0x60
         raises UD, 0, db 0x61
         raises UD, 0, db 0x37
@@ -349,7 +349,7 @@ bits 64
         mov eax, 16
         raises GP, 0, mov cr8, rax
         end_check
-        check "a stack switch of 15 bytes of instruction; 16 is #GP", "AMD APM vol. 3, Instruction Length"
+        check "an instruction of 15 bytes runs, one of 16 is #GP", "AMD APM vol. 3, Instruction Length"
         trying
         times 14 db 0x66
         nop

@@ -237,7 +237,7 @@ test_body:
         call without_pse
         is eax, 0x77
         end_check
-        check "PAE: three levels, reserved bits, NX", "AMD APM vol. 2, PAE Paging"
+        check "PAE: three levels; a reserved bit of an entry is #PF", "AMD APM vol. 2, PAE Paging"
         call paging_off
         call pae
         mov dword [BASE + 0x1000], 0x1234
