@@ -63,7 +63,7 @@ QEMU_DIFFERENCES: dict[str, str] = {
     "stack underflow: IE": _NO_X87_FAULTS,
     "a load of a denormal of 32 bits": _NO_X87_FAULTS,
     "an unmasked divide by zero": _NO_X87_FAULTS,
-    "FNSTENV masks": "FNSTENV leaves the masks",
+    "FNSTENV stores": "FNSTENV leaves the masks",
     "CR0.EM:": "MMX and SSE look at TS and EM in part only",
     "an MMX instruction makes": "the exponents of the registers are not set",
     "FXRSTOR of reserved": "takes reserved bits of MXCSR",
