@@ -139,9 +139,11 @@ def test_the_text_is_qemus(tmp_path: Path, command: Command) -> None:
     # isa-debug-exit's status for value 0.
     assert answer.status == 1
     ours, theirs = (text[text.index(LOADED) :].splitlines() for text in (answer.output, log.read_text()))
+    # The numbers count the BIOSes' interrupts too.
+    ours, theirs = ([line[6:] if " v=" in line else line for line in lines] for lines in (ours, theirs))
     # QEMU's lines about its own state: how it keeps flags, and whether an exception makes a double fault.
     assert ours == [line for line in theirs if not line.startswith(("CCS=", "check_exception "))]
-    assert [line[8:12] for line in ours if " v=" in line] == ["v=03", "v=06", "v=0d"]
+    assert [line[2:6] for line in ours if " v=" in line] == ["v=03", "v=06", "v=0d"]
 
 
 def test_smm_is_in_a_trace(booted: Maker) -> None:

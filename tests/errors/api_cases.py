@@ -343,10 +343,11 @@ case(
 case(
     UnknownInstruction,
     (
-        "wanted a class of instructions that can be hooked (arpl, bound, call_far, clts, cpuid, enter, hlt, in, "
-        "ins, int, invd, invlpg, jmp_far, lar, lds, les, lfs, lgdt, lgs, lidt, lldt, lmsw, lsl, lss, ltr, "
-        "monitor, mov_cr, mov_dr, mov_sreg, mwait, out, outs, pop_sreg, push_sreg, rdmsr, rdpmc, retf, sgdt, "
-        "sidt, sldt, smsw, str, syscall, sysenter, sysexit, sysexitq, sysret, ud, verr, verw, wbinvd, wrmsr), got "
+        "wanted a class of instructions that can be hooked (arpl, bound, call_far, clgi, clts, cpuid, enter, "
+        "hlt, in, ins, int, invd, invlpg, invlpga, jmp_far, lar, lds, les, lfs, lgdt, lgs, lidt, lldt, lmsw, lsl, "
+        "lss, ltr, monitor, mov_cr, mov_dr, mov_sreg, mwait, out, outs, pop_sreg, push_sreg, rdmsr, rdpmc, retf, "
+        "sgdt, sidt, skinit, sldt, smsw, stgi, str, syscall, sysenter, sysexit, sysexitq, sysret, ud, verr, verw, "
+        "vmload, vmmcall, vmrun, vmsave, wbinvd, wrmsr), got "
         "'add': choose one of them, or set a breakpoint"
     ),
     _on(lambda m: m.on_instruction("add", print)),
