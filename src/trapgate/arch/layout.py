@@ -41,6 +41,8 @@ FAULT_ERROR = _field("fault_error")
 FAULT_ADDRESS = _field("fault_address")
 #: Not 0 when the processor must look for an interrupt as soon as IF allows one.
 INTERRUPT_PENDING = _field("interrupt_pending")
+#: Not 0 in a guest of AMD-V: STI then leaves native code, so that an exit right behind it knows of its shadow.
+IN_GUEST = _field("in_guest")
 #: Modelled cycle at which the cycle part of the budget is 0, plus the TSC's offset: TSC = this - (budget >> 32).
 TSC_AT_ZERO = _field("tsc_at_zero")
 #: Host addresses of the fast tables in use.

@@ -57,22 +57,36 @@ _OWN = {
 class Control(Delivery):
     """CR0, CR3, CR4, EFER and the MSRs."""
 
-    def set_cr0(self, value: int) -> None:
-        """MOV CR0 and LMSW (APM vol. 2, 3.1.1)."""
+    def check_cr0(self, value: int) -> int:
+        """A value for CR0 with its fixed bits; #GP(0) where it may not be written (APM vol. 2, 3.1.1).
+
+        A guest of AMD-V in paged real mode may stay there (15.19); nobody else gets PG without PE.
+        """
         if value >> 32:
             raise Fault(vectors.GP, 0)
         value = value & CR0_WRITABLE | CR0_ET
-        if (value & CR0_PG and not value & CR0_PE) or (value & CR0_NW and not value & CR0_CD):
+        old, efer = self.cr0, self.efer
+        unprotected = value & (CR0_PG | CR0_PE) == CR0_PG and old & (CR0_PG | CR0_PE) != CR0_PG
+        if unprotected or (value & CR0_NW and not value & CR0_CD):
             raise Fault(vectors.GP, 0)
+        if (old ^ value) & CR0_PG:
+            if not value & CR0_PG:
+                illegal = bool(efer & EFER_LMA) and self.bits == 64
+            else:
+                pae, code64 = self.cr4 & CR4_PAE, self.segments[CS].attributes & ATTRIBUTE_L
+                illegal = bool(efer & EFER_LME) and (not pae or bool(code64))
+            if illegal:
+                raise Fault(vectors.GP, 0)
+        return value
+
+    def set_cr0(self, value: int) -> None:
+        """MOV CR0 and LMSW (APM vol. 2, 3.1.1)."""
+        value = self.check_cr0(value)
         old, efer, cr4 = self.cr0, self.efer, self.cr4
         if (old ^ value) & CR0_PG:
             if value & CR0_PG and efer & EFER_LME:
-                if not cr4 & CR4_PAE or self.segments[CS].attributes & ATTRIBUTE_L:
-                    raise Fault(vectors.GP, 0)
                 efer |= EFER_LMA
             elif not value & CR0_PG:
-                if efer & EFER_LMA and self.bits == 64:
-                    raise Fault(vectors.GP, 0)
                 efer &= ~EFER_LMA
             elif cr4 & CR4_PAE:
                 self.load_pdptes(self.cr3)
@@ -87,12 +101,15 @@ class Control(Delivery):
             self.native_reset_fast(self.state.address)
         self.mode_changed()
 
+    def check_cr3(self, value: int) -> None:
+        """#GP(0) where CR3 may not have this value; the page-directory pointers are not looked at."""
+        if self.long_mode and value >> 52:
+            raise Fault(vectors.GP, 0)
+
     def set_cr3(self, value: int) -> None:
         """MOV CR3: global translations stay when CR4.PGE allows them (APM vol. 2, 5.5.1)."""
-        if self.long_mode:
-            if value >> 52:
-                raise Fault(vectors.GP, 0)
-        else:
+        self.check_cr3(value)
+        if not self.long_mode:
             value &= 0xFFFF_FFFF
             if self.cr4 & CR4_PAE and self.cr0 & CR0_PG:
                 self.load_pdptes(value)
@@ -117,13 +134,15 @@ class Control(Delivery):
         for i, entry in enumerate(entries):
             self.state.set(layout.PDPTE + 8 * i, entry)
 
+    def check_cr4(self, value: int) -> None:
+        """#GP(0) where CR4 may not have this value (APM vol. 2, 3.1.3); PAE's pointers are not looked at."""
+        if value & ~self.profile.cr4_bits or (self.long_mode and not value & CR4_PAE):
+            raise Fault(vectors.GP, 0)
+
     def set_cr4(self, value: int) -> None:
         """MOV CR4 (APM vol. 2, 3.1.3)."""
-        if value & ~self.profile.cr4_bits:
-            raise Fault(vectors.GP, 0)
+        self.check_cr4(value)
         old = self.cr4
-        if self.long_mode and not value & CR4_PAE:
-            raise Fault(vectors.GP, 0)
         if value & CR4_PAE and not old & CR4_PAE and self.cr0 & CR0_PG and not self.long_mode:
             self.load_pdptes(self.cr3)
         self.state.set(layout.CR4, value)
@@ -180,7 +199,7 @@ class Control(Delivery):
         if number == MSR_PAT or number in self.profile.msrs:
             return self.msrs.get(number, 0)
         if number in self.profile.constant_msrs:
-            return self.profile.constant_msrs[number]
+            return self.msrs.get(number, self.profile.constant_msrs[number])
         raise Fault(vectors.GP, 0)
 
     def write_msr(self, number: int, value: int) -> None:

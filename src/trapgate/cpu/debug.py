@@ -35,6 +35,8 @@ class Debugging(Control):
     port_breakpoints: tuple[tuple[int, int, int], ...] = ()
     #: Whether data breakpoints are enabled.
     watches_data = False
+    #: AMD-V's global interrupt flag: while it is clear breakpoints are ignored (APM vol. 2, table 15-10).
+    gif = True
 
     def reset(self) -> None:
         """The state after RESET#."""
@@ -56,7 +58,7 @@ class Debugging(Control):
 
     def breakpoints_changed(self) -> None:
         """Work out from DR0 to DR3, DR7 and CR4.DE what is to be looked for."""
-        dr7 = self.dr[7]
+        dr7 = self.dr[7] if self.gif else 0
         instructions: set[int] = set()
         ports: list[tuple[int, int, int]] = []
         watches_data = False

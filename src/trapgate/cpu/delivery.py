@@ -7,6 +7,7 @@ state as it was.
 from __future__ import annotations
 
 from collections import deque
+from typing import NoReturn
 
 from trapgate.arch import vectors, vmcb
 from trapgate.arch.registers import AC, CR4_VME, CS, DS, ES, FS, GS, IF, IOPL, NT, RF, RSP, SS, TF, VIF, VM
@@ -111,12 +112,23 @@ class Delivery(Transfers):
         return Fault(vectors.DF, 0)
 
     def deliver_event(
-        self, vector: int, error: int | None, software: bool, resume: bool, exception: Fault | None
+        self,
+        vector: int,
+        error: int | None,
+        software: bool,
+        resume: bool,
+        exception: Fault | None,
+        rip_of_instruction: int | None = None,
     ) -> None:
-        """Deliver what a hypervisor injects: an interrupt, or `exception`."""
+        """Deliver an interrupt, or what a hypervisor injects (`exception`, if it is one).
+
+        `rip_of_instruction`: where an injected software interrupt's instruction is, for a fault on the way.
+        """
         try:
             self._enter_handler(vector, error, software, resume)
         except Fault as second:
+            if rip_of_instruction is not None:
+                self.rip = rip_of_instruction
             self.deliver_exception(self._after(exception, second))
         else:
             self.delivering = 0
@@ -132,16 +144,27 @@ class Delivery(Transfers):
             return not contributory
         return first.vector != vectors.PF or not (contributory or second.vector == vectors.PF)
 
-    def deliver_interrupt(self, vector: int) -> None:
-        """Deliver an external interrupt; a fault while doing so is delivered in its place."""
+    def deliver_interrupt(self, vector: int, kind: int = vmcb.EVENT_INTR) -> None:
+        """Deliver an external interrupt or an NMI; a fault while doing so is delivered in its place."""
         self.interrupt_counts[vector] = self.interrupt_counts.get(vector, 0) + 1
         if self.in_guest:
-            self.note_event(vmcb.EVENT_NMI if vector == vectors.NMI else vmcb.EVENT_INTR, vector)
+            self.note_event(kind, vector)
         self.deliver_event(vector, None, software=False, resume=False, exception=None)
 
+    def range_exceeded(self) -> NoReturn:
+        """#BR of BOUND, while `rip` is that of the next instruction."""
+        fault = Fault(vectors.BR)
+        fault.next_rip = self.rip
+        raise fault
+
     def trap(self, vector: int) -> None:
-        """Deliver an exception that comes after an instruction: `rip` is already that of the next one."""
-        self.deliver_exception(Fault(vector))
+        """INT1: an exception after the instruction, `rip` is already that of the next one.
+
+        No exception intercept looks at it (15.12.2).
+        """
+        fault = Fault(vector)
+        fault.interceptable = False
+        self.deliver_exception(fault)
 
     def software_interrupt(self, vector: int, sensitive: bool = True) -> None:
         """INT n (`sensitive`), INT3 and INTO (not): `rip` is already that of the next instruction.
@@ -163,7 +186,8 @@ class Delivery(Transfers):
             if self.rflags & IOPL != IOPL:
                 raise Fault(vectors.GP, 0)
         if self.in_guest:
-            self.note_event(vmcb.EVENT_SOFTWARE, vector)
+            # INT3 and INTO count as exceptions (15.7.2).
+            self.note_event(vmcb.EVENT_SOFTWARE if sensitive else vmcb.EVENT_EXCEPTION, vector)
         self._enter_handler(vector, None, software=True, resume=False)
         self.delivering = 0
         self.interrupt_counts[vector] = self.interrupt_counts.get(vector, 0) + 1

@@ -37,6 +37,11 @@ class Fault(Exception):
     `address` is the linear address of a page fault.
     """
 
+    #: Whether the exception intercepts of AMD-V look at it: at all but that of INT1 (APM vol. 2, 15.12.2).
+    interceptable = True
+    #: The next instruction where a #VMEXIT saves it: for INT3, INTO and BOUND (15.7.1).
+    next_rip = 0
+
     def __init__(self, vector: int, error: int | None = None, address: int | None = None) -> None:
         super().__init__(vector, error, address)
         self.vector = vector

@@ -134,7 +134,9 @@ class SystemManagement(Debugging):
             return self.read_physical(area + offset, size)
 
         cr0, cr4, efer = saved(_CR0, 8), saved(_CR4, 8), saved(EFER_PLACE, 8)
-        if cr0 >> 32 or (cr0 & CR0_PG and not cr0 & CR0_PE) or cr4 & ~self.profile.cr4_bits:
+        # With AMD-V it may be paged real mode (15.19).
+        unprotected = cr0 & CR0_PG and not cr0 & CR0_PE and "SVM" not in self.profile.flags
+        if cr0 >> 32 or unprotected or cr4 & ~self.profile.cr4_bits:
             raise TripleFault  # shutdown
         for offset, number in _SEGMENTS:
             self.segments[number].load(

@@ -73,7 +73,7 @@ class Tasks(Segmentation, ABC):
 
     in_guest = False
 
-    def intercept_task_switch(self, selector: int, kind: SwitchKind, error: int | None) -> None:
+    def intercept_task_switch(self, selector: int, kind: SwitchKind, error: int | None, flags: int) -> None:
         """Leave the guest where its hypervisor takes task switches (cpu/svm/guest_mode.py)."""
 
     def switch_by_instruction(self, selector: int, kind: SwitchKind) -> None:
@@ -115,8 +115,6 @@ class Tasks(Segmentation, ABC):
         returns the one behind it. Error codes have `external` as their EXT bit.
         """
         returning = kind is SwitchKind.RETURN
-        if self.in_guest:
-            self.intercept_task_switch(selector, kind, error)
         try:
             descriptor, place = self._check_tss(selector, returning)
         except Fault as fault:
@@ -125,10 +123,13 @@ class Tasks(Segmentation, ABC):
         lowest, _, _ = _LAYOUT32 if attributes & _WIDE else _LAYOUT16
         if limit_of(descriptor) < lowest:
             raise Fault(vectors.TS, selector & ~3 | external)
+        flags = self.rflags & ~NT if returning else self.rflags
+        flags |= RF if resume else 0
+        if self.in_guest:
+            self.intercept_task_switch(selector, kind, error, flags)
         image = self.read_system(base, lowest + 1).to_bytes(lowest + 1, "little")
         linked = kind in (SwitchKind.CALL, SwitchKind.EVENT)
         old_selector, old_place = self.tr.selector, self.gdtr_base + (self.tr.selector & ~7)
-        flags = self.rflags & ~NT if returning else self.rflags
         if linked:
             self.probe_write(base + _LINK, 2, 0)
         if not returning:
@@ -136,7 +137,7 @@ class Tasks(Segmentation, ABC):
         if not linked:
             self.probe_write(old_place + 5, 1, 0)
         # Saving is the last thing that can fault; here is the commit point.
-        self._save_task(flags | RF if resume else flags)
+        self._save_task(flags)
         if not linked:
             self.write_system(old_place + 5, 1, self.read_system(old_place + 5, 1) & ~_BUSY)
         if not returning:

@@ -45,12 +45,16 @@ class DebugTraps(Stepping):
                 self._deliver(fault)
                 return
         q[layout.SYSTEM_FLAGS >> 3] = flags & ~RF
+        guest = self.in_guest
         before = sum(self.exception_counts.values())
         q[layout.STEPPING >> 3] = 1
         try:
             self._step()
         finally:
             q[layout.STEPPING >> 3] = 0
+        if self.in_guest != guest:
+            self.note_step(rip, flags)
+            return
         if sum(self.exception_counts.values()) != before:
             return
         if flags & RF and self.rip == rip:

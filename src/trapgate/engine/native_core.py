@@ -185,6 +185,12 @@ class NativeCore(GuestMode):
     def set_time_stamp(self, value: int) -> None:
         """Write the TSC."""
         self.tsc_offset = value - self.clock.now
+        if self.in_guest:
+            self.tsc_offset += self.controls.tsc_offset  # which a guest's reads add, and writes do not heed (15.5.1)
+        self.time_stamp_moved()
+
+    def time_stamp_moved(self) -> None:
+        """The offset of the TSC has changed."""
         self._set_zero(self._zero)
 
     def _set_zero(self, cycle: int) -> None:
@@ -336,7 +342,9 @@ class NativeCore(GuestMode):
         return None if physical is None else self._ram_page(physical)
 
     def peek_code(self, size: int) -> bytes:
-        """Up to `size` bytes at rip without side effects; fewer where the next page cannot be had."""
+        """Up to `size` bytes at rip without side effects; fewer where the next page cannot be had or CS ends."""
+        if self.bits != 64:
+            size = min(size, self.segments[CS].limit - self.rip + 1)
         linear = self.rip if self.bits == 64 else self.segments[CS].base + self.rip & 0xFFFF_FFFF
         code = b""
         while len(code) < size:

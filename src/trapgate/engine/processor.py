@@ -10,6 +10,7 @@ from functools import cached_property
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
 from trapgate.arch import layout, vectors, vmcb
 from trapgate.arch.registers import RF, TF
+from trapgate.arch.vmcb import EVENT_INTR, EVENT_NMI, VM_CR_R_INIT
 from trapgate.cpu.faults import Fault, TripleFault, Unimplemented, VmExit
 from trapgate.engine import record
 from trapgate.engine.debug_traps import DebugTraps
@@ -34,6 +35,9 @@ class Stopped:
 
 class Processor(DebugTraps):
     """One processor with its engine."""
+
+    #: What was wanted, where `run_guest` has returned "unimplemented".
+    stop_report = ""
 
     # -- the loop
 
@@ -70,12 +74,18 @@ class Processor(DebugTraps):
 
         Returns "vmexit", or the reason for which the run has stopped ("request", "unimplemented", "triple-fault").
         """
-        self.vmrun(vmcb_address)
-        if self.charged:
-            self.spend_charged()
-        if self.left_guest:
-            return "vmexit"
-        return self._run(None).reason
+        try:
+            self.vmrun(vmcb_address)
+            if self.charged:
+                self.spend_charged()
+            if self.left_guest:
+                return "vmexit"
+            return self._run(None).reason
+        except (Unimplemented, UnimplementedDevice) as error:
+            self.stop_report = str(error)
+            return "unimplemented"
+        except TripleFault:
+            return "triple-fault"
 
     def interpret_guest(self, vmcb_address: int, instructions: int) -> str:
         """As `run_guest`, for the injected event and at most `instructions` (0 or 1) of the guest: then it is left.
@@ -235,7 +245,11 @@ class Processor(DebugTraps):
         if self._reset_wanted and not self.in_smm:
             if not self.event_intercepted("init"):
                 self._reset_wanted = False
-                self.initialize()
+                if self.vm_cr & VM_CR_R_INIT:
+                    self.halted = False
+                    self._deliver(Fault(vectors.SX, 1))  # INIT redirected (15.21.8 and 15.28)
+                else:
+                    self.initialize()
             return self._left()
         if self.smi_pending and not self.in_smm:
             if not self.event_intercepted("smi"):
@@ -257,7 +271,7 @@ class Processor(DebugTraps):
                 self._nmi = False
                 self.nmi_blocked = True
                 self.pending_changed()
-                self._interrupt(vectors.NMI)
+                self._interrupt(vectors.NMI, EVENT_NMI)
             return self._left()
         if self._intr_passes():
             if not self.event_intercepted("intr"):
@@ -275,10 +289,10 @@ class Processor(DebugTraps):
     def _intr_passes(self) -> bool:
         return self._intr and self.takes_physical_interrupts()
 
-    def _interrupt(self, vector: int) -> None:
+    def _interrupt(self, vector: int, kind: int = EVENT_INTR) -> None:
         self.halted = False
         try:
-            self.deliver_interrupt(vector)
+            self.deliver_interrupt(vector, kind)
         except VmExit as exit_:
             self.leave_guest(exit_)
 

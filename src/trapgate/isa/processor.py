@@ -195,7 +195,10 @@ class Processor(Protocol):
         """INT n, which depends on IOPL in virtual-8086 mode (`sensitive`), INT3 and INTO, which do not."""
 
     def trap(self, vector: int) -> None:
-        """An exception that comes after the instruction."""
+        """INT1: an exception that comes after the instruction."""
+
+    def range_exceeded(self) -> NoReturn:
+        """#BR of BOUND."""
 
     def read_descriptor(self, selector: int, vector: int = 13) -> tuple[int, int]:
         """(descriptor as 64 bits, its linear address)."""

@@ -5,13 +5,12 @@ Each check is named by what the manual lists; the first that fails is the reason
 
 from __future__ import annotations
 
-from trapgate.arch import vmcb
+from trapgate.arch import vectors, vmcb
 from trapgate.arch.profiles.profile import CpuProfile
 from trapgate.arch.registers import CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, EFER_LME, EFER_SVME
 from trapgate.arch.segments import ATTRIBUTE_DB, ATTRIBUTE_L
 from trapgate.cpu.svm.controls import Controls
 
-_NMI = 2
 #: Memory types that a PAT entry may have (APM vol. 2, 7.8.2).
 _PAT_TYPES = frozenset((0, 1, 4, 5, 6, 7))
 
@@ -44,8 +43,16 @@ def event_fault(event: int) -> str:
     kind, vector = event >> vmcb.EVENT_TYPE_SHIFT & 7, event & 0xFF
     if kind not in (vmcb.EVENT_INTR, vmcb.EVENT_NMI, vmcb.EVENT_EXCEPTION, vmcb.EVENT_SOFTWARE):
         return "an injected event of a reserved type"
-    if kind == vmcb.EVENT_EXCEPTION and (vector == _NMI or vector > 31):
+    if kind == vmcb.EVENT_EXCEPTION and (vector == vectors.NMI or vector > 31):
         return "an injected exception whose vector is none"
+    return ""
+
+
+def impossible_event(event: int, code64: bool) -> str:
+    """Why EVENTINJ is refused in the guest's mode, or '' (15.20): BOUND and INTO are not there in 64-bit code."""
+    kind, vector = event >> vmcb.EVENT_TYPE_SHIFT & 7, event & 0xFF
+    if event & vmcb.EVENT_VALID and kind == vmcb.EVENT_EXCEPTION and code64 and vector in (vectors.BR, vectors.OF):
+        return "an injected exception that 64-bit code cannot raise"
     return ""
 
 

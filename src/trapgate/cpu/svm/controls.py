@@ -24,15 +24,17 @@ class Controls:
     #: The native operations that are intercepted, once somebody has asked.
     natives: frozenset[str] | None
 
-    def __init__(self, ram: memoryview, place: int) -> None:
+    def __init__(self, ram: memoryview, place: int, features: frozenset[str]) -> None:
+        """`features` are those of arch/vmcb.py; fields of others are not looked at."""
         self.cr, self.dr, self.exceptions, self.misc1, self.misc2 = _INTERCEPTS.unpack_from(ram, place)
         (
             self.pause_threshold, self.pause_count, self.iopm, self.msrpm, self.tsc_offset, self.asid,
             self.tlb_control, self.v_word, self.interrupt_shadow,
         ) = _FILTER.unpack_from(ram, place + vmcb.PAUSE_FILTER_THRESHOLD)  # fmt: skip
         self.natives = None
-        self.nested = bool(ram[place + vmcb.NESTED_CONTROL] & 1)
-        self.eventinj, self.n_cr3, self.lbr_virtualization = _EVENT.unpack_from(ram, place + vmcb.EVENTINJ)
+        self.nested = "NP" in features and bool(ram[place + vmcb.NESTED_CONTROL] & 1)
+        self.eventinj, self.n_cr3, lbr = _EVENT.unpack_from(ram, place + vmcb.EVENTINJ)
+        self.lbr_virtualization = "LBR_VIRT" in features and bool(lbr & 1)
         self.v_irq = bool(self.v_word & vmcb.V_IRQ)
         self.v_intr_masking = bool(self.v_word & vmcb.V_INTR_MASKING)
 

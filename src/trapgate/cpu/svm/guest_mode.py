@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping
 
 from trapgate.arch import layout, vectors, vmcb
-from trapgate.arch.registers import CR0_PG, CR0_WP, IF
+from trapgate.arch.registers import CR0_PG, CR0_WP, IF, RF, TF
 from trapgate.arch.vectors import WITH_ERROR_CODE
 from trapgate.cpu.faults import VMEXIT, Fault, TripleFault, VmExit
 from trapgate.cpu.smm import SystemManagement
@@ -65,6 +65,10 @@ class GuestMode(SystemManagement):
     exit_counts: dict[int, int]
     #: The guest that an SMI has interrupted: its ASID and whether it has nested paging.
     _under_smm: tuple[int, int] | None = None
+    #: The host's registers of last-branch recording, while a guest has its own.
+    host_lbr: tuple[int, ...] = ()
+    #: RFLAGS.TF was set at the host's VMRUN: #DB follows when that is done, at #VMEXIT.
+    trap_after_vmrun = False
     #: Where the last interrupt shadow was: rip and instructions done.
     shadow_place = (-1, -1)
     forms: Mapping[str, PythonForm]
@@ -75,11 +79,18 @@ class GuestMode(SystemManagement):
         if self.in_guest:
             self._leave_mode()
         self.gif = True
+        self.trap_after_vmrun = False
         self.vm_cr = self.hsave_pa = 0
         self._fast_context: tuple[int, ...] = ()
         self._under_smm = None
         self._pause_left = self._pause_last = 0
         super().reset()
+
+    def initialize(self) -> None:
+        """INIT# leaves MSRs alone, AMD-V's too (APM vol. 2, 14.1.3)."""
+        vm_cr, hsave_pa = self.vm_cr, self.hsave_pa
+        super().initialize()
+        self.vm_cr, self.hsave_pa = vm_cr, hsave_pa
 
     # -- VMRUN
 
@@ -122,7 +133,7 @@ class GuestMode(SystemManagement):
             controls = self.controls
             controls.interrupt_shadow = ram[place + vmcb.INTERRUPT_SHADOW]
             return True, controls
-        controls = Controls(ram, place)
+        controls = Controls(ram, place, self.profile.svm_features)
         # An event makes the next VMCB another one, and so does a refused one.
         self._controls_raw = raw if not controls.eventinj & vmcb.EVENT_VALID else (b"", b"")
         return False, controls
@@ -137,6 +148,8 @@ class GuestMode(SystemManagement):
             self._inject(event)
         except VmExit as exit_:
             self.leave_guest(exit_)
+        except TripleFault:
+            self.intercept_shutdown()
 
     def set_translated(self, translated: bool, deprivileged: bool) -> None:
         """How the next guest runs: its code translated, or as it is; its kernel at CPL 3."""
@@ -152,16 +165,20 @@ class GuestMode(SystemManagement):
         self.exit_counts[vmcb.EXIT_INVALID] = self.exit_counts.get(vmcb.EXIT_INVALID, 0) + 1
         _EXIT.pack_into(self.ram, self.vmcb + vmcb.EXITCODE, vmcb.EXIT_INVALID, 0, 0, 0)
         self.charged += VMEXIT_CYCLES
-        self.gif = self.python_host and self.gif
         self.left_guest = self.python_host
+        if not self.python_host:
+            self.gif = False
+            self.write_dr(7, 0x400)  # as at every #VMEXIT
 
     def _enter_mode(self, controls: Controls) -> None:
         q = self.q
-        self.in_guest, self.gif, self.left_guest = True, True, False
+        self.in_guest, self.left_guest = True, False
+        self._open_gate(True)
         q[layout.ASID >> 3] = controls.asid
         q[layout.NESTED >> 3] = int(controls.nested)
         q[layout.NESTED_CR3 >> 3] = controls.n_cr3
-        self.tsc_offset += controls.tsc_offset
+        self._move_time_stamp(controls.tsc_offset)
+        self.q[layout.IN_GUEST >> 3] = 1
         self._flush_as_told(controls)
         self.fast_tables_belong_to_mode()
         if self.forms is not self._forms_inside or not self.python_host:
@@ -187,7 +204,7 @@ class GuestMode(SystemManagement):
             self.native_reset_fast(self.state.address)
 
     def _flush_as_told(self, controls: Controls) -> None:
-        """TLB_CONTROL (15.16.2). Without FlushByAsid every request flushes everything.
+        """TLB_CONTROL (15.16.1). Without FlushByAsid every request flushes everything.
 
         | TLB_CONTROL | FlushByAsid | flushed                              |
         |-------------|-------------|--------------------------------------|
@@ -227,7 +244,7 @@ class GuestMode(SystemManagement):
         ram[place + vmcb.INTERRUPT_SHADOW] = int(shadowed)
         if "NRIP_SAVE" in self.profile.svm_features:
             self.ram_words[place + vmcb.NEXT_RIP >> 3] = exit_.next_rip
-        if code in _EXIT_CODES_WITH_BYTES and "DECODE_ASSISTS" in self.profile.svm_features:
+        if "DECODE_ASSISTS" in self.profile.svm_features:
             self._save_bytes(exit_)
         self._leave_mode()
         if self.python_host:
@@ -238,10 +255,34 @@ class GuestMode(SystemManagement):
         guest_state.restore_host(self, self.host)
         q[layout.ASID >> 3] = q[layout.NESTED >> 3] = 0
         self.fast_tables_belong_to_mode()
+        if self.trap_after_vmrun:
+            self.trap_after_vmrun = False
+            self.deliver_exception(self.debug_trap(0, single_step=True))
+
+    def note_step(self, rip: int, flags: int) -> None:
+        """A single step has begun or ended with the guest; `rip` and `flags` were those before it.
+
+        VMRUN is one instruction of the host's, whose trap comes when it is done; a guest's instruction that was
+        intercepted traps no more, and keeps RF (15.5.1, "VMRUN and TF/RF Bits in EFLAGS").
+        """
+        if self.in_guest:
+            self.trap_after_vmrun = bool(flags & TF)
+        elif flags & RF and _QWORD.unpack_from(self.ram, self.vmcb + vmcb.RIP)[0] == rip:
+            place = self.vmcb + vmcb.RFLAGS
+            _QWORD.pack_into(self.ram, place, _QWORD.unpack_from(self.ram, place)[0] | RF)
+
+    def _move_time_stamp(self, amount: int) -> None:
+        if amount:
+            self.tsc_offset += amount
+            self.time_stamp_moved()
+
+    def time_stamp_moved(self) -> None:
+        """The offset of the TSC has changed; the engine tells native code."""
 
     def _leave_mode(self) -> None:
         self.in_guest = self.v_irq = self.shadow = self.halted = False
-        self.tsc_offset -= self.controls.tsc_offset
+        self._move_time_stamp(-self.controls.tsc_offset)
+        self.q[layout.IN_GUEST >> 3] = 0
         if self.python_host:
             return  # the next instruction is a guest's again
         self.forms = self._host_forms
@@ -249,9 +290,12 @@ class GuestMode(SystemManagement):
         self.pending_changed()
 
     def _save_bytes(self, exit_: VmExit) -> None:
-        """The bytes of the instruction whose data access faulted (15.7.3, decode assists); none for a fetch."""
-        fetched = b"" if exit_.info1 & 0x10 else self.peek_code(15)
+        """The bytes of the instruction whose data access faulted (15.8.4); none for a fetch and for other exits."""
         place = self.vmcb + vmcb.FETCHED_COUNT
+        if exit_.code not in _EXIT_CODES_WITH_BYTES:
+            self.ram[place] = 0
+            return
+        fetched = b"" if exit_.info1 & 0x10 else self.peek_code(15)
         self.ram[place : place + 16] = bytes([len(fetched)]) + fetched.ljust(15, b"\0")
 
     def peek_code(self, size: int) -> bytes:
@@ -282,12 +326,20 @@ class GuestMode(SystemManagement):
 
     def set_gif(self, value: bool) -> None:
         """STGI and CLGI (15.17): what waited is taken when GIF is set again."""
-        self.gif = value
+        self._open_gate(value)
         self.pending_changed()
         self.refetch()
 
+    def _open_gate(self, value: bool) -> None:
+        if value != self.gif:
+            self.gif = value
+            if self.dr[7] & 0xFF:
+                self.breakpoints_changed()
+
     def flush_page_of(self, linear: int, asid: int) -> None:
-        """INVLPGA (15.16.3)."""
+        """INVLPGA (15.16.2)."""
+        if asid >= self.profile.svm_asids:
+            return
         self.native_flush_page_asid(self.state.address, linear, asid)
         self.refetch()
 
@@ -320,18 +372,21 @@ class GuestMode(SystemManagement):
         error: int | None = None
         if event & vmcb.EVENT_ERROR_VALID and not self.real_mode:
             error = event >> vmcb.EVENT_ERROR_SHIFT & 0xFFFF_FFFF
-        if kind == vmcb.EVENT_SOFTWARE and "NRIP_SAVE" in self.profile.svm_features:
+        if kind == vmcb.EVENT_NMI:
+            vector = vectors.NMI  # the field's own does not count
+        # #BP and #OF are injected as INT3 and INTO would raise them: the gate's DPL counts.
+        software = kind == vmcb.EVENT_SOFTWARE or (kind == vmcb.EVENT_EXCEPTION and vector in (vectors.BP, vectors.OF))
+        instruction = None
+        if software and "NRIP_SAVE" in self.profile.svm_features:
             following = _QWORD.unpack_from(self.ram, self.vmcb + vmcb.NEXT_RIP)[0]
-            if following:
-                self.rip = following
+            if following:  # 0: none was given (assumed)
+                instruction, self.rip = self.rip, following
         counts = self.exception_counts if kind == vmcb.EVENT_EXCEPTION else self.interrupt_counts
         counts[vector] = counts.get(vector, 0) + 1
         first = Fault(vector, error) if kind == vmcb.EVENT_EXCEPTION else None
         resume = kind == vmcb.EVENT_EXCEPTION and vector not in (vectors.DB, vectors.BP, vectors.OF)
-        if kind == vmcb.EVENT_NMI:
-            self.nmi_blocked = True
-        self.delivering = event & ~0x7FFF_F000
-        self.deliver_event(vector, error, kind == vmcb.EVENT_SOFTWARE, resume, first)
+        self.delivering = event & ~0x7FFF_F0FF | vector
+        self.deliver_event(vector, error, software, resume, first, instruction)
         self.redirected = True
 
     def note_event(self, kind: int, vector: int, error: int | None = None) -> None:
@@ -346,19 +401,21 @@ class GuestMode(SystemManagement):
         vector = fault.vector
         if vector == VMEXIT:
             raise fault
-        if not self.controls.exceptions >> vector & 1:
+        if not self.controls.exceptions >> vector & 1 or not fault.interceptable:
             return
         info1 = fault.error if fault.error is not None and vector in WITH_ERROR_CODE else 0
         info2 = fault.address or 0
-        raise VmExit(vmcb.EXIT_EXCEPTION + vector, info1, info2, rip=self.rip)
+        raise VmExit(vmcb.EXIT_EXCEPTION + vector, info1, info2, rip=self.rip, next_rip=fault.next_rip)
 
-    def intercept_task_switch(self, selector: int, kind: SwitchKind, error: int | None) -> None:
-        """Leave the guest where its hypervisor takes task switches (15.14.1)."""
+    def intercept_task_switch(self, selector: int, kind: SwitchKind, error: int | None, flags: int) -> None:
+        """Leave the guest where its hypervisor takes task switches (15.14.1); `flags` would be saved in the old TSS."""
         if not self.controls.misc1 & vmcb.misc1("task_switch"):
             return
         info2 = {SwitchKind.RETURN: vmcb.TASK_SWITCH_IRET, SwitchKind.JUMP: vmcb.TASK_SWITCH_JUMP}.get(kind, 0)
         if error is not None:
             info2 |= vmcb.TASK_SWITCH_ERROR | error
+        if flags & RF:
+            info2 |= vmcb.TASK_SWITCH_RF
         raise VmExit(vmcb.EXIT["task_switch"], selector, info2)
 
     def intercept_shutdown(self) -> None:
@@ -378,7 +435,13 @@ class GuestMode(SystemManagement):
 
     def takes_virtual_interrupt(self) -> bool:
         """Whether V_IRQ would be taken now (15.21.4); the shadow has been looked at."""
-        return self.v_irq and bool(self.q[layout.SYSTEM_FLAGS >> 3] & IF) and self.gif and self.controls.v_irq_passes()
+        return (
+            self.v_irq
+            and self.in_guest
+            and bool(self.q[layout.SYSTEM_FLAGS >> 3] & IF)
+            and self.gif
+            and self.controls.v_irq_passes()
+        )
 
     def take_virtual_interrupt(self) -> None:
         """Deliver the virtual interrupt, or leave the guest when VINTR is intercepted."""
@@ -394,7 +457,8 @@ class GuestMode(SystemManagement):
         """Leave the guest for a physical event ("intr", "nmi", "smi", "init") that is intercepted; it stays pending."""
         if not self.in_guest or not self.controls.misc1 & vmcb.misc1(name):
             return False
-        self.leave_guest(VmExit(vmcb.EXIT[name], rip=self.rip))
+        info1 = vmcb.SMI_EXTERNAL if name == "smi" else 0
+        self.leave_guest(VmExit(vmcb.EXIT[name], info1, rip=self.rip))
         return True
 
     def enter_smm(self) -> None:
@@ -403,6 +467,7 @@ class GuestMode(SystemManagement):
         if self.in_guest:
             self._under_smm = q[layout.ASID >> 3], q[layout.NESTED >> 3]
             self.in_guest, self.forms = False, self._host_forms
+            q[layout.IN_GUEST >> 3] = 0
             q[layout.ASID >> 3] = q[layout.NESTED >> 3] = 0
             self.intercepts_changed()
         super().enter_smm()
@@ -418,6 +483,7 @@ class GuestMode(SystemManagement):
             self._under_smm = None
             self._host_forms = self.forms
             self.in_guest, self.forms = True, guest_forms(self.forms)
+            q[layout.IN_GUEST >> 3] = 1
             self.intercepts_changed()
             self.fast_tables_belong_to_mode()
 
@@ -428,10 +494,12 @@ class GuestMode(SystemManagement):
         controls = self.controls
         if "PAUSE_FILTER" not in self.profile.svm_features or not controls.pause_count:
             return True
-        now = self.time_stamp()
-        if controls.pause_threshold and now - self._pause_last > controls.pause_threshold:
-            self._pause_left = controls.pause_count
+        now, last = self.time_stamp() - self.tsc_offset & _M64, self._pause_last
         self._pause_last = now
+        threshold = controls.pause_threshold if "PAUSE_FILTER_THRESHOLD" in self.profile.svm_features else 0
+        if threshold and now - last > threshold:
+            self._pause_left = controls.pause_count
+            return False
         self._pause_left -= 1
         if self._pause_left >= 0:
             return False
@@ -458,6 +526,8 @@ class GuestMode(SystemManagement):
             self.controls.v_tpr = value
             return
         super().write_tpr(value)
+        if self.in_guest:
+            self.controls.v_tpr = value
 
 
 #: Instructions that native code carries out unless they are intercepted: intercept -> operations.

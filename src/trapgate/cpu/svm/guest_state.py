@@ -6,9 +6,29 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from trapgate.arch import layout, vmcb
-from trapgate.arch.registers import CR0_PE, CR0_PG, CR4_PAE, CS, DS, EFER_LMA, EFER_LME, ES, FS, GS, RAX, RSP, SS, VM
-from trapgate.cpu.faults import Fault
-from trapgate.cpu.svm.checks import pat_fault, state_fault
+from trapgate.arch.registers import (
+    AC,
+    CR0_ET,
+    CR0_PE,
+    CR0_PG,
+    CR0_WRITABLE,
+    CR4_PAE,
+    CS,
+    DS,
+    EFER_LMA,
+    EFER_LME,
+    ES,
+    FS,
+    GS,
+    IOPL,
+    RAX,
+    RSP,
+    SS,
+    VM,
+)
+from trapgate.arch.segments import ATTRIBUTE_L
+from trapgate.cpu.faults import Fault, TripleFault
+from trapgate.cpu.svm.checks import impossible_event, pat_fault, state_fault
 
 if TYPE_CHECKING:
     from trapgate.cpu.svm.guest_mode import GuestMode
@@ -17,6 +37,9 @@ _SEGMENTS = struct.Struct("<8Q")
 _CONTROL = struct.Struct("<7Q")
 _QWORD = struct.Struct("<Q")
 _MSR_PAT = 0x277
+#: DebugCtl, LastBranchFromIP, LastBranchToIP, LastIntFromIP, LastIntToIP: as they lie in the VMCB.
+_LBR_MSRS = (0x1D9, 0x1DB, 0x1DC, 0x1DD, 0x1DE)
+_LBR = struct.Struct("<5Q")
 #: MSRs that VMLOAD and VMSAVE move, in the VMCB's order from STAR and from SYSENTER_CS on.
 _STAR_TO_SFMASK = (0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084)
 _SYSENTER = (0x174, 0x175, 0x176)
@@ -29,7 +52,6 @@ class HostState(NamedTuple):
     gdtr: tuple[int, int]
     idtr: tuple[int, int]
     control: tuple[int, int, int, int]
-    pdptes: tuple[int, ...]
     rflags: int
     rip: int
     rsp: int
@@ -82,18 +104,23 @@ def load_guest(p: GuestMode, place: int) -> str:
     When it is refused nothing has changed.
     """
     ram, q, resident = p.ram, p.q, p.resident
+    words = p.ram_words
+    at = place >> 3
+    flags = words[at + (vmcb.RFLAGS >> 3)]
+    moved = (flags ^ q[layout.SYSTEM_FLAGS >> 3]) & (VM | IOPL | AC)
     same = (
         resident.place == place
+        and not moved & VM
         and ram[place + _CONTROL_START : place + _CONTROL_END] == resident.control
         and ram[place + vmcb.ES : place + vmcb.FS] == resident.segments
         and p.state.segment_writes == resident.segment_writes
     )
-    words = p.ram_words
-    at = place >> 3
     if not same:
         refused = _load_all(p, place)
         if refused:
             return refused
+    elif refused := impossible_event(p.controls.eventinj, p.bits == 64):
+        return refused
     elif p.controls.nested:
         pat = words[at + (vmcb.G_PAT >> 3)]
         if pat != p.msrs.get(_MSR_PAT) and (refused := pat_fault(pat)):
@@ -103,7 +130,12 @@ def load_guest(p: GuestMode, place: int) -> str:
     limit = words[at + (vmcb.GDTR >> 3)] >> 32 & 0xFFFF
     q[layout.GDTR_LIMIT >> 3], q[layout.GDTR_BASE >> 3] = limit, words[at + (vmcb.GDTR >> 3) + 1]
     p.idtr_limit, p.idtr_base = words[at + (vmcb.IDTR >> 3)] >> 32 & 0xFFFF, words[at + (vmcb.IDTR >> 3) + 1]
-    p.rflags = words[at + (vmcb.RFLAGS >> 3)]
+    p.rflags = flags if q[layout.CR0 >> 3] & CR0_PE and not q[layout.EFER >> 3] & EFER_LMA else flags & ~VM
+    if moved:
+        p.mode_changed()
+    if p.controls.lbr_virtualization:
+        p.host_lbr = tuple(p.read_msr(number) for number in _LBR_MSRS)
+        _set_lbr(p, _LBR.unpack_from(ram, place + vmcb.DBGCTL))
     p.rip = words[at + (vmcb.RIP >> 3)]
     q[RSP], q[RAX] = words[at + (vmcb.RSP >> 3)], words[at + (vmcb.RAX >> 3)]
     p.cr2 = words[at + (vmcb.CR2 >> 3)]
@@ -123,7 +155,11 @@ def _load_all(p: GuestMode, place: int) -> str:
         refused = refused or pat_fault(_QWORD.unpack_from(ram, place + vmcb.G_PAT)[0])
     if refused:
         return refused
+    cr0 = cr0 & CR0_WRITABLE | CR0_ET
     efer = efer & ~EFER_LMA | (EFER_LMA if efer & EFER_LME and cr0 & CR0_PG else 0)
+    refused = impossible_event(controls.eventinj, bool(efer & EFER_LMA and words[2] >> 16 & ATTRIBUTE_L))
+    if refused:
+        return refused
     if cr0 & CR0_PG and cr4 & CR4_PAE and not efer & EFER_LMA and not controls.nested:
         try:
             p.load_pdptes(cr3)
@@ -133,16 +169,18 @@ def _load_all(p: GuestMode, place: int) -> str:
     if changed:
         for number in (ES, CS, SS, DS):
             word = words[2 * number]
-            p.segments[number].load(word & 0xFFFF, words[2 * number + 1], word >> 32, word >> 16 & 0xFFF)
+            p.segments[number].load(word & 0xFFFF, canonical(words[2 * number + 1]), word >> 32, word >> 16 & 0xFFF)
         q[layout.CODE_DESCRIPTOR >> 3] = q[layout.STACK_DESCRIPTOR >> 3] = (1 << 64) - 1
     old = q[layout.CR0 >> 3], q[layout.CR4 >> 3], q[layout.EFER >> 3], p.cpl, q[layout.SYSTEM_FLAGS >> 3] & VM
     q[layout.CR0 >> 3], q[layout.CR3 >> 3], q[layout.CR4 >> 3], q[layout.EFER >> 3] = cr0, cr3, cr4, efer
+    # Virtual-8086 mode is legacy protected mode's; elsewhere the bit means nothing (assumed).
+    p.rflags = rflags if cr0 & CR0_PE and not efer & EFER_LMA else rflags & ~VM
     cpl = ram[place + vmcb.CPL] & 3
-    p.cpl = 0 if not cr0 & CR0_PE else 3 if rflags & VM and not efer & EFER_LMA else cpl
+    p.cpl = 0 if not cr0 & CR0_PE else 3 if p.virtual8086 else cpl
     if dr6 != p.dr[6] or dr7 != p.dr[7]:
-        p.dr[6] = dr6
+        p.write_dr(6, dr6)
         p.write_dr(7, dr7)
-    if changed or old != (cr0, cr4, efer, p.cpl, rflags & VM):
+    if changed or old != (cr0, cr4, efer, p.cpl, q[layout.SYSTEM_FLAGS >> 3] & VM):
         p.mode_changed()
     p.resident.forget()
     return ""
@@ -169,7 +207,16 @@ def save_guest(p: GuestMode, place: int) -> None:
     ram[place + vmcb.CPL] = p.cpl
     if p.controls.nested:
         words[at + (vmcb.G_PAT >> 3)] = p.msrs.get(_MSR_PAT, 0)
+    if p.controls.lbr_virtualization:
+        _LBR.pack_into(ram, place + vmcb.DBGCTL, *(p.read_msr(number) for number in _LBR_MSRS))
+        _set_lbr(p, p.host_lbr)
     resident.note(p, place)
+
+
+def _set_lbr(p: GuestMode, values: tuple[int, ...]) -> None:
+    """The registers of last-branch recording (15.23.1). They change hands; nothing records branches here."""
+    for number, value in zip(_LBR_MSRS, values, strict=True):
+        p.msrs[number] = value & p.profile.msrs.get(number, (1 << 64) - 1)
 
 
 def save_host(p: GuestMode) -> HostState:
@@ -180,7 +227,6 @@ def save_host(p: GuestMode) -> HostState:
         gdtr=(p.gdtr_base, p.gdtr_limit),
         idtr=(p.idtr_base, p.idtr_limit),
         control=(q[layout.CR0 >> 3], q[layout.CR3 >> 3], q[layout.CR4 >> 3], q[layout.EFER >> 3]),
-        pdptes=tuple(p.state.get(layout.PDPTE + 8 * i) for i in range(4)),
         rflags=p.rflags,
         rip=p.rip,
         rsp=q[RSP],
@@ -199,11 +245,17 @@ def restore_host(p: GuestMode, host: HostState) -> None:
     p.gdtr_base, p.gdtr_limit = host.gdtr
     p.idtr_base, p.idtr_limit = host.idtr
     q[layout.CR0 >> 3], q[layout.CR3 >> 3], q[layout.CR4 >> 3], q[layout.EFER >> 3] = host.control
-    for i, entry in enumerate(host.pdptes):
-        p.state.set(layout.PDPTE + 8 * i, entry)
+    q[layout.NESTED >> 3] = 0
+    cr0, cr3, cr4, efer = host.control
+    if cr0 & CR0_PG and cr4 & CR4_PAE and not efer & EFER_LMA:
+        try:
+            p.load_pdptes(cr3)
+        except Fault:
+            raise TripleFault from None  # shutdown (15.6)
     p.rflags = host.rflags & ~VM
     p.rip, q[RSP], q[RAX] = host.rip, host.rsp, host.rax
-    p.msrs[_MSR_PAT] = host.pat
+    if p.controls.nested:
+        p.msrs[_MSR_PAT] = host.pat  # else there is one PAT, the host's, which the guest may have written (15.25.8)
     p.cpl = 0
     p.write_dr(7, 0x400)
     p.mode_changed()
@@ -214,16 +266,16 @@ def vmload(p: GuestMode, place: int) -> None:
     ram = p.ram
     for number, at in ((FS, vmcb.FS), (GS, vmcb.GS)):
         word, base = struct.unpack_from("<2Q", ram, place + at)
-        p.segments[number].load(word & 0xFFFF, _canonical(base), word >> 32, word >> 16 & 0xFFF)
+        p.segments[number].load(word & 0xFFFF, canonical(base), word >> 32, word >> 16 & 0xFFF)
     for table, at in ((p.ldtr, vmcb.LDTR), (p.tr, vmcb.TR)):
         word, base = struct.unpack_from("<2Q", ram, place + at)
-        table.load(word & 0xFFFF, _canonical(base), word >> 32, word >> 16 & 0xFFF)
+        table.load(word & 0xFFFF, canonical(base), word >> 32, word >> 16 & 0xFFF)
     values = struct.unpack_from("<8Q", ram, place + vmcb.STAR)
     for number, value in zip(_STAR_TO_SFMASK, values, strict=False):
-        p.msrs[number] = value
-    p.state.set(layout.KERNEL_GS_BASE, _canonical(values[4]))
+        p.msrs[number] = value & p.profile.msrs[number]
+    p.state.set(layout.KERNEL_GS_BASE, canonical(values[4]))
     for number, value in zip(_SYSENTER, values[5:], strict=True):
-        p.msrs[number] = value
+        p.msrs[number] = value & p.profile.msrs[number]
     p.mode_changed()
 
 
@@ -239,7 +291,7 @@ def vmsave(p: GuestMode, place: int) -> None:
     struct.pack_into("<8Q", ram, place + vmcb.STAR, *values)
 
 
-def _canonical(address: int) -> int:
+def canonical(address: int) -> int:
     """A base as the processor takes it: bits 63:48 are copies of bit 47 (15.5.1, canonicalization)."""
     low = address & 0xFFFF_FFFF_FFFF
     return low | 0xFFFF_0000_0000_0000 if low >> 47 else low

@@ -14,6 +14,7 @@ from iced_x86 import Code, OpKind, Register
 
 from trapgate.arch import vectors, vmcb
 from trapgate.arch.registers import CR0_MP, CR0_TS, CR4_DE, CR4_PCE, CR4_TSD, EFER_SVME, ES, RAX, RCX, RDX
+from trapgate.cpu.debug import DR7_GD
 from trapgate.cpu.faults import Fault, VmExit
 from trapgate.isa.operand_tables import SEGMENT_NUMBERS
 from trapgate.isa.processor import PythonForm
@@ -60,18 +61,20 @@ def _virtualization(p: GuestMode) -> None:
     _protected_and_privileged(p)
 
 
-def _with_svme(p: GuestMode) -> None:
-    if not p.efer & EFER_SVME:
-        raise Fault(vectors.UD)
-
-
 def _time_stamp(p: GuestMode) -> None:
     if p.cr4 & CR4_TSD and p.cpl:
         raise Fault(vectors.GP, 0)
 
 
 def _counters(p: GuestMode) -> None:
-    if p.cpl and not p.cr4 & CR4_PCE:
+    if (p.cpl and not p.cr4 & CR4_PCE) or p.register(RCX, 32) >= len(p.profile.counters):
+        raise Fault(vectors.GP, 0)
+
+
+def _monitor(p: GuestMode) -> None:
+    """MONITOR and MWAIT have their extensions in ECX, of which there is one, for MWAIT (APM vol. 3)."""
+    _undefined_outside_cpl0(p)
+    if p.register(RCX, 32):
         raise Fault(vectors.GP, 0)
 
 
@@ -97,7 +100,7 @@ def _in_second_word(name: str, before: Callable[[GuestMode], None]) -> Check:
     return check
 
 
-# -- control and debug registers (15.8)
+# -- control and debug registers (15.9, table 15-7)
 
 _SEL_WRITE = vmcb.misc1("cr0_sel_write")
 _CONTROL_REGISTERS = frozenset((0, 2, 3, 4, 8))
@@ -105,11 +108,15 @@ _VALID = 1 << 63
 
 
 def _assist(p: GuestMode, instruction: iced.Instruction, operand: int) -> int:
-    """EXITINFO1 of a register move with decode assists: bit 63, and the general register's number (15.10.4)."""
+    """EXITINFO1 of a register move with decode assists: the general register's number (15.8.1)."""
     if "DECODE_ASSISTS" not in p.profile.svm_features:
         return 0
-    register = iced.RegisterExt.full_register(instruction.op_register(operand))
-    return _VALID | register - Register.RAX
+    return iced.RegisterExt.full_register(instruction.op_register(operand)) - Register.RAX
+
+
+def _assist_control(p: GuestMode, instruction: iced.Instruction, operand: int) -> int:
+    """The same with bit 63, which tells MOV CR from LMSW, SMSW and CLTS."""
+    return _assist(p, instruction, operand) | (_VALID if "DECODE_ASSISTS" in p.profile.svm_features else 0)
 
 
 def _mov_cr(p: GuestMode, instruction: iced.Instruction) -> None:
@@ -117,22 +124,30 @@ def _mov_cr(p: GuestMode, instruction: iced.Instruction) -> None:
     first = instruction.op_register(0)
     if Register.CR0 <= first <= Register.CR15:
         number = first - Register.CR0
-        if number not in _CONTROL_REGISTERS:
-            return
-        if p.controls.cr >> 16 + number & 1:
-            _leave(p, vmcb.EXIT_CR_WRITE + number, _assist(p, instruction, 1))
-        if number == 0:
-            _selective(p, p.operand(instruction, 1))
+        selective = number == 0 and p.controls.misc1 & _SEL_WRITE
+        if number in _CONTROL_REGISTERS and (p.controls.cr >> 16 + number & 1 or selective):
+            _check_value(p, number, p.operand(instruction, 1))
+            if p.controls.cr >> 16 + number & 1:
+                _leave(p, vmcb.EXIT_CR_WRITE + number, _assist_control(p, instruction, 1))
+            # A write of CR0 that changes more than TS and MP; the general intercept goes before it.
+            if (p.check_cr0(p.operand(instruction, 1)) ^ p.cr0) & ~(CR0_TS | CR0_MP):
+                _leave(p, vmcb.EXIT["cr0_sel_write"], _assist_control(p, instruction, 1))
         return
     number = instruction.op_register(1) - Register.CR0
     if number in _CONTROL_REGISTERS and p.controls.cr >> number & 1:
-        _leave(p, vmcb.EXIT_CR_READ + number, _assist(p, instruction, 0))
+        _leave(p, vmcb.EXIT_CR_READ + number, _assist_control(p, instruction, 0))
 
 
-def _selective(p: GuestMode, value: int) -> None:
-    """A write of CR0 that changes more than TS and MP (15.9); a general intercept of CR0 writes goes before it."""
-    if p.controls.misc1 & _SEL_WRITE and (value ^ p.cr0) & ~(CR0_TS | CR0_MP):
-        _leave(p, vmcb.EXIT["cr0_sel_write"])
+def _check_value(p: GuestMode, number: int, value: int) -> None:
+    """#GP(0) for what the register does not take goes before the intercept, but PAE's pointers come after it."""
+    if number == 0:
+        p.check_cr0(value)
+    elif number == 3:
+        p.check_cr3(value)
+    elif number == 4:
+        p.check_cr4(value)
+    elif number == 8 and value >> 4:
+        raise Fault(vectors.GP, 0)
 
 
 def _lmsw(p: GuestMode, instruction: iced.Instruction) -> None:
@@ -140,7 +155,7 @@ def _lmsw(p: GuestMode, instruction: iced.Instruction) -> None:
     if p.controls.cr >> 16 & 1:
         _leave(p, vmcb.EXIT_CR_WRITE)
     if p.controls.misc1 & _SEL_WRITE:
-        _selective(p, p.cr0 & ~0xE | p.operand(instruction, 0) & 0xF | p.cr0 & 1)
+        _leave(p, vmcb.EXIT["cr0_sel_write"])  # whatever it writes
 
 
 def _clts(p: GuestMode, instruction: iced.Instruction) -> None:
@@ -155,11 +170,14 @@ def _smsw(p: GuestMode, instruction: iced.Instruction) -> None:
 
 
 def _mov_dr(p: GuestMode, instruction: iced.Instruction) -> None:
+    """All exceptions go first: those are left to the instruction itself."""
     _privileged(p)
     first = instruction.op_register(0)
     writes = Register.DR0 <= first <= Register.DR15
     number = (first if writes else instruction.op_register(1)) - Register.DR0
-    if number > 7 or (number in (4, 5) and p.cr4 & CR4_DE):
+    if number > 7 or (number in (4, 5) and p.cr4 & CR4_DE) or p.dr[7] & DR7_GD:
+        return
+    if writes and number >= 4 and p.operand(instruction, 1) >> 32:
         return
     if p.controls.dr >> (16 if writes else 0) + number & 1:
         base = vmcb.EXIT_DR_WRITE if writes else vmcb.EXIT_DR_READ
@@ -262,11 +280,40 @@ def _pause(p: GuestMode, instruction: iced.Instruction) -> None:
 
 
 def _mwait(p: GuestMode, instruction: iced.Instruction) -> None:
-    """The monitor is always armed: nobody else writes to memory here."""
+    """The monitor is always armed, for nobody else writes to memory here: so the conditional intercept goes first."""
     if p.controls.misc2 & (_MWAIT | _MWAIT_CONDITIONAL):
         _undefined_outside_cpl0(p)
-        name = "mwait" if p.controls.misc2 & _MWAIT else "mwait_conditional"
+        if p.register(RCX, 32) & ~1:
+            raise Fault(vectors.GP, 0)
+        name = "mwait_conditional" if p.controls.misc2 & _MWAIT_CONDITIONAL else "mwait"
         _leave(p, vmcb.EXIT[name])
+
+
+def _frozen(p: GuestMode, instruction: iced.Instruction) -> None:
+    """The processor is about to freeze for FERR# (15.14.2), at the instruction that waits."""
+    if p.controls.misc1 & vmcb.misc1("ferr_freeze"):
+        p.set_ferr(True)
+        raise VmExit(vmcb.EXIT["ferr_freeze"])
+
+
+def _on_vmcb(name: str) -> Check:
+    """VMRUN, VMLOAD, VMSAVE: an address that cannot be a VMCB's is #GP(0), too (APM vol. 3)."""
+    mask, code = vmcb.misc2(name), vmcb.EXIT[name]
+
+    def check(p: GuestMode, instruction: iced.Instruction) -> None:
+        if p.controls.misc2 & mask:
+            _virtualization(p)
+            place = p.register(RAX, _ADDRESS_BITS.get(instruction.code, 64))
+            if place & 0xFFF or place >> p.profile.physical_bits:
+                raise Fault(vectors.GP, 0)
+            _leave(p, code)
+
+    return check
+
+
+_ADDRESS_BITS = {
+    Code.VMRUNW: 16, Code.VMRUND: 32, Code.VMLOADW: 16, Code.VMLOADD: 32, Code.VMSAVEW: 16, Code.VMSAVED: 32,
+}  # fmt: skip
 
 
 def _invlpg(p: GuestMode, instruction: iced.Instruction) -> None:
@@ -284,9 +331,7 @@ def _invlpg(p: GuestMode, instruction: iced.Instruction) -> None:
 def _invlpga(p: GuestMode, instruction: iced.Instruction) -> None:
     if p.controls.misc1 & vmcb.misc1("invlpga"):
         _virtualization(p)
-        bits = {Code.INVLPGAW: 16, Code.INVLPGAD: 32}.get(instruction.code, 64)
-        assisted = "DECODE_ASSISTS" in p.profile.svm_features
-        _leave(p, vmcb.EXIT["invlpga"], p.register(RAX, bits) if assisted else 0)
+        _leave(p, vmcb.EXIT["invlpga"])  # the address is in rAX (15.8.3)
 
 
 #: Form -> what is looked at before it is carried out in a guest.
@@ -308,12 +353,12 @@ CHECKS: Mapping[str, Check] = {
     "in": _in_or_out(True), "out": _in_or_out(False),
     **{name: _io_string(size, name.startswith("in")) for name, size in _STRINGS.items()},
     "rdmsr": _msr(False), "wrmsr": _msr(True),
-    "vmrun": _in_second_word("vmrun", _virtualization), "vmmcall": _in_second_word("vmmcall", _no_check),
-    "vmload": _in_second_word("vmload", _virtualization), "vmsave": _in_second_word("vmsave", _virtualization),
+    "vmrun": _on_vmcb("vmrun"), "vmmcall": _in_second_word("vmmcall", _no_check),
+    "vmload": _on_vmcb("vmload"), "vmsave": _on_vmcb("vmsave"), "skinit": _in_second_word("skinit", _virtualization),
     "stgi": _in_second_word("stgi", _virtualization), "clgi": _in_second_word("clgi", _virtualization),
     "rdtscp_python": _in_second_word("rdtscp", _time_stamp), "int1": _in_second_word("icebp", _no_check),
-    "wbinvd": _in_second_word("wbinvd", _privileged), "monitor": _in_second_word("monitor", _undefined_outside_cpl0),
-    "mwait": _mwait,
+    "wbinvd": _in_second_word("wbinvd", _privileged), "monitor": _in_second_word("monitor", _monitor),
+    "mwait": _mwait, "x87_error": _frozen,
 }  # fmt: skip
 
 #: What a deprivileged guest's code cannot carry out in place, though it would not fault there: replaced by a call of

@@ -63,6 +63,8 @@ def cli(c: Context) -> None:
 @semantics("sti", ends_block=True)
 def sti(c: Context) -> None:
     """Only where CPL <= IOPL. Interrupts are recognized after the next instruction (APM vol. 3, STI)."""
-    c.set_field(layout.SYSTEM_FLAGS, c.field(layout.SYSTEM_FLAGS) | IF)
-    c.leave_if(c.field(layout.INTERRUPT_PENDING).ne(0))
+    flags = c.field(layout.SYSTEM_FLAGS)
+    c.set_field(layout.SYSTEM_FLAGS, flags | IF)
+    shadowed = (flags & IF).eq(0) & c.field(layout.IN_GUEST).ne(0)
+    c.leave_if(c.field(layout.INTERRUPT_PENDING).ne(0) | shadowed)
     c.goto_next()

@@ -21,7 +21,7 @@ from trapgate.arch.registers import (
     VIP,
     VM,
 )
-from trapgate.arch.vectors import BR, DB, GP, NM, UD
+from trapgate.arch.vectors import DB, GP, NM, UD
 from trapgate.isa.processor import Processor, python_form
 
 _ARITHMETIC = 0x8D5
@@ -87,7 +87,7 @@ def bound(p: Processor, instruction: iced.Instruction) -> None:
     low = signed(p.read_segment(segment, at, width // 8))
     high = signed(p.read_segment(segment, at + width // 8, width // 8))
     if not low <= signed(p.operand(instruction, 0)) <= high:
-        p.fault(BR)
+        p.range_exceeded()
 
 
 @python_form("hlt")
