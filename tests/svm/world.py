@@ -189,7 +189,7 @@ class World:
 
     def after(self, cycles: int, what: Callable[[], None]) -> World:
         """Something happens outside in so many modelled cycles."""
-        self.guest.clock.call_at(self.guest.clock.now + cycles, what)
+        self.guest.clock.schedule(self.guest.clock.now + cycles, what)
         return self
 
 

@@ -299,3 +299,7 @@ class Segmentation(Core):
     def probe_write(self, linear: int, size: int, access: int) -> None:
         """Raise the fault that a write would, without writing."""
         self._parts(linear, size, access | PF_W)
+
+    def probe_segment(self, segment: int, offset: int, size: int) -> None:
+        """The same through a segment, at the current privilege."""
+        self.probe_write(self.segment_linear(segment, offset, size, True), size, self._user_access)

@@ -115,6 +115,9 @@ class Processor(Protocol):
         """Read through a segment at the current privilege, limit and rights checked."""
 
     def write_segment(self, segment: int, offset: int, size: int, value: int) -> None: ...
+    def probe_segment(self, segment: int, offset: int, size: int) -> None:
+        """Raise the fault that a write through a segment would, without writing."""
+
     def read_system(self, linear: int, size: int) -> int:
         """Read as the processor itself does (descriptor tables, TSS): supervisor privilege."""
 

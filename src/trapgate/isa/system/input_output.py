@@ -64,6 +64,7 @@ def _port_string(p: Processor, instruction: iced.Instruction, size: int, is_in: 
         offset = p.register(index, bits)
         if is_in:
             # The destination is checked before the device is read, which cannot be undone.
+            p.probe_segment(segment, offset, size)
             p.write_segment(segment, offset, size, p.read_segment(segment, offset, size))
             p.write_segment(segment, offset, size, p.read_port(port, size))
         else:
