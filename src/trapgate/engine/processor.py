@@ -264,7 +264,7 @@ class Processor(DebugTraps):
                 guest = self.in_guest
                 self._single_step()
                 self.shadow, uop = False, 0
-                if self.in_guest != guest:
+                if self.in_guest != guest or not self.gif:
                     return 0
         if self._nmi and not self.nmi_blocked:
             if not self.event_intercepted("nmi"):
