@@ -36,11 +36,7 @@ def raise_(w: World, vector: int) -> tuple[int, int, int]:
     }[vector]  # fmt: skip
     if vector == NM:
         cr0 = CR0_MP | CR0_TS
-    elif vector == NP:
-        g.set_descriptor(0x60, 0x00CF_1300_0000_FFFF)
-        g.set(rbx=0x60)
-        info1 = 0x60
-    elif vector == SS:
+    elif vector in (NP, SS):
         g.set_descriptor(0x60, 0x00CF_1300_0000_FFFF)
         g.set(rbx=0x60)
         info1 = 0x60
@@ -174,7 +170,7 @@ def test_exitintinfo_of_a_page_fault_on_the_way(world: Make, text: str, info: in
     w.guest.enter_long().set(rbx=0x1000)
     no_stack(w)
     w.wrap().intercept_exceptions(PF).code(64, text)
-    assert w.run() == (0x4E, 2, MISSING + 0x1000 - (0x30 if "mov" in text else 0x28), info)
+    assert w.run() == (0x4E, 2, MISSING + 0xFF8, info)
     if "int3" not in text and "int1" not in text:
         assert w[vmcb.RIP] == rip
     w.intercept_exceptions(6).code(64, "0f 0b  ud2").go()
@@ -193,7 +189,7 @@ def test_exitintinfo_of_interrupts(world: Make, vector: int, kind: int) -> None:
     else:
         w.guest.interrupt = vector
         w.processor.set_intr(True)
-    assert w.run() == (0x4E, 2, MISSING + 0x1000 - 0x28, event(kind, vector))
+    assert w.run() == (0x4E, 2, MISSING + 0xFF8, event(kind, vector))
 
 
 def test_double_faults_are_seen_one_after_another(world: Make) -> None:
@@ -220,7 +216,7 @@ def test_exitintinfo_has_the_double_fault_under_way(world: Make) -> None:
     break_gate(w, GP)
     no_stack(w)
     w.wrap().intercept_exceptions(PF).code(64, "8e db  mov ds,ebx")
-    assert w.run() == (0x4E, 2, MISSING + 0x1000 - 0x30, event(EXCEPTION, DF, 0))
+    assert w.run() == (0x4E, 2, MISSING + 0xFF8, event(EXCEPTION, DF, 0))
 
 
 def test_a_benign_first_exception_makes_no_double_fault(world: Make) -> None:

@@ -137,7 +137,7 @@ def test_a_fault_on_the_way_is_the_instructions(world: Make) -> None:
     w = long_mode(world).inject(SOFTWARE, 0x80).intercept_exceptions(14)
     w.memory.write_u64(0x3000 + 36, MISSING + 0x1000)
     w[vmcb.NEXT_RIP] = 0x8002
-    assert w.run() == (0x4E, 2, MISSING + 0xFD8, event(SOFTWARE, 0x80))
+    assert w.run() == (0x4E, 2, MISSING + 0xFF8, event(SOFTWARE, 0x80))
     assert (w[vmcb.RIP], w[vmcb.EVENTINJ] >> 31 & 1) == (0x8000, 0)
     # Put right, it can be injected again.
     w.memory.write_u64(0x3000 + 36, INTERRUPT_STACK)
@@ -232,4 +232,4 @@ def test_a_nested_page_fault_on_the_way(world: Make) -> None:
     w.wrap().nested().inject(EXCEPTION, 14, 6)
     w.map_nested(INTERRUPT_STACK - 0x1000, 0, 0)
     exit_ = w.run()
-    assert exit_ == (vmcb.EXIT_NPF, 6 | vmcb.NPF_FINAL, INTERRUPT_STACK - 0x30, event(EXCEPTION, 14, 6))
+    assert exit_ == (vmcb.EXIT_NPF, 6 | vmcb.NPF_FINAL, INTERRUPT_STACK - 8, event(EXCEPTION, 14, 6))

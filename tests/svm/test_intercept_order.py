@@ -119,9 +119,7 @@ def test_a_counter_that_is_not_there_goes_before_rdpmc(world: Make) -> None:
 @pytest.mark.parametrize(("text", "ecx", "code"), [
     ("0f 01 c8  monitor", 1, GP), ("0f 01 c9  mwait", 2, GP), ("0f 01 c9  mwait", 1, 0x8B),
 ])  # fmt: skip
-def test_extensions_that_are_not_there_go_before_monitor_and_mwait(
-    world: Make, text: str, ecx: int, code: int
-) -> None:
+def test_extensions_that_are_not_there_go_before_monitor_and_mwait(world: Make, text: str, ecx: int, code: int) -> None:
     w = world()
     w.guest.enter_long()
     intercept_all(w.wrap()).code(64, text)

@@ -267,4 +267,4 @@ def test_guest_state_needs_no_svme_for_vmmcall(world: Make) -> None:
     w.wrap().code(64, "0f 01 d9  vmmcall")
     assert w[vmcb.EFER] & EFER_SVME
     assert w.run().code == 0x81
-    assert TSS_SELECTOR == w.processor.tr.selector
+    assert w.processor.tr.selector == TSS_SELECTOR

@@ -91,7 +91,7 @@ def test_exitintinfo_when_delivery_faults(world: Make) -> None:
     # V_IRQ is cleared "before the IDT is accessed" (15.21.4).
     w = guest(world, "90  nop").virtual_interrupt(0x55).intercept_exceptions(14)
     w.memory.write_u64(0x3000 + 36, 0x20_0000)
-    assert w.run() == (0x4E, 2, 0x1F_FFD8, 0x8000_0055)
+    assert w.run() == (0x4E, 2, 0x1F_FFF8, 0x8000_0055)
     assert not pending(w)
 
 
@@ -126,8 +126,10 @@ def test_cr8(world: Make, masking: bool) -> None:
 
 def test_v_tpr_does_not_mask_physical_interrupts(world: Make) -> None:
     # 15.21.2: "The APIC's TPR always controls the task priority for physical interrupts".
-    w = guest(world, "90  nop\neb fd  jmp 0x8000").intercept("intr").virtual_interrupt(
-        pending=False, tpr=15, masking=True
+    w = (
+        guest(world, "90  nop\neb fd  jmp 0x8000")
+        .intercept("intr")
+        .virtual_interrupt(pending=False, tpr=15, masking=True)
     )
     w.processor.set_intr(True)
     assert w.run().code == vmcb.EXIT["intr"]

@@ -132,6 +132,7 @@ class GuestMode(SystemManagement):
         if self.python_host and raw == self._controls_raw:
             controls = self.controls
             controls.interrupt_shadow = ram[place + vmcb.INTERRUPT_SHADOW]
+            controls.v_word = self.ram_words[place + vmcb.VIRTUAL_INTERRUPT >> 3]  # the guest may have written CR8
             return True, controls
         controls = Controls(ram, place, self.profile.svm_features)
         # An event makes the next VMCB another one, and so does a refused one.
