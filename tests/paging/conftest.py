@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from trapgate.arch.costs import DEFAULT_COSTS, profile
 from trapgate.arch.cpuid import OPTERON_2007
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Processor
@@ -20,4 +23,6 @@ def processor() -> Processor:
     """A processor with 4 MB of RAM."""
     memory = PhysicalMemory(MEMORY_SIZE)
     clock = Clock(OPTERON_2007.frequency)
-    return Processor(OPTERON_2007, memory, Bus(), clock, RunControl(), HandlerStore(), acknowledge=lambda: 0xFF)
+    # The walker's caches are on only where a test turns them on.
+    costs = replace(profile(DEFAULT_COSTS), walk_cache_entries=0, nested_tlb_entries=0)
+    return Processor(OPTERON_2007, memory, Bus(), clock, RunControl(), HandlerStore(), lambda: 0xFF, costs)

@@ -8,7 +8,7 @@ from collections import OrderedDict
 import pytest
 
 from trapgate.arch import layout
-from trapgate.engine.native_core import NESTED_TLB_HIT_CYCLES, PWC_HIT_CYCLES, WALK_REFERENCE_CYCLES
+from trapgate.arch.costs import DEFAULT_COSTS, profile
 from trapgate.engine.processor import Processor
 
 from . import naive
@@ -17,6 +17,7 @@ from .tables import TABLES_AT, Setup
 
 PAGE_TABLES = 6
 LAST_LEVEL = {TABLES_AT + (3 + i) * 4096 for i in range(PAGE_TABLES)}
+COSTS = profile(DEFAULT_COSTS)
 COUNTERS = ("dtlb_misses", "dtlb_walk_references", "pwc_hits", "nested_tlb_hits")
 
 
@@ -131,7 +132,9 @@ def test_hits_and_cycles(processor: Processor, walk_cache: int, nested_tlb: int,
                 held, saved = caches.held - hits[0], caches.saved - hits[1]
                 references += made
                 assert state.counter("dtlb_l2_hits") == l2_hits
-                cycles = (made - held) * WALK_REFERENCE_CYCLES + held * PWC_HIT_CYCLES + saved * NESTED_TLB_HIT_CYCLES
+                cycles = (
+                    (made - held) * COSTS.walk_reference + held * COSTS.walk_cache_hit + saved * COSTS.nested_tlb_hit
+                )
                 assert processor.charged - charged == cycles, f"after step {number}"
             elif what < 0.92:
                 state.set(layout.ASID, asid)
@@ -190,6 +193,6 @@ def test_a_cold_and_a_warm_walk(processor: Processor) -> None:
         state.set(layout.NESTED_TLB_SIZE, 0)
     # Cold: the four guest tables are in one nested page table, whose upper three entries four of the five walks find.
     cold_hits = 3 * 3 + 3
-    assert seen[0] == (1, 24, cold_hits, 0, (24 - cold_hits) * WALK_REFERENCE_CYCLES + cold_hits * PWC_HIT_CYCLES)
-    warm = WALK_REFERENCE_CYCLES + 7 * PWC_HIT_CYCLES + 4 * NESTED_TLB_HIT_CYCLES
+    assert seen[0] == (1, 24, cold_hits, 0, (24 - cold_hits) * COSTS.walk_reference + cold_hits * COSTS.walk_cache_hit)
+    warm = COSTS.walk_reference + 7 * COSTS.walk_cache_hit + 4 * COSTS.nested_tlb_hit
     assert seen[1] == (1, 8, 7, 4, warm)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableSequence
+from typing import cast
+
 from trapgate.arch import layout
+from trapgate.arch.costs import DEFAULT_COSTS
+from trapgate.arch.costs import profile as cost_profile
 from trapgate.arch.cpuid import CpuProfile
 from trapgate.arch.registers import CR4_PAE, EFER_LMA, EFER_LME, EFER_NXE, EFER_SVME
 from trapgate.engine.handlers import HandlerStore
@@ -14,37 +19,60 @@ from trapgate.machine.memory import PhysicalMemory
 
 
 class HostMachine:
-    """What vmm/backend.py asks for. `memory_size` is in bytes."""
+    """What vmm/backend.py asks for. `memory_size` is in bytes, `costs` the name of a cost profile (arch/costs)."""
 
-    def __init__(self, profile: CpuProfile, memory_size: int, handlers: HandlerStore) -> None:
+    def __init__(
+        self, profile: CpuProfile, memory_size: int, handlers: HandlerStore, costs: str = DEFAULT_COSTS
+    ) -> None:
         self.profile = profile
+        self.costs = cost_profile(costs)
+        #: Modelled cycles of the hypervisor's work, and of the accesses to devices that it made for guests.
+        self.charged = self.device_cycles = 0
         self.memory = PhysicalMemory(memory_size)
         self.clock = Clock(profile.frequency)
         self.control = RunControl()
         self.processor = Processor(
-            profile, self.memory, Bus(), self.clock, self.control, handlers, acknowledge=_no_interrupt
+            profile, self.memory, Bus(), self.clock, self.control, handlers, _no_interrupt, self.costs
         )
         processor = self.processor
         processor.python_host = True
         # Nested tables are in the format of the host's own paging: long mode with NX.
         processor.state.set(layout.HOST_CR4, CR4_PAE)
         processor.state.set(layout.HOST_EFER, EFER_LME | EFER_LMA | EFER_NXE | EFER_SVME)
-        self.gprs = processor.q[:16]
+        self.gprs = cast("MutableSequence[int]", processor.q[:16])
+        #: Instructions of guests that the hypervisor carried out in the processor's place.
+        self.emulated = 0
+        #: VMRUNs.
+        self.entries = 0
+        #: The run ends when guests have come to so many instructions; None: never.
+        self.max_instructions: int | None = None
+
+    @property
+    def instructions(self) -> int:
+        """Guests' instructions, whoever carried them out."""
+        return self.processor.instructions + self.emulated
 
     def run(self, vmcb: int) -> str:
         """VMRUN until #VMEXIT."""
-        return self.processor.run_guest(vmcb)
+        self.entries += 1
+        most = self.max_instructions
+        return self.processor.run_guest(vmcb, None if most is None else most - self.emulated)
+
+    def retire(self, instructions: int) -> None:
+        """The hypervisor has carried out so many instructions of its guest."""
+        self.emulated += instructions
 
     def run_translated(self, vmcb: int, deprivileged: bool) -> str:
         """Run a guest without AMD-V."""
         self.processor.set_translated(True, deprivileged)
         try:
-            return self.processor.run_guest(vmcb)
+            return self.run(vmcb)
         finally:
             self.processor.set_translated(False, False)
 
     def interpret(self, vmcb: int, instructions: int) -> str:
         """Carry out an event or an instruction in a guest's stead."""
+        self.entries += 1
         return self.processor.interpret_guest(vmcb, instructions)
 
     def vmload(self, vmcb: int) -> None:
@@ -65,6 +93,12 @@ class HostMachine:
 
     def charge(self, cycles: int) -> None:
         """Let modelled time pass."""
+        self.charged += cycles
+        self.clock.now += cycles
+
+    def charge_device(self, cycles: int) -> None:
+        """Let the modelled time of an access to a device pass."""
+        self.device_cycles += cycles
         self.clock.now += cycles
 
     def xmm(self, number: int) -> bytes:

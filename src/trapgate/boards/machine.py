@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from trapgate.arch import layout
+from trapgate.arch.costs import DEFAULT_COSTS
+from trapgate.arch.costs import profile as cost_profile
 from trapgate.arch.cpuid import OPTERON_2007, CpuProfile
 from trapgate.arch.registers import CS, GPR_NAMES, SEGMENT_NAMES
 from trapgate.arch.segments import DPL_SHIFT
@@ -35,6 +37,8 @@ class MachineConfig:
     memory_size: int = 256 << 20
     profile: CpuProfile = OPTERON_2007
     board: PcConfig = field(default_factory=PcConfig)
+    #: Name of the cost profile (arch/costs).
+    costs: str = DEFAULT_COSTS
 
 
 class _Pins:
@@ -83,8 +87,9 @@ class BareMachine:
         self._pins = pins = _Pins()
         self.board = Pc(self.memory, self.clock, self.control, pins, console, config.board)
         self.processor = Processor(
-            config.profile, self.memory, self.board.bus, self.clock, self.control, handlers, self.board.acknowledge
-        )
+            config.profile, self.memory, self.board.bus, self.clock, self.control, handlers, self.board.acknowledge,
+            cost_profile(config.costs),
+        )  # fmt: skip
         self.fw_cfg = FwCfg(self.memory)
         self.board.bus.map_ports(FIRST_PORT, PORT_COUNT, self.fw_cfg)
         self.processor.apic = self.board.lapic
@@ -130,6 +135,11 @@ class BareMachine:
         return stopped
 
     # The console
+
+    def refresh_screen(self) -> None:
+        """Show on the console what the guest has put on the BIOS's screen."""
+        if self.bios is not None:
+            self.bios.screen.refresh()
 
     @property
     def _uses_serial(self) -> bool:

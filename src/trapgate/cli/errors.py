@@ -41,6 +41,13 @@ class InvalidCount(CommandLineError):
         super().__init__("a whole number of instructions above 0", repr(text), "correct --max-instructions")
 
 
+class InvalidJobs(CommandLineError):
+    """--jobs is not a number of processes."""
+
+    def __init__(self, text: str, most: int) -> None:
+        super().__init__(f"a whole number of runs at a time, from 1 to {most}", repr(text), "correct --jobs")
+
+
 class CannotWrite(CommandLineError):
     """An output file that the user named cannot be written."""
 

@@ -19,6 +19,7 @@ EPILOG = (
     "Keys on a terminal: Ctrl-A X ends the run, Ctrl-A H shows help, Ctrl-A Ctrl-A sends Ctrl-A."
 )
 Serial = Annotated[str, typer.Option(metavar="stdio|FILE|none", help="Where COM1 goes.")]
+Costs = Annotated[str, typer.Option(metavar="NAME", help="Cost profile: what things take in modelled cycles.")]
 
 
 def guest_options(

@@ -16,14 +16,16 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from trapgate import __version__
-from trapgate.cli import doctor, run, status, trace
+from trapgate.cli import compare, doctor, run, status, trace
 from trapgate.cli.errors import CommandLineError, OutputUnwritable, UnknownCommand, UnknownOption
 from trapgate.cli.guest_options import EPILOG
 from trapgate.machine.errors import MachineError, UnimplementedDevice
+from trapgate.vmm.errors import EntryRefused, UnexpectedExit, VmmError
+from trapgate.vmm.memory.errors import VmmMemoryError
 
-COMMANDS = ("run", "trace", "doctor")
+COMMANDS = ("run", "compare", "trace", "doctor")
 #: Those that take a command for the guest after --.
-WITH_GUEST = ("trapgate run", "trapgate trace")
+WITH_GUEST = ("trapgate run", "trapgate compare", "trapgate trace")
 DEBUG = "--debug"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -34,6 +36,7 @@ app = typer.Typer(
     epilog="Exit statuses: docs/cli.md.",
 )
 app.command("run", epilog=EPILOG)(run.run)
+app.command("compare", epilog=EPILOG)(compare.compare)
 app.command("trace", epilog=EPILOG)(trace.trace)
 app.command("doctor")(doctor.doctor)
 
@@ -76,7 +79,7 @@ def run_command(arguments: list[str]) -> int:
     own = [argument for argument in own if argument != DEBUG]
     try:
         return _dispatch(own, guest_command)
-    except (CommandLineError, MachineError) as error:
+    except (CommandLineError, MachineError, VmmError, VmmMemoryError) as error:
         return report_error(error)
     except KeyboardInterrupt:
         return status.INTERRUPTED
@@ -138,6 +141,8 @@ def describe_usage(error: typer.TyperException, name: str) -> CommandLineError:
 def report_error(error: Exception) -> int:
     """Print a typed error as one line; returns the exit status."""
     print(f"trapgate: error: {one_line(str(error))}", file=sys.stderr)
+    if isinstance(error, EntryRefused | UnexpectedExit):
+        return status.INTERNAL_ERROR
     return status.UNIMPLEMENTED if isinstance(error, UnimplementedDevice) else status.BAD_INPUT
 
 

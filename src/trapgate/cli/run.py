@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trapgate.cli.guest_options import Serial, takes_guest
-from trapgate.lab.options import RunOptions
+from trapgate.arch.costs import DEFAULT_COSTS
+from trapgate.cli.guest_options import Costs, Serial, takes_guest
+from trapgate.lab.options import BARE, RunOptions
 
 if TYPE_CHECKING:
     from trapgate.lab.run import RunOutcome
@@ -21,8 +22,11 @@ def run(
     stats: Annotated[bool, typer.Option("--stats", help="Print what the run counted to stderr.")] = False,
     json: Annotated[str | None, typer.Option(metavar="FILE", help="Write the same to FILE as JSON.")] = None,
     max_instructions: Annotated[str | None, typer.Option(metavar="N", help="End the run after N instructions.")] = None,
+    technique: Annotated[str, typer.Option(metavar="NAME", help="How it is virtualized: bare, nested ...")] = BARE,
+    costs: Costs = DEFAULT_COSTS,
 ) -> int:
-    """Run a guest on the bare machine."""
+    """Run a guest on the bare machine, or under a hypervisor."""
+    options = replace(options, technique=technique, costs=costs)
     from trapgate.cli import console, sizes
 
     if max_instructions is not None:

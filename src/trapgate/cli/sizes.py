@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from trapgate.cli.errors import InvalidCount, InvalidMemory
+from trapgate.cli.errors import InvalidCount, InvalidJobs, InvalidMemory
 
 #: QEMU's suffixes (qemu(1), option -m, and util/cutils.c for the letters): powers of 1024, either case.
 SHIFTS = {"b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
@@ -13,6 +13,7 @@ MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([bkmgt]?)", re.IGNORECASE | re.ASCII
 COUNT = re.compile(r"[0-9][0-9_]*", re.ASCII)
 #: More digits than any size or count has; int() takes quadratic time for long strings.
 LONGEST = 24
+MOST_JOBS = 64
 
 
 def parse_memory(text: str) -> int:
@@ -30,4 +31,11 @@ def parse_count(text: str) -> int:
     """A positive whole number; underscores may separate digits. Raises InvalidCount."""
     if not COUNT.fullmatch(text) or len(text) > LONGEST or int(text) == 0:
         raise InvalidCount(text)
+    return int(text)
+
+
+def parse_jobs(text: str) -> int:
+    """How many runs at a time, 1 to 64. Raises InvalidJobs."""
+    if not COUNT.fullmatch(text) or len(text) > LONGEST or not 1 <= int(text) <= MOST_JOBS:
+        raise InvalidJobs(text, MOST_JOBS)
     return int(text)

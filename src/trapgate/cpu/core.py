@@ -76,7 +76,9 @@ class Core(Registers):
         if self.is_ram(physical):
             return int.from_bytes(self.ram[physical : physical + size], "little")
         if size in (1, 2, 4, 8):
+            self.charge_device(self.costs.device_memory)
             return self.bus.read_memory(physical, size)
+        self.charge_device(self.costs.device_memory * size)
         return sum(self.bus.read_memory(physical + i, 1) << 8 * i for i in range(size))
 
     def write_physical(self, physical: int, size: int, value: int) -> None:
@@ -85,8 +87,10 @@ class Core(Registers):
             self.before_write(physical, size)
             self.ram[physical : physical + size] = value.to_bytes(size, "little")
         elif size in (1, 2, 4, 8):
+            self.charge_device(self.costs.device_memory)
             self.bus.write_memory(physical, size, value)
         else:
+            self.charge_device(self.costs.device_memory * size)
             for i in range(size):
                 self.bus.write_memory(physical + i, 1, value >> 8 * i & 0xFF)
 
@@ -211,6 +215,11 @@ class Core(Registers):
     def charge(self, cycles: int) -> None:
         """Let modelled time pass."""
         self.charged += cycles
+
+    def charge_device(self, cycles: int) -> None:
+        """Let the modelled time of an access to a device pass."""
+        self.charged += cycles
+        self.device_cycles += cycles
 
     def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """CPUID: the profile's leaves with what depends on the current state (25481, 2.2)."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
 from trapgate.arch import layout
+from trapgate.arch.costs import Costs
 from trapgate.arch.cpuid import CpuProfile
 from trapgate.arch.paging import PTE_PS
 from trapgate.arch.registers import (
@@ -61,8 +62,13 @@ class LocalApicRegisters(Protocol):
 class Registers:
     """Registers, flags, control registers and the mode that follows from them."""
 
-    def __init__(self, profile: CpuProfile, ram: memoryview, ram_base: int, bus: Ports) -> None:
+    def __init__(self, profile: CpuProfile, ram: memoryview, ram_base: int, bus: Ports, costs: Costs) -> None:
         self.profile = profile
+        self.costs = costs
+        #: Modelled cycles that went into world switches (AMD-V), and into delivering exceptions and interrupts.
+        self.switch_cycles = self.event_cycles = 0
+        #: And into accesses to devices.
+        self.device_cycles = 0
         self.state = State()
         self.q = self.state.q
         self.ram = ram

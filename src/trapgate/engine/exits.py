@@ -20,13 +20,13 @@ from trapgate.engine.blocks import Block
 from trapgate.engine.native_core import NativeCore, signed
 
 _M64 = (1 << 64) - 1
-#: Modelled cycles of taking an exception (assumed until cost profiles come, of the order of the divzero loop in
-#: Adams and Agesen, ASPLOS 2006). Not 0: where an exception's handler raises it again, time must pass all the same.
-EXCEPTION_CYCLES = 100
 
 
 class Exits(NativeCore):
     """Handlers of the exits of native code."""
+
+    #: Cycles of the instruction that Python carries out in the middle of a block.
+    _inside_cycles = 1
 
     def _deliver(self, fault: Fault) -> None:
         if self.debug_hits or self.q[layout.WATCH_HITS >> 3]:
@@ -39,10 +39,11 @@ class Exits(NativeCore):
             return
         if fault.vector == vectors.DB:
             self.dr[7] &= ~DR7_GD
-        self.charged += EXCEPTION_CYCLES
+        self.charge_event(self.costs.exception)
         try:
             self.deliver_exception(fault)
         except VmExit as exit_:
+            self.charge_event(-self.costs.exception)  # it was not delivered
             self.leave_guest(exit_)
         self.spend_charged()
         self.redirected = True
@@ -157,7 +158,7 @@ class Exits(NativeCore):
             self.forms[decoded.name](self, decoded.instruction)
         except Fault as fault:
             self.instructions -= 1
-            self.clock.now -= 1
+            self.clock.now -= decoded.cycles
             self.rip = site.rip
             self._deliver(fault)
             return 0
@@ -182,6 +183,7 @@ class Exits(NativeCore):
         if form is None:
             self.unimplemented(f"the instruction {decoded.instruction} with these operands")
         self.rip = self.instruction_rip + decoded.length
+        self._inside_cycles = decoded.cycles
         try:
             form(self, decoded.instruction)
         except Fault as fault:
@@ -189,7 +191,9 @@ class Exits(NativeCore):
             self._deliver(fault)
             return 0
         self.instructions += 1
-        self.clock.now += 1
+        self.clock.now += decoded.cycles
+        if self.charged:
+            self.spend_charged()
         if self.debug_hits and not self.q[layout.STEPPING >> 3]:
             self._deliver(self.debug_trap(self.take_hits(), single_step=False))
         return 0
@@ -200,7 +204,7 @@ class Exits(NativeCore):
         self.halted = True
         self.rip = self.instruction_rip
         self.instructions -= 1
-        self.clock.now -= 1
+        self.clock.now -= self._inside_cycles
 
     def _exit_lookup(self, uop: int) -> int:
         return self._exit_lookup_at(self.q[layout.RIP >> 3])

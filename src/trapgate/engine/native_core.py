@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
 from trapgate.arch import layout, vectors, vmcb
+from trapgate.arch.costs import DEFAULT_COSTS, Costs
+from trapgate.arch.costs import profile as cost_profile
 from trapgate.arch.cpuid import CpuProfile
 from trapgate.arch.paging import PF_I
 from trapgate.arch.registers import CS
@@ -36,14 +38,8 @@ LOW = 0xFFFF_FFFF
 _M64 = (1 << 64) - 1
 #: Longest stretch of native code, in cycles: a request to stop the run is looked at in between.
 SLICE = 20_000_000
-#: Modelled cycles of a hit in level 2 of the TLB and of one memory reference of a walk (assumed until cost profiles
-#: come).
-L2_HIT_CYCLES = 5
-WALK_REFERENCE_CYCLES = 10
 #: How many of the last exceptions a report shows.
 RECENT_EXCEPTIONS = 8
-#: Bhargava et al., ASPLOS 2008.
-PWC_HIT_CYCLES, NESTED_TLB_HIT_CYCLES = 2, 2
 
 
 def signed(value: int) -> int:
@@ -62,8 +58,9 @@ class NativeCore(GuestMode):
         control: RunControl,
         handlers: HandlerStore,
         acknowledge: Callable[[], int],
+        costs: Costs | None = None,
     ) -> None:
-        super().__init__(profile, memory.view, memory.base, bus)
+        super().__init__(profile, memory.view, memory.base, bus, costs or cost_profile(DEFAULT_COSTS))
         self.memory, self.clock, self.control = memory, clock, control
         self._acknowledge = acknowledge
         self.handlers = handlers
@@ -74,6 +71,8 @@ class NativeCore(GuestMode):
         self.exit_counts: dict[int, int] = {}
         self.recent_exceptions = deque(maxlen=RECENT_EXCEPTIONS)
         self.instructions = 0
+        #: Modelled cycles for which the processor has slept.
+        self.idle_cycles = 0
         self.tsc_offset = 0
         self._zero = 0
         self._intr = False
@@ -131,10 +130,13 @@ class NativeCore(GuestMode):
         set_(layout.PAGE_KIND, self.memory.page_kind_address)
         set_(layout.CODE_MAP, self.memory.code_map_address)
         set_(layout.PAGE_COUNT, self.memory.page_count)
-        set_(layout.COST_L2_HIT, L2_HIT_CYCLES)
-        set_(layout.COST_WALK_REFERENCE, WALK_REFERENCE_CYCLES)
-        set_(layout.COST_PWC_HIT, PWC_HIT_CYCLES)
-        set_(layout.COST_NESTED_TLB_HIT, NESTED_TLB_HIT_CYCLES)
+        costs = self.costs
+        set_(layout.COST_L2_HIT, costs.l2_tlb_hit)
+        set_(layout.COST_WALK_REFERENCE, costs.walk_reference)
+        set_(layout.COST_PWC_HIT, costs.walk_cache_hit)
+        set_(layout.COST_NESTED_TLB_HIT, costs.nested_tlb_hit)
+        set_(layout.PWC_SIZE, costs.walk_cache_entries)
+        set_(layout.NESTED_TLB_SIZE, costs.nested_tlb_entries)
         self._kept_by_reset = frozenset(
             (layout.ON_DEVICE_READ, layout.ON_DEVICE_WRITE, layout.ON_CODE_WRITE, layout.SLOW_ACCESS, layout.COMMIT,
              layout.FETCH_PAGE, layout.RAM_BASE, layout.PAGE_KIND, layout.CODE_MAP, layout.PAGE_COUNT,
@@ -250,6 +252,9 @@ class NativeCore(GuestMode):
 
     def _leave_device(self) -> None:
         """Let native code end at its block's end when the device changed what must happen soon."""
+        q = self.q
+        q[layout.EXIT_BUDGET >> 3] = q[layout.EXIT_BUDGET >> 3] - (self.charged << 32) & _M64
+        self.charged = 0
         deadline = self.clock.deadline
         sooner = deadline is not None and deadline <= self._zero
         pins = self._intr or self._nmi or self.smi_pending or self._reset_wanted
@@ -286,7 +291,7 @@ class NativeCore(GuestMode):
             if decoder is None:
                 if len(self._decoders) >= 256:
                     self._decoders.clear()
-                decoder = Decoder(mode.decode, self.profile.features, self._python_forms)
+                decoder = Decoder(mode.decode, self.profile.features, self._python_forms, self.costs.instructions)
                 self._decoders[mode.decode] = decoder
             translation = self._translations[mode] = self.blocks.translation(mode, decoder)
         q, base = self.q, self.state.address

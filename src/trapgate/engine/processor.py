@@ -69,10 +69,11 @@ class Processor(DebugTraps):
                 self.intercept_shutdown()
                 self.spend_charged()
 
-    def run_guest(self, vmcb_address: int) -> str:
+    def run_guest(self, vmcb_address: int, limit: int | None = None) -> str:
         """For a hypervisor outside: VMRUN of the VMCB at a host-physical address, until #VMEXIT or a stop of the run.
 
-        Returns "vmexit", or the reason for which the run has stopped ("request", "unimplemented", "triple-fault").
+        Returns "vmexit", or the reason for which the run has stopped: "request", "triple-fault", "unimplemented" (see
+        `stop_report`), or "limit" once `limit` instructions have run since the processor was made.
         """
         try:
             self.vmrun(vmcb_address)
@@ -80,7 +81,7 @@ class Processor(DebugTraps):
                 self.spend_charged()
             if self.left_guest:
                 return "vmexit"
-            return self._run(None).reason
+            return self._run(limit).reason
         except (Unimplemented, UnimplementedDevice) as error:
             self.stop_report = str(error)
             return "unimplemented"
@@ -291,6 +292,7 @@ class Processor(DebugTraps):
 
     def _interrupt(self, vector: int, kind: int = EVENT_INTR) -> None:
         self.halted = False
+        self.charge_event(self.costs.interrupt)
         try:
             self.deliver_interrupt(vector, kind)
         except VmExit as exit_:
@@ -315,5 +317,7 @@ class Processor(DebugTraps):
             deadline = self.clock.deadline
             if deadline is None:
                 return False
-            self.clock.now = max(self.clock.now, deadline)
+            slept = max(0, deadline - self.clock.now)
+            self.idle_cycles += slept
+            self.clock.now += slept
         return True

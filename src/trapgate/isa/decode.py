@@ -7,7 +7,8 @@ remembered by the instruction's bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 import iced_x86 as iced
@@ -129,11 +130,19 @@ def _system_operand(instruction: iced.Instruction) -> str:
 class Decoder:
     """Decodes for one mode and one set of instruction-set features; remembers by bytes.
 
-    `python_forms` are the names of operations that Python carries out.
+    `python_forms` are the names of operations that Python carries out, `cycles` what operations cost that take other
+    than one modelled cycle.
     """
 
-    def __init__(self, mode: ModeView, features: frozenset[str], python_forms: frozenset[str]) -> None:
+    def __init__(
+        self,
+        mode: ModeView,
+        features: frozenset[str],
+        python_forms: frozenset[str],
+        cycles: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self.mode = mode
+        self._cycles = cycles
         self._features = features
         self._python_forms = python_forms
         self._memory: dict[bytes, Decoded] = {}
@@ -271,7 +280,7 @@ class Decoder:
         return name in ("rdtsc", "rdtscp") and not mode.time_stamp_allowed
 
     def _python(self, instruction: iced.Instruction, name: str) -> Decoded:
-        decoded = Decoded(instruction, name)
+        decoded = Decoded(instruction, name, self._cycles.get(name, 1))
         decoded.python = True
         decoded.ends_block = True
         decoded.body = bytes(24)
@@ -289,7 +298,7 @@ class Decoder:
 
     def _native(self, instruction: iced.Instruction, name: str, condition: int) -> Decoded:
         definition = DEFINITIONS[name]
-        decoded = Decoded(instruction, name)
+        decoded = Decoded(instruction, name, self._cycles.get(name, 1))
         decoded.ends_block = definition.ends_block
         fields = Fields()
         shapes: list[str] = []

@@ -7,7 +7,6 @@ import struct
 import iced_x86 as iced
 from iced_x86 import OpKind
 
-from trapgate.arch.costs import BASE_CYCLES
 from trapgate.isa.form import Form
 from trapgate.isa.operand_tables import MAY_FAULT, SHIFTS, STACK_OPERATIONS
 
@@ -25,12 +24,13 @@ class Decoded:
         "may_fault", "name", "python", "relative", "target", "target_mask", "text", "writes_memory",
     )  # fmt: skip
 
-    def __init__(self, instruction: iced.Instruction, name: str) -> None:
+    def __init__(self, instruction: iced.Instruction, name: str, cycles: int = 1) -> None:
         self.instruction = instruction
         self.length: int = instruction.len
         #: Name of the operation: a key of DEFINITIONS, or of the Python forms when `python`.
         self.name = name
-        self.cycles = BASE_CYCLES.get(name, 1)
+        #: Modelled cycles, without those of its memory accesses.
+        self.cycles = cycles
         self.python = False
         self.form: Form | None = None
         #: The key of its handler, and of the one for when nobody reads the flags that it sets ("" in Python).

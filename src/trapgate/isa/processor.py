@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Protocol
 
 import iced_x86 as iced
 
+from trapgate.arch.costs import Costs
 from trapgate.arch.cpuid import CpuProfile
 
 
@@ -45,6 +46,7 @@ class Processor(Protocol):
     bytes."""
 
     profile: CpuProfile
+    costs: Costs
     rip: int
     #: rip of the instruction itself.
     instruction_rip: int
@@ -217,6 +219,9 @@ class Processor(Protocol):
     def write_tpr(self, value: int) -> None: ...
     def time_stamp(self) -> int: ...
     def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]: ...
+    def charge_device(self, cycles: int) -> None:
+        """Let the modelled time of an access to a device pass."""
+
     def charge(self, cycles: int) -> None:
         """Let modelled time pass."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from trapgate.machine.control import GuestExit, PowerOff, Reset, StopRequest
+
 #: `halted`: the processor sleeps and nothing can wake it. `user-quit`: the user's wish. `limit`: --max-instructions.
 Reason = Literal["power-off", "guest-exit", "reset", "halted", "user-quit", "triple-fault", "unimplemented", "limit"]
 
@@ -22,3 +24,16 @@ class End:
     report: str = ""
     #: What the guest asked of the firmware and did not get, one line each.
     notes: tuple[str, ...] = ()
+
+
+def requested_end(request: StopRequest) -> End:
+    """The end that the guest or the user asked for."""
+    match request:
+        case PowerOff():
+            return End("power-off")
+        case GuestExit(status):
+            return End("guest-exit", guest_status=status)
+        case Reset():
+            return End("reset")
+        case _:
+            return End("user-quit")

@@ -25,6 +25,30 @@ class UnknownProcessor(RunError):
         super().__init__(f"a processor that trapgate has ({', '.join(known)})", repr(name), "choose one with --cpu")
 
 
+class UnknownTechnique(RunError):
+    """--technique or --techniques names none."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"a technique that trapgate has ({', '.join(known)})", repr(name), "choose one of these")
+
+
+class UnknownCosts(RunError):
+    """--costs names no cost profile."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(
+            f"a cost profile that trapgate has ({', '.join(known)})", repr(name), "choose one with --costs"
+        )
+
+
+class WorkerDied(RunError):
+    """A process of its own that ran a guest has ended without saying why."""
+
+    def __init__(self, status: int) -> None:
+        what = f"signal {-status}" if status < 0 else f"exit status {status}"
+        super().__init__("each run to report how it ended", f"a process that ended with {what}", "try --jobs 1")
+
+
 class FileUnusable(RunError):
     """A file that was named as guest, kernel or initrd cannot be used."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trapgate import guests
+from trapgate.arch.costs import NAMES as COSTS
 from trapgate.arch.cpuid import PROFILES
 from trapgate.firmware.bios.disk_image import DiskImage, disk_image
 from trapgate.firmware.errors import NotAKernel, TooLittleMemory
@@ -16,7 +17,7 @@ from trapgate.firmware.raw import RawImage
 from trapgate.firmware.recognise import recognise
 from trapgate.lab.console import ProgressCallback
 from trapgate.lab.console_output import ConsoleSplitter
-from trapgate.lab.errors import ConflictingOptions, FileUnusable, UnknownProcessor
+from trapgate.lab.errors import ConflictingOptions, FileUnusable, UnknownCosts, UnknownProcessor
 from trapgate.lab.options import DEBIAN, EMBEDDED, MEMTEST, RunOptions
 
 EMBEDDED_IMAGE = "trapgate-guest"
@@ -61,6 +62,8 @@ def find_guest(options: RunOptions, progress: ProgressCallback) -> Guest:
 def _check(options: RunOptions) -> None:
     if options.processor not in PROFILES:
         raise UnknownProcessor(options.processor, tuple(PROFILES))
+    if options.costs not in COSTS:
+        raise UnknownCosts(options.costs, COSTS)
     if options.kernel is not None and options.guest is not None:
         raise ConflictingOptions("a guest or --kernel", "both", "leave one of them out")
     if options.command is not None and options.guest != DEBIAN:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from trapgate.arch.costs import DEFAULT_COSTS
+
 #: QEMU's default of 128 MB is more than any kernel here needs, but userland that sorts or compresses wants more.
 DEFAULT_MEMORY = 256 << 20
 DEFAULT_PROCESSOR = "opteron-2007"
+#: The technique of no hypervisor; the others are those of vmm.techniques.TECHNIQUES.
+BARE = "bare"
 EMBEDDED = "embedded"
 DEBIAN = "debian"
 MEMTEST = "memtest86+"
@@ -29,3 +33,5 @@ class RunOptions:
     processor: str = DEFAULT_PROCESSOR
     max_instructions: int | None = None
     command: tuple[str, ...] | None = None
+    technique: str = BARE
+    costs: str = DEFAULT_COSTS

@@ -34,16 +34,18 @@ def describe_processor(processor: Processor) -> str:
         f"gdt={processor.gdtr_base:016x}  limit={processor.gdtr_limit:04x}"
         f"  idt={processor.idtr_base:016x}  limit={processor.idtr_limit:04x}"
     )
+    lines.extend(exception_lines(processor))
+    code = _code_bytes(processor, INSTRUCTIONS * LONGEST_INSTRUCTION)
+    return "\n".join([*lines, *code_lines(code, processor.bits, processor.rip)])
+
+
+def exception_lines(processor: Processor) -> list[str]:
+    """Exceptions so far, and the last ones, oldest first, with error code, rip and the address of a page fault."""
     counts = sorted(processor.exception_counts.items())
     exceptions = ", ".join(f"{NAMES.get(vector, vector)} {count}" for vector, count in counts)
-    lines.append(f"exceptions so far: {exceptions or 'none'}")
-    lines.extend(_exception_lines(processor))
-    return "\n".join([*lines, *_code_lines(processor)])
-
-
-def _exception_lines(processor: Processor) -> list[str]:
-    """The last exceptions, oldest first, with error code, rip and the address of a page fault."""
-    lines = ["last exceptions:"] if processor.recent_exceptions else []
+    lines = [f"exceptions so far: {exceptions or 'none'}"]
+    if processor.recent_exceptions:
+        lines.append("last exceptions:")
     for vector, error, rip, address in processor.recent_exceptions:
         text = f"  {NAMES.get(vector, vector)} at rip={rip:016x}"
         if error is not None:
@@ -54,17 +56,16 @@ def _exception_lines(processor: Processor) -> list[str]:
     return lines
 
 
-def _code_lines(processor: Processor) -> list[str]:
-    """The instructions from rip on, as far as their bytes can be read."""
-    code = _code_bytes(processor, INSTRUCTIONS * LONGEST_INSTRUCTION)
+def code_lines(code: bytes, bits: int, rip: int) -> list[str]:
+    """The first instructions of `code`, which stands at `rip`, with their bytes."""
     if not code:
         return ["the code at rip is not in memory"]
     formatter = iced.Formatter(iced.FormatterSyntax.INTEL)
     lines: list[str] = []
-    for instruction in iced.Decoder(processor.bits, code, ip=processor.rip):
+    for instruction in iced.Decoder(bits, code, ip=rip):
         if len(lines) == INSTRUCTIONS:
             break
-        start = instruction.ip - processor.rip & 0xFFFF_FFFF
+        start = instruction.ip - rip & 0xFFFF_FFFF
         data = code[start : start + instruction.len].hex(" ")
         lines.append(f"{instruction.ip:016x}  {data:<32}  {formatter.format(instruction)}")
     return lines

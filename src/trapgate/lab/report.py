@@ -10,8 +10,6 @@ from trapgate.lab.statistics import SCHEMA_VERSION
 if TYPE_CHECKING:
     from trapgate.lab.run import RunOutcome
 
-TECHNIQUE = "bare"
-
 
 def json_report(outcome: RunOutcome) -> dict[str, object]:
     """What `--json` writes. Everything outside `host` is the same on every run of the same inputs."""
@@ -19,7 +17,8 @@ def json_report(outcome: RunOutcome) -> dict[str, object]:
     return {
         "schema_version": SCHEMA_VERSION,
         "trapgate_version": __version__,
-        "technique": TECHNIQUE,
+        "technique": options.technique,
+        "costs": options.costs,
         "guest": outcome.description,
         "processor": options.processor,
         "memory_bytes": options.memory_size,

@@ -1,4 +1,4 @@
-"""Runs one guest on the bare machine: finds it, composes the machine, loads, runs, and says how it ended."""
+"""Runs one guest under one technique: finds it, composes the machine, loads, runs, and says how it ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trapgate.lab.console import CommandOutput, GuestConsole, ProgressCallback
 from trapgate.lab.ends import End, Reason
 from trapgate.lab.errors import CommandNotRun
 from trapgate.lab.guest import Guest, find_guest
-from trapgate.lab.options import RunOptions
+from trapgate.lab.options import BARE, RunOptions
 from trapgate.lab.statistics import Statistics
 from trapgate.machine.console import ConsoleBackend
 
@@ -65,7 +65,7 @@ def run_guest(
     """
     guest = find_guest(options, progress)
     output = CommandOutput(console, guest.splitter) if guest.splitter is not None else None
-    machine = (make_machine or _bare_machine)(options, output or console, console, progress)
+    machine = (make_machine or _machine)(options, output or console, console, progress)
     machine.load(guest.image)
     console.on_quit = machine.stop
     with console:
@@ -77,13 +77,15 @@ def run_guest(
     return RunOutcome(options, guest.description, end.reason, status, message, machine.statistics())
 
 
-def _bare_machine(
-    options: RunOptions, output: ConsoleBackend, console: GuestConsole, progress: ProgressCallback
-) -> Machine:
+def _machine(options: RunOptions, output: ConsoleBackend, console: GuestConsole, progress: ProgressCallback) -> Machine:
     # Bad input is found before the engine with LLVM, the slowest of all imports, is needed.
-    from trapgate.lab.bare import BareRun
+    if options.technique == BARE:
+        from trapgate.lab.bare import BareRun
 
-    return BareRun(options, output, console, progress)
+        return BareRun(options, output, console, progress)
+    from trapgate.lab.virtual import VirtualRun
+
+    return VirtualRun(options, output, console, progress)
 
 
 def _status(end: End, guest: Guest) -> int:

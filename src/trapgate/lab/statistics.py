@@ -9,9 +9,39 @@ from typing import TYPE_CHECKING
 from trapgate.arch import layout
 
 if TYPE_CHECKING:
+    from trapgate.boards.host import HostMachine
     from trapgate.boards.machine import BareMachine
+    from trapgate.engine.processor import Processor
+    from trapgate.vmm.statistics import ExitCount
+    from trapgate.vmm.vm import VirtualMachine
 
 SCHEMA_VERSION = 1
+
+
+#: Where modelled cycles can go, in the order of tables (docs/statistics.md).
+PLACES = ("guest", "translation", "events", "world_switches", "hypervisor", "devices", "idle")
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatistics:
+    """#VMEXITs of one reason. Cycles are those between #VMEXIT and the next VMRUN, without time asleep."""
+
+    samples: int
+    cycles: int
+    least: int
+    most: int
+
+    @property
+    def mean(self) -> float:
+        """Cycles of an exit on average."""
+        return self.cycles / self.samples
+
+    def report(self) -> dict[str, object]:
+        """As JSON has it."""
+        return {
+            "samples": self.samples, "cycles": self.cycles, "min": self.least, "max": self.most,
+            "mean": round(self.mean, 1),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +64,14 @@ class Statistics:
     tlb: Mapping[str, int] = field(default_factory=dict)
     port_accesses: Mapping[str, int] = field(default_factory=dict)
     memory_accesses: Mapping[str, int] = field(default_factory=dict)
+    #: Instructions of the guest that its hypervisor carried out, part of `instructions`.
+    emulated_instructions: int = 0
+    #: VMRUNs.
+    world_switches: int = 0
+    #: #VMEXITs by reason, the most frequent first.
+    exits: Mapping[str, ExitStatistics] = field(default_factory=dict)
+    #: Modelled cycles by PLACES; their sum is `cycles`.
+    cycles_by_place: Mapping[str, int] = field(default_factory=dict)
     #: Blocks of guest code that were decoded in this process.
     translated_blocks: int = 0
     #: Native handlers that had to be compiled because the disk cache did not have them.
@@ -54,6 +92,10 @@ class Statistics:
             "tlb": dict(self.tlb),
             "port_accesses": _by_name(self.port_accesses),
             "memory_accesses": _by_name(self.memory_accesses),
+            "emulated_instructions": self.emulated_instructions,
+            "world_switches": self.world_switches,
+            "exits": {name: count.report() for name, count in self.exits.items()},
+            "cycles_by_place": dict(self.cycles_by_place),
         }
 
     def host_counts(self) -> dict[str, object]:
@@ -77,15 +119,68 @@ def _by_name(counts: Mapping[str, int]) -> dict[str, int]:
 def read_statistics(machine: BareMachine, host_seconds: float) -> Statistics:
     """What a machine has counted up to now; later counts do not change it."""
     processor, bus = machine.processor, machine.board.bus
+    cycles, tlb = machine.clock.now, _tlb(processor)
     return Statistics(
         instructions=processor.instructions,
-        cycles=machine.clock.now,
+        cycles=cycles,
         host_seconds=host_seconds,
         interrupts=dict(processor.interrupt_counts),
         exceptions=dict(processor.exception_counts),
-        tlb={name: processor.state.counter(name) for name in layout.TLB_COUNTER_NAMES},
+        tlb=tlb,
         port_accesses=bus.port_accesses,
         memory_accesses=bus.memory_accesses,
+        cycles_by_place=_places(cycles, processor, tlb, 0, processor.device_cycles, processor.idle_cycles),
         translated_blocks=processor.blocks.translated,
         handlers_built=processor.handlers.built,
     )
+
+
+def read_virtual_statistics(host: HostMachine, vm: VirtualMachine, host_seconds: float) -> Statistics:
+    """What a host with one virtual machine has counted up to now."""
+    processor, bus = host.processor, vm.board.bus
+    cycles, tlb = host.clock.now, _tlb(processor)
+    exits = vm.vcpu.statistics.by_name()
+    devices = processor.device_cycles + host.device_cycles
+    return Statistics(
+        instructions=host.instructions,
+        cycles=cycles,
+        host_seconds=host_seconds,
+        interrupts=dict(processor.interrupt_counts),
+        exceptions=dict(processor.exception_counts),
+        tlb=tlb,
+        port_accesses=bus.port_accesses,
+        memory_accesses=bus.memory_accesses,
+        emulated_instructions=host.emulated,
+        world_switches=host.entries,
+        exits={name: _exit(count) for name, count in exits.items()},
+        cycles_by_place=_places(cycles, processor, tlb, host.charged, devices, processor.idle_cycles + vm.idle_cycles),
+        translated_blocks=processor.blocks.translated,
+        handlers_built=processor.handlers.built,
+    )
+
+
+def _tlb(processor: Processor) -> dict[str, int]:
+    return {name: processor.state.counter(name) for name in layout.TLB_COUNTER_NAMES}
+
+
+def _exit(count: ExitCount) -> ExitStatistics:
+    return ExitStatistics(count.samples, count.cycles, count.least, count.most)
+
+
+def _places(
+    cycles: int, processor: Processor, tlb: Mapping[str, int], hypervisor: int, devices: int, idle: int
+) -> dict[str, int]:
+    """`cycles` by PLACES. What is not accounted for elsewhere are the guest's instructions."""
+    costs = processor.costs
+    references = tlb["itlb_walk_references"] + tlb["dtlb_walk_references"] - tlb["pwc_hits"]
+    translation = (
+        (tlb["itlb_l2_hits"] + tlb["dtlb_l2_hits"]) * costs.l2_tlb_hit
+        + references * costs.walk_reference
+        + tlb["pwc_hits"] * costs.walk_cache_hit
+        + tlb["nested_tlb_hits"] * costs.nested_tlb_hit
+    )
+    others = {
+        "translation": translation, "events": processor.event_cycles, "world_switches": processor.switch_cycles,
+        "hypervisor": hypervisor, "devices": devices, "idle": idle,
+    }  # fmt: skip
+    return {"guest": cycles - sum(others.values()), **others}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import MutableSequence
 from typing import Protocol
 
+from trapgate.arch.costs import Costs
 from trapgate.arch.cpuid import CpuProfile
 from trapgate.machine.clock import Clock
 from trapgate.machine.memory import PhysicalMemory
@@ -15,6 +16,7 @@ class Backend(Protocol):
 
     #: The host's processor.
     profile: CpuProfile
+    costs: Costs
     #: The host's RAM.
     memory: PhysicalMemory
     clock: Clock
@@ -36,6 +38,10 @@ class Backend(Protocol):
         """Deliver the injected event, and carry out 0 or 1 instructions, in the guest's stead."""
         ...
 
+    def retire(self, instructions: int) -> None:
+        """The hypervisor has carried out so many instructions of its guest: they count as the guest's."""
+        ...
+
     def vmload(self, vmcb: int) -> None:
         """Load FS, GS, TR, LDTR, KernelGSBase, STAR to SFMASK and SYSENTER from the VMCB."""
         ...
@@ -54,6 +60,10 @@ class Backend(Protocol):
 
     def charge(self, cycles: int) -> None:
         """The hypervisor has worked for so many modelled cycles."""
+        ...
+
+    def charge_device(self, cycles: int) -> None:
+        """An access to a device has taken so many modelled cycles."""
         ...
 
     def xmm(self, number: int) -> bytes:

@@ -63,7 +63,7 @@ class LinearMemory:
         host = self._memory.host_address(address)
         if host is not None:
             return bytes(self._memory.host.view[host : host + size])
-        self.device_accesses += 1
+        self.device_accesses += 1 if size in (1, 2, 4, 8) else size
         if size in (1, 2, 4, 8):
             return self._bus.read_memory(address, size).to_bytes(size, "little")
         return b"".join(self._bus.read_memory(address + i, 1).to_bytes(1, "little") for i in range(size))
@@ -72,8 +72,8 @@ class LinearMemory:
         if self._memory.host_address(address) is not None:
             self._memory.write(address, data)
             return
-        self.device_accesses += 1
         size = len(data)
+        self.device_accesses += 1 if size in (1, 2, 4, 8) else size
         if size in (1, 2, 4, 8):
             self._bus.write_memory(address, size, int.from_bytes(data, "little"))
         else:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from trapgate.vmm.techniques.base import Technique
     from trapgate.vmm.vm import VirtualMachine
 
-#: Modelled cycles of the hypervisor's own work for an exit, besides VMRUN and #VMEXIT (assumed).
-EXIT_WORK = 1000
 #: A virtual interrupt that only asks to be told when the guest can take one: highest priority, V_TPR ignored.
 _WINDOW = vmcb.V_IRQ | 0xF << vmcb.V_PRIORITY_SHIFT | vmcb.V_IGNORE_TPR
 
@@ -49,6 +47,9 @@ class VirtualCpu:
         self.statistics = ExitStatistics()
         self.memory = LinearMemory(vm.memory, vm.board.bus, self._translate, self._is_wide)
         self._extra_saved = False
+        self._exit_work: dict[int, int] = {}
+        #: Calls of the emulator in the present exit.
+        self._emulated = 0
         self.exits: dict[int, Callable[[VirtualCpu], None]] = {}
 
     # -- pins of the board
@@ -74,7 +75,7 @@ class VirtualCpu:
     # -- the loop
 
     def run(self) -> str:
-        """Run the guest until the run is to end: "request", "triple-fault", "halted", "unimplemented"."""
+        """Run the guest until the run is to end: "request", "limit", "triple-fault", "halted"."""
         backend, block, control = self.backend, self.block, self.vm.control
         address = block.address
         exits, clock = self.exits, backend.clock
@@ -101,10 +102,25 @@ class VirtualCpu:
             handler = exits.get(code) or self.technique.exits.get(code)
             if handler is None:
                 raise self._unexpected(code)
+            slept = self.vm.idle_cycles
             handler(self)
-            backend.charge(EXIT_WORK)
-            statistics.add(code, clock.now - started)
+            backend.charge(self._work(code))
+            if self.memory.device_accesses:
+                backend.charge_device(self.memory.device_accesses * backend.costs.device_memory)
+                self.memory.device_accesses = 0
+            statistics.add(code, clock.now - started - (self.vm.idle_cycles - slept))
         return self.stopped
+
+    def _work(self, code: int) -> int:
+        """Modelled cycles of what the hypervisor did since the last exit, its accesses to the VMCB included."""
+        costs, block = self.backend.costs, self.block
+        work = self._exit_work.get(code)
+        if work is None:
+            work = self._exit_work[code] = costs.exit_work(vmcb.exit_name(code))
+        work += block.reads * costs.vmcb_read + block.writes * costs.vmcb_write
+        work += self._emulated * costs.emulated_instruction
+        block.reads = block.writes = self._emulated = 0
+        return work
 
     def _unexpected(self, code: int) -> Exception:
         if code == vmcb.EXIT_INVALID:
@@ -262,6 +278,7 @@ class VirtualCpu:
             following = self.vm.next_rip(self)
         block[vmcb.RIP] = following
         block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
+        self.backend.retire(1)
 
     def begin_registers(self) -> None:
         """Bring rax and rsp from the VMCB to `gpr`."""
@@ -275,6 +292,7 @@ class VirtualCpu:
         """Carry out the guest's instruction in its place; a fault is injected. False: the emulator does not know it."""
         self.begin_registers()
         self.memory.fetch_access = 4 if self.cpl == 3 else 0
+        self._emulated += 1
         try:
             done = emulate(self, self.memory)
         except GuestFault as fault:
@@ -286,4 +304,5 @@ class VirtualCpu:
         self.end_registers()
         if done.finished:
             self.block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
+            self.backend.retire(1)
         return True

@@ -11,16 +11,19 @@ from trapgate.arch.cpuid import CpuProfile
 from trapgate.arch.registers import CR0_PE, CS, EFER_SVME, GPR_NAMES
 from trapgate.arch.segments import DPL_SHIFT
 from trapgate.boards.pc import Pc, PcConfig
+from trapgate.devices.uart16550a import IER_RECEIVED
 from trapgate.firmware.acpi import AcpiHardware
 from trapgate.firmware.fw_cfg import FIRST_PORT, PORT_COUNT, FwCfg
 from trapgate.firmware.image import SEGMENT_NAMES, BootImage, EntryState
 from trapgate.firmware.linux import LinuxImage
 from trapgate.firmware.tables import write_tables
+from trapgate.machine.clock import Clock
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.control import RunControl
 from trapgate.vmm.asids import Asids
 from trapgate.vmm.backend import Backend
 from trapgate.vmm.control_block import ControlBlock
+from trapgate.vmm.errors import NoSuchTechnique
 from trapgate.vmm.exits import EXITS
 from trapgate.vmm.memory.frames import FrameAllocator
 from trapgate.vmm.memory.guest import GuestMemory
@@ -82,6 +85,9 @@ class VirtualMachine:
         frames: FrameAllocator | None = None,
         asids: Asids | None = None,
     ) -> None:
+        missing = technique.missing(backend.profile)
+        if missing:
+            raise NoSuchTechnique(technique.name, backend.profile.name, missing)
         self.backend, self.profile = backend, profile
         self.asids = asids or Asids(backend.profile)
         self.asid = self.asids.first()
@@ -99,6 +105,8 @@ class VirtualMachine:
         self.vcpu.exits = EXITS
         self.technique: Technique = technique(self)
         self.vcpu.technique = self.technique
+        #: Modelled cycles for which the guest had nothing to do.
+        self.idle_cycles = 0
         self._entry: EntryState | None = None
         self._prepare_block()
         pins.vcpu = self.vcpu
@@ -155,6 +163,20 @@ class VirtualMachine:
         """INIT#: the guest's firmware would run; without one the guest cannot go on."""
         self.vcpu.stopped = "triple-fault"
 
+    @property
+    def clock(self) -> Clock:
+        """The host's clock, which is the guest's too."""
+        return self.backend.clock
+
+    @property
+    def listens(self) -> bool:
+        """Whether the guest has shown that it takes input on COM1."""
+        return bool(self.board.serial.ier & IER_RECEIVED)
+
+    def receive(self, data: bytes) -> None:
+        """Somebody has typed: to COM1."""
+        self.board.serial.receive(data)
+
     #: Called when the guest has nothing to do, with the cycles until the next event: a place to wait for real.
     on_idle: Callable[[int], None] = staticmethod(lambda cycles: None)
 
@@ -171,7 +193,9 @@ class VirtualMachine:
             if deadline is None or not (vcpu.block.interruptible or self.board.expects_unmaskable()):
                 vcpu.stopped = "halted"
                 return
-            clock.now = max(clock.now, deadline)
+            if deadline > clock.now:
+                self.idle_cycles += deadline - clock.now
+                clock.now = deadline
             clock.run_due()
 
     def next_rip(self, vcpu: VirtualCpu) -> int:
@@ -183,5 +207,5 @@ class VirtualMachine:
         return vcpu.rip + length & ((1 << 64) - 1 if vcpu.bits == 64 else 0xFFFF_FFFF)
 
     def run(self) -> str:
-        """Run until something ends the run: "request", "triple-fault", "halted", "unimplemented"."""
+        """Run until something ends the run: "request", "limit", "triple-fault", "halted"."""
         return self.vcpu.run()

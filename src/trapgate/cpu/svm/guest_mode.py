@@ -26,8 +26,6 @@ _EXIT = struct.Struct("<4Q")
 _QWORD = struct.Struct("<Q")
 _END = vmcb.LBR_CONTROL + 8
 _EXIT_CODES_WITH_BYTES = frozenset((vmcb.EXIT_EXCEPTION + vectors.PF, vmcb.EXIT_NPF))
-#: Modelled cycles of VMRUN and #VMEXIT (assumed until cost profiles come: a world switch takes 1000 to 1400 cycles).
-VMRUN_CYCLES, VMEXIT_CYCLES = 600, 600
 _M64 = (1 << 64) - 1
 
 
@@ -97,7 +95,7 @@ class GuestMode(SystemManagement):
     def vmrun(self, place: int) -> None:
         """Enter the guest whose VMCB is at host-physical `place`, which was checked to be a page of RAM."""
         q = self.q
-        self.charged += VMRUN_CYCLES
+        self._charge_switch(self.costs.vmrun)
         self.vmcb = place
         self.before_write(place, vmcb.SIZE)
         known, controls = self._read_controls(place)
@@ -159,13 +157,17 @@ class GuestMode(SystemManagement):
             self.deprivileged = deprivileged
             self.mode_changed()
 
+    def _charge_switch(self, cycles: int) -> None:
+        self.charged += cycles
+        self.switch_cycles += cycles
+
     def _refuse(self, why: str) -> None:
         """#VMEXIT(INVALID): the guest is not entered, and its state not saved (15.5.1)."""
         self.refusal = why
         self._controls_raw = (b"", b"")
         self.exit_counts[vmcb.EXIT_INVALID] = self.exit_counts.get(vmcb.EXIT_INVALID, 0) + 1
         _EXIT.pack_into(self.ram, self.vmcb + vmcb.EXITCODE, vmcb.EXIT_INVALID, 0, 0, 0)
-        self.charged += VMEXIT_CYCLES
+        self._charge_switch(self.costs.vmexit)
         self.left_guest = self.python_host
         if not self.python_host:
             self.gif = False
@@ -231,7 +233,7 @@ class GuestMode(SystemManagement):
         place, controls, q = self.vmcb, self.controls, self.q
         code = exit_.code
         self.exit_counts[code] = self.exit_counts.get(code, 0) + 1
-        self.charged += VMEXIT_CYCLES
+        self._charge_switch(self.costs.vmexit)
         if exit_.rip is not None:
             self.rip = exit_.rip
         ram = self.ram
@@ -385,10 +387,16 @@ class GuestMode(SystemManagement):
         counts = self.exception_counts if kind == vmcb.EVENT_EXCEPTION else self.interrupt_counts
         counts[vector] = counts.get(vector, 0) + 1
         first = Fault(vector, error) if kind == vmcb.EVENT_EXCEPTION else None
+        self.charge_event(self.costs.exception if first is not None else self.costs.interrupt)
         resume = kind == vmcb.EVENT_EXCEPTION and vector not in (vectors.DB, vectors.BP, vectors.OF)
         self.delivering = event & ~0x7FFF_F0FF | vector
         self.deliver_event(vector, error, software, resume, first, instruction)
         self.redirected = True
+
+    def charge_event(self, cycles: int) -> None:
+        """An exception or interrupt is about to be delivered: let the time pass that this takes."""
+        self.charged += cycles
+        self.event_cycles += cycles
 
     def note_event(self, kind: int, vector: int, error: int | None = None) -> None:
         """An event is about to be delivered: what EXITINTINFO shows if that is interrupted (15.7.2)."""
@@ -452,6 +460,7 @@ class GuestMode(SystemManagement):
         # Cleared after the intercept and before the IDT is looked at (15.21.4).
         self.v_irq = False
         self.pending_changed()
+        self.charge_event(self.costs.interrupt)
         self.deliver_interrupt(self.controls.v_vector)
 
     def event_intercepted(self, name: str) -> bool:

@@ -9,9 +9,6 @@ from trapgate.arch.registers import DF, ES, RAX, RCX, RDI, RDX, RSI
 from trapgate.isa.operand_tables import SEGMENT_NUMBERS
 from trapgate.isa.processor import Processor, python_form
 
-#: Modelled cycles of one port access: about 1 us on an ISA-style bus at 2 GHz (assumed; Adams and Agesen, ASPLOS 2006,
-#: measured 3209 cycles at 3.8 GHz, 0.84 us).
-PORT_CYCLES = 1700
 _SIZES = {Register.AL: 1, Register.AX: 2, Register.EAX: 4}
 #: Elements of one REP INS or OUTS that are done before interrupts are looked at again.
 _BURST = 64
@@ -28,7 +25,7 @@ def in_(p: Processor, instruction: iced.Instruction) -> None:
     size = _SIZES[instruction.op_register(0)]
     port = _port(p, instruction, 1)
     p.check_io(port, size)
-    p.charge(PORT_CYCLES)
+    p.charge_device(p.costs.port)
     p.set_register(RAX, 8 * size, p.read_port(port, size))
 
 
@@ -37,7 +34,7 @@ def out(p: Processor, instruction: iced.Instruction) -> None:
     size = _SIZES[instruction.op_register(1)]
     port = _port(p, instruction, 0)
     p.check_io(port, size)
-    p.charge(PORT_CYCLES)
+    p.charge_device(p.costs.port)
     p.write_port(port, size, p.register(RAX, 8 * size))
 
 
@@ -69,7 +66,7 @@ def _port_string(p: Processor, instruction: iced.Instruction, size: int, is_in: 
             p.write_segment(segment, offset, size, p.read_port(port, size))
         else:
             p.write_port(port, size, p.read_segment(segment, offset, size))
-        p.charge(PORT_CYCLES)
+        p.charge_device(p.costs.port)
         p.set_register(index, bits, offset + step)
         if repeated:
             p.set_register(RCX, bits, count - 1)

@@ -14,8 +14,6 @@ from trapgate.vmm.emulate import GuestFault
 if TYPE_CHECKING:
     from trapgate.vmm.vcpu import VirtualCpu
 
-#: Modelled cycles of an access to a port of the board, as on the bare machine.
-PORT_CYCLES = 1700
 #: Elements of one REP INS or OUTS that are done before interrupts are looked at again.
 _BURST = 64
 _REGISTERS = {
@@ -33,7 +31,7 @@ def ioio(vcpu: VirtualCpu) -> None:
     if info & vmcb.IOIO_STRING:
         _string(vcpu, info, port, size)
         return
-    vcpu.backend.charge(PORT_CYCLES)
+    vcpu.backend.charge_device(vcpu.backend.costs.port)
     bus = vcpu.vm.board.bus
     rax = block[vmcb.RAX]
     if info & vmcb.IOIO_IN:
@@ -44,6 +42,7 @@ def ioio(vcpu: VirtualCpu) -> None:
         bus.write_port(port, size, rax & ((1 << 8 * size) - 1))
     block[vmcb.RIP] = block[vmcb.EXITINFO2]
     block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
+    vcpu.backend.retire(1)
 
 
 def _string(vcpu: VirtualCpu, info: int, port: int, size: int) -> None:
@@ -66,7 +65,8 @@ def _string(vcpu: VirtualCpu, info: int, port: int, size: int) -> None:
                 vcpu.memory.write(linear, bus.read_port(port, size).to_bytes(size, "little"), access | PF_W)
             else:
                 bus.write_port(port, size, int.from_bytes(vcpu.memory.read(linear, size, access), "little"))
-            vcpu.backend.charge(PORT_CYCLES)
+            vcpu.backend.charge_device(vcpu.backend.costs.port)
+            vcpu.backend.retire(1)  # each turn counts, as on the processor
             gpr[index] = _merged(gpr[index], gpr[index] + step, bits)
             if repeated:
                 gpr[RCX] = _merged(gpr[RCX], gpr[RCX] - 1, bits)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from trapgate.arch import vmcb
+from trapgate.arch.cpuid import CpuProfile
 from trapgate.vmm.asids import Loses
 from trapgate.vmm.control_block import ControlBlock
 from trapgate.vmm.errors import UnexpectedExit
@@ -27,6 +28,11 @@ class Technique(ABC):
         self.vm = vm
         #: What the TLB has to lose of the guest before it runs again.
         self.loses = Loses.EVERYTHING
+
+    @classmethod
+    def missing(cls, profile: CpuProfile) -> str:
+        """What a host's processor lacks for it, in words; "" for nothing."""
+        return "" if "SVM" in profile.flags else "AMD-V"
 
     @property
     def vcpu(self) -> VirtualCpu:

@@ -6,12 +6,12 @@ Nothing of the guest's paging exits. An access to a guest-physical address witho
 from __future__ import annotations
 
 from trapgate.arch import vmcb
+from trapgate.arch.cpuid import CpuProfile
 from trapgate.arch.registers import CR0_PG, EFER_LMA, EFER_LME, EFER_SVME
 from trapgate.arch.vectors import PF
 from trapgate.vmm.asids import Loses
 from trapgate.vmm.control_block import ControlBlock
 from trapgate.vmm.emulate import GuestFault
-from trapgate.vmm.errors import NoSuchTechnique
 from trapgate.vmm.memory.nested import NestedTables
 from trapgate.vmm.shadow.walk import FOUND, PAE, GuestMode, GuestWalker
 from trapgate.vmm.techniques.base import Technique
@@ -25,10 +25,12 @@ class Nested(Technique):
     name = "nested"
     tagged = False
 
+    @classmethod
+    def missing(cls, profile: CpuProfile) -> str:
+        return super().missing(profile) or ("" if "NP" in profile.svm_features else "nested paging")
+
     def prepare(self, block: ControlBlock) -> None:
         vm = self.vm
-        if "NP" not in vm.backend.profile.svm_features:
-            raise NoSuchTechnique(self.name, vm.backend.profile.name, "nested paging")
         self.tables = NestedTables(vm.memory)
         self._walker = GuestWalker(vm.memory, vm.profile)
         block[vmcb.NESTED_CONTROL] = 1

@@ -1,0 +1,101 @@
+"""A run under the hypervisor: composes host and virtual machine, connects the console's input, reads the counters."""
+
+from __future__ import annotations
+
+import gc
+import time
+
+from trapgate.arch.cpuid import PROFILES
+from trapgate.boards.host import HostMachine
+from trapgate.cpu.faults import Unimplemented
+from trapgate.firmware.image import BootImage
+from trapgate.lab.bare import usual_handlers
+from trapgate.lab.console import GuestConsole, ProgressCallback
+from trapgate.lab.console_input import ConsoleInput
+from trapgate.lab.ends import End, requested_end
+from trapgate.lab.errors import UnknownTechnique
+from trapgate.lab.options import BARE, RunOptions
+from trapgate.lab.processor_report import describe_processor
+from trapgate.lab.statistics import Statistics, read_virtual_statistics
+from trapgate.lab.virtual_report import describe_virtual_cpu
+from trapgate.machine.console import ConsoleBackend
+from trapgate.machine.control import UserQuit
+from trapgate.machine.errors import UnimplementedDevice
+from trapgate.vmm.errors import DeviceInstruction
+from trapgate.vmm.techniques import TECHNIQUES
+from trapgate.vmm.vm import VirtualMachine
+
+#: Bytes of host memory besides the guest's: shadow tables (at most 4096 frames), permission maps, and what is lost to
+#: the alignment of runs. Nested tables that map single frames take 1/512 of the guest's memory.
+HYPERVISOR_MEMORY = 32 << 20
+_NESTED_SHARE = 256
+_PAGE = 4096
+
+
+def host_memory(guest_memory: int) -> int:
+    """Bytes of RAM that a host of one guest has."""
+    return guest_memory + HYPERVISOR_MEMORY + guest_memory // _NESTED_SHARE // _PAGE * _PAGE
+
+
+class VirtualRun:
+    """A virtual machine for `options` on a host of its own. Raises UnknownTechnique, NoSuchTechnique."""
+
+    def __init__(
+        self, options: RunOptions, output: ConsoleBackend, console: GuestConsole, progress: ProgressCallback
+    ) -> None:
+        technique = TECHNIQUES.get(options.technique)
+        if technique is None:
+            raise UnknownTechnique(options.technique, (BARE, *TECHNIQUES))
+        profile = PROFILES[options.processor]
+        self._host = HostMachine(profile, host_memory(options.memory_size), usual_handlers(progress), options.costs)
+        self._vm = vm = VirtualMachine(self._host, options.memory_size, profile, technique, output)
+        self._host_seconds = 0.0
+        vm.on_idle = ConsoleInput(vm, console).idle
+
+    def load(self, image: BootImage) -> None:
+        """Put a guest into memory. Raises FirmwareError."""
+        self._vm.load(image)
+
+    def stop(self) -> None:
+        """End the run: the user asks for it."""
+        self._vm.control.stop(UserQuit())
+        # The processor looks at its own control alone while the guest runs.
+        self._host.control.stop(UserQuit())
+
+    def run(self, max_instructions: int | None) -> End:
+        """Run until something ends it. Raises VmmError for what is a mistake of the hypervisor's."""
+        if max_instructions is not None:
+            self._host.max_instructions = self._host.instructions + max_instructions
+        started = time.perf_counter()
+        # As the processor's own loop does: nothing of the decoded code is garbage.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return self._end(self._vm.run())
+        except (Unimplemented, UnimplementedDevice, DeviceInstruction) as error:
+            return End("unimplemented", report=f"{error}\n{self._describe()}")
+        finally:
+            if collecting:
+                gc.enable()
+            self._host_seconds += time.perf_counter() - started
+
+    def statistics(self) -> Statistics:
+        """What the run counted."""
+        return read_virtual_statistics(self._host, self._vm, self._host_seconds)
+
+    def _end(self, reason: str) -> End:
+        request = self._vm.control.request
+        if request is not None:
+            return requested_end(request)
+        if reason == "limit":
+            return End("limit")
+        if reason == "halted":
+            return End("halted")
+        if reason == "unimplemented":
+            return End("unimplemented", report=f"{self._host.processor.stop_report}\n{self._describe()}")
+        return End("triple-fault", report=self._describe())
+
+    def _describe(self) -> str:
+        """The guest's registers: those of the processor while it runs, else those of the VMCB."""
+        processor = self._host.processor
+        return describe_processor(processor) if processor.in_guest else describe_virtual_cpu(self._vm.vcpu, processor)
