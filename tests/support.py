@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trapgate.arch.costs import DEFAULT_COSTS, profile
+
+#: Costs in which what a test counts can be worked out by hand: no caches in the walker, interrupts for nothing.
+PLAIN_COSTS = replace(profile(DEFAULT_COSTS), walk_cache_entries=0, nested_tlb_entries=0, interrupt=0, device_memory=0)
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -29,7 +29,7 @@ def error_line(text: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["frob"], "wanted a command (run, trace, doctor), got frob: see trapgate --help"),
+        (["frob"], "wanted a command (run, compare, trace, doctor), got frob: see trapgate --help"),
         (["--frob"], "wanted an option that trapgate has, got --frob: see trapgate --help"),
         (["run", "--frob"], "wanted an option that trapgate run has, got --frob: see trapgate run --help"),
         (["run", "--mem", "1G"], "wanted an option that trapgate run has, got --mem: did you mean --memory?"),

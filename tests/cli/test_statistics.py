@@ -12,7 +12,7 @@ from support import ROOT
 from trapgate.lab.options import RunOptions
 from trapgate.lab.report import json_report
 from trapgate.lab.run import RunOutcome
-from trapgate.lab.statistics import SCHEMA_VERSION, Statistics
+from trapgate.lab.statistics import SCHEMA_VERSION, ExitStatistics, Statistics
 
 STATISTICS = Statistics(
     instructions=3_000_000,
@@ -23,6 +23,10 @@ STATISTICS = Statistics(
     tlb={"dtlb_l2_hits": 5, "dtlb_misses": 6, "dtlb_walk_references": 24},
     port_accesses={"com1": 10, "pit": 0, "unmapped": 2},
     memory_accesses={"lapic": 9},
+    emulated_instructions=17,
+    world_switches=41,
+    exits={"ioio": ExitStatistics(30, 60_000, 1_500, 2_500), "hlt": ExitStatistics(10, 20_000, 2_000, 2_000)},
+    cycles_by_place={"guest": 3_000_000, "idle": 1_500_000},
     translated_blocks=100,
     handlers_built=4,
 )
@@ -37,6 +41,7 @@ def test_json_report() -> None:
     assert report == {
         "schema_version": SCHEMA_VERSION,
         "technique": "bare",
+        "costs": "opteron-2007",
         "guest": "trapgate-guest",
         "processor": "opteron-2007",
         "memory_bytes": 256 << 20,
@@ -50,6 +55,13 @@ def test_json_report() -> None:
         "tlb": {"dtlb_l2_hits": 5, "dtlb_misses": 6, "dtlb_walk_references": 24},
         "port_accesses": {"com1": 10, "unmapped": 2},
         "memory_accesses": {"lapic": 9},
+        "emulated_instructions": 17,
+        "world_switches": 41,
+        "exits": {
+            "ioio": {"samples": 30, "cycles": 60_000, "min": 1_500, "max": 2_500, "mean": 2_000.0},
+            "hlt": {"samples": 10, "cycles": 20_000, "min": 2_000, "max": 2_000, "mean": 2_000.0},
+        },
+        "cycles_by_place": {"guest": 3_000_000, "idle": 1_500_000},
         "host": {"seconds": 1.5, "guest_mips": 2.0, "translated_blocks": 100, "handlers_built": 4},
     }
 
@@ -76,6 +88,24 @@ def test_tables(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     print_statistics(OUTCOME)
     output, errors = capfd.readouterr()
     assert output == ""
-    for text in ("3,000,000", "4,500,000", "2.0", "48 (0x30)", "14 #PF", "com1", "lapic", "24"):
+    exits = [line.split() for line in errors.splitlines() if "ioio" in line or "hlt" in line]
+    assert [[cell for cell in row if cell != "│"] for row in exits] == [
+        ["ioio", "30", "75.00%", "75.00%", "1,500", "2,500", "2,000.0"],
+        ["hlt", "10", "25.00%", "25.00%", "2,000", "2,000", "2,000.0"],
+    ]
+    for text in (
+        "hypervisor's instructions",
+        "guest's instructions",
+        "66.7%",
+        "asleep",
+        "3,000,000",
+        "4,500,000",
+        "2.0",
+        "48 (0x30)",
+        "14 #PF",
+        "com1",
+        "lapic",
+        "24",
+    ):
         assert text in errors
     assert "pit" not in errors

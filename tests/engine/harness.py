@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import pytest
 
 from engine.assembly import Code
+from support import PLAIN_COSTS
 from trapgate.arch import layout
 from trapgate.arch.cpuid import OPTERON_2007, CpuProfile
 from trapgate.arch.registers import (
@@ -156,7 +157,7 @@ class Guest:
         self.bus.map_ports(PORT, 8, self.device)
         self.interrupt = 0x40
         self.processor = Processor(
-            profile, self.memory, self.bus, self.clock, self.control, handlers, self._acknowledge
+            profile, self.memory, self.bus, self.clock, self.control, handlers, self._acknowledge, PLAIN_COSTS
         )
         self.memory.write(STUBS, (b"\xf4" + bytes(15)) * 256)
         self._next_table = TABLES

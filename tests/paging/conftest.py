@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
-from trapgate.arch.costs import DEFAULT_COSTS, profile
+from support import PLAIN_COSTS
 from trapgate.arch.cpuid import OPTERON_2007
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Processor
@@ -23,6 +21,4 @@ def processor() -> Processor:
     """A processor with 4 MB of RAM."""
     memory = PhysicalMemory(MEMORY_SIZE)
     clock = Clock(OPTERON_2007.frequency)
-    # The walker's caches are on only where a test turns them on.
-    costs = replace(profile(DEFAULT_COSTS), walk_cache_entries=0, nested_tlb_entries=0)
-    return Processor(OPTERON_2007, memory, Bus(), clock, RunControl(), HandlerStore(), lambda: 0xFF, costs)
+    return Processor(OPTERON_2007, memory, Bus(), clock, RunControl(), HandlerStore(), lambda: 0xFF, PLAIN_COSTS)

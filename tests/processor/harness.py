@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import struct
 
+from support import PLAIN_COSTS
 from trapgate.arch import layout
 from trapgate.arch.cpuid import OPTERON_2007
 from trapgate.arch.registers import CS, GPR_NAMES
@@ -45,7 +46,7 @@ class Bench:
         self.clock = Clock(OPTERON_2007.frequency)
         self.control = RunControl()
         self.processor = Processor(
-            OPTERON_2007, self.memory, self.bus, self.clock, self.control, handlers(), self._acknowledge
+            OPTERON_2007, self.memory, self.bus, self.clock, self.control, handlers(), self._acknowledge, PLAIN_COSTS
         )
         self.vector = 0x20
 

@@ -7,16 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from trapgate.cli.errors import CannotWrite
+from trapgate.cli.tables import PLACE_TITLES
 from trapgate.lab.compare import Comparison, TechniqueRun, busy, references_per_walk, walks
 from trapgate.lab.statistics import PLACES, Statistics
 
 #: How many reasons of exits the table shows; JSON and CSV have all.
 TOP_EXITS = 8
-#: What the places are called in the table.
-PLACE_TITLES = {
-    "guest": "guest's instructions", "translation": "TLB misses and walks", "events": "exceptions, interrupts",
-    "world_switches": "world switches", "hypervisor": "hypervisor's work", "devices": "devices", "idle": "asleep",
-}  # fmt: skip
 Row = tuple[str, list[str]]
 
 

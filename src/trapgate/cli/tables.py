@@ -9,6 +9,7 @@ from rich.table import Table
 
 from trapgate.cpu.faults import NAMES
 from trapgate.lab.run import RunOutcome
+from trapgate.lab.statistics import Statistics
 
 #: What the TLB's counters are called in the table, in its order. The JSON names are the keys.
 TLB_TITLES = {
@@ -25,6 +26,11 @@ TLB_TITLES = {
     "tlb_flushes": "flushes of the whole TLB",
     "tlb_page_flushes": "flushes of one page",
 }
+#: What the places where cycles go are called in tables.
+PLACE_TITLES = {
+    "guest": "guest's instructions", "translation": "TLB misses and walks", "events": "exceptions, interrupts",
+    "world_switches": "world switches", "hypervisor": "hypervisor's work", "devices": "devices", "idle": "asleep",
+}  # fmt: skip
 
 
 def print_statistics(outcome: RunOutcome) -> None:
@@ -33,12 +39,17 @@ def print_statistics(outcome: RunOutcome) -> None:
     console = Console(stderr=True, highlight=False)
     run = _table("run")
     run.add_row("instructions", f"{statistics.instructions:,}")
+    if statistics.world_switches:
+        run.add_row("the hypervisor's instructions among them", f"{statistics.emulated_instructions:,}")
+        run.add_row("world switches", f"{statistics.world_switches:,}")
     run.add_row("modelled cycles", f"{statistics.cycles:,}")
     run.add_row("host seconds", f"{statistics.host_seconds:.3f}")
     run.add_row("guest MIPS", f"{statistics.guest_mips:.1f}")
     run.add_row("blocks translated", f"{statistics.translated_blocks:,}")
     run.add_row("handlers built", f"{statistics.handlers_built:,}")
     console.print(run)
+    _print_places(console, statistics)
+    _print_exits(console, statistics)
     titled = {TLB_TITLES.get(name, name.replace("_", " ")): count for name, count in statistics.tlb.items()}
     _print_counts(console, "TLB", titled.items())
     _print_counts(console, "interrupts by vector", _vectors(statistics.interrupts))
@@ -52,6 +63,36 @@ def _table(title: str) -> Table:
     table.add_column()
     table.add_column(justify="right")
     return table
+
+
+def _print_places(console: Console, statistics: Statistics) -> None:
+    places = {name: cycles for name, cycles in statistics.cycles_by_place.items() if cycles}
+    if not places:
+        return
+    table = _table("modelled cycles by place")
+    table.add_column(justify="right")
+    for name, cycles in places.items():
+        table.add_row(PLACE_TITLES[name], f"{cycles:,}", f"{100 * cycles / statistics.cycles:.1f}%")
+    console.print(table)
+
+
+def _print_exits(console: Console, statistics: Statistics) -> None:
+    """The columns of `perf kvm stat`; cycles are those between #VMEXIT and VMRUN."""
+    if not statistics.exits:
+        return
+    table = Table(title="exits; cycles from #VMEXIT to VMRUN, without time asleep", title_justify="left")
+    table.add_column("exit")
+    for title in ("samples", "samples %", "time %", "min", "max", "mean"):
+        table.add_column(title, justify="right")
+    samples = sum(count.samples for count in statistics.exits.values())
+    cycles = sum(count.cycles for count in statistics.exits.values())
+    for name, count in statistics.exits.items():
+        shares = 100 * count.samples / samples, 100 * count.cycles / cycles if cycles else 0.0
+        table.add_row(
+            name, f"{count.samples:,}", f"{shares[0]:.2f}%", f"{shares[1]:.2f}%", f"{count.least:,}",
+            f"{count.most:,}", f"{count.mean:,.1f}",
+        )  # fmt: skip
+    console.print(table)
 
 
 def _print_counts(console: Console, title: str, counts: Iterable[tuple[str, int]]) -> None:

@@ -29,6 +29,9 @@ RULES = (
         re.compile(r"^.*(Hypervisor detected|Booting paravirtualized kernel|kvm|x86/fpu|x86/cpu|smpboot: CPU0).*$"),
     ),
     Rule("a time of day that was read from the RTC, and the time since the start", re.compile(r"^.*rtc_cmos.*$")),
+    Rule("a line that appears when its thread gets to it", re.compile(r"^audit: type=2000 .*$")),
+    Rule("numbers in the order in which devices answer", re.compile(r"(?<=/input/input)\d+$")),
+    Rule("where the kernel lies, which it chooses by the time", re.compile(r"^Kernel Offset: .*$")),
     Rule("memory that was used until then, and how long a step took", re.compile(r"(?<= )\d+ ?(usecs|us|ms|K/\d+K)\b")),
     Rule("the embedded guest's cycles of an operation", re.compile(r"^(.{32} *\d+) +\d+\.\d$"), r"\1"),
 )
