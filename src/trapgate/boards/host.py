@@ -70,6 +70,14 @@ class HostMachine:
         finally:
             self.processor.set_translated(False, False)
 
+    def run_real_mode(self, vmcb: int) -> str:
+        """Run a guest's real mode without AMD-V: all of its code is translated, to run on its own page tables."""
+        self.processor.costs_as_translated = True
+        try:
+            return self.run(vmcb)
+        finally:
+            self.processor.costs_as_translated = False
+
     def interpret(self, vmcb: int, instructions: int) -> str:
         """Carry out an event or an instruction in a guest's stead."""
         self.entries += 1

@@ -93,11 +93,20 @@ class Processor(DebugTraps):
 
         With this a hypervisor without AMD-V carries out in the guest's stead what the guest must not do itself.
         """
-        self.vmrun(vmcb_address)
-        if instructions and not self.left_guest:
-            self._step()
-        if not self.left_guest:
-            self.leave_guest(VmExit(vmcb.EXIT_INTERPRETED, rip=self.rip))
+        self.interpreting = True
+        try:
+            self.vmrun(vmcb_address)
+            if instructions and not self.left_guest:
+                self._step()
+            if not self.left_guest:
+                self.leave_guest(VmExit(vmcb.EXIT_INTERPRETED, rip=self.rip))
+        except (Unimplemented, UnimplementedDevice) as error:
+            self.stop_report = str(error)
+            return "unimplemented"
+        except TripleFault:
+            return "triple-fault"
+        finally:
+            self.interpreting = False
         if self.charged:
             self.spend_charged()
         return "vmexit"

@@ -34,6 +34,10 @@ class Backend(Protocol):
         """
         ...
 
+    def run_real_mode(self, vmcb: int) -> str:
+        """The same for a guest in real mode, all of whose code is translated."""
+        ...
+
     def interpret(self, vmcb: int, instructions: int) -> str:
         """Deliver the injected event, and carry out 0 or 1 instructions, in the guest's stead."""
         ...

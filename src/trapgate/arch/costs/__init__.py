@@ -40,6 +40,9 @@ class Costs:
     interrupt: int
     vmrun: int
     vmexit: int
+    #: The same for a guest without AMD-V: an exception into the hypervisor, and the return from it.
+    deprivileged_exit: int
+    deprivileged_entry: int
     #: Read and write of a field of the VMCB by the hypervisor.
     vmcb_read: int
     vmcb_write: int

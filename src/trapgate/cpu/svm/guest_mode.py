@@ -45,6 +45,10 @@ class GuestMode(SystemManagement):
     left_guest = False
     #: The guest runs without AMD-V: its code is translated, its exceptions are the hypervisor's (technique `software`).
     translated = False
+    #: It is charged as such a guest, though nothing of its code needs replacing: in real mode.
+    costs_as_translated = False
+    #: The hypervisor carries out an event or an instruction in its guest's stead.
+    interpreting = False
     #: What of the last guest's state is still in the registers.
     resident: Resident
     #: Host RAM as 64-bit words.
@@ -95,7 +99,7 @@ class GuestMode(SystemManagement):
     def vmrun(self, place: int) -> None:
         """Enter the guest whose VMCB is at host-physical `place`, which was checked to be a page of RAM."""
         q = self.q
-        self._charge_switch(self.costs.vmrun)
+        self._charge_switch(entering=True)
         self.vmcb = place
         self.before_write(place, vmcb.SIZE)
         known, controls = self._read_controls(place)
@@ -157,7 +161,14 @@ class GuestMode(SystemManagement):
             self.deprivileged = deprivileged
             self.mode_changed()
 
-    def _charge_switch(self, cycles: int) -> None:
+    def _charge_switch(self, entering: bool) -> None:
+        if self.interpreting:
+            return  # nobody is entered: the hypervisor works
+        costs = self.costs
+        if self.translated or self.costs_as_translated:
+            cycles = costs.deprivileged_entry if entering else costs.deprivileged_exit
+        else:
+            cycles = costs.vmrun if entering else costs.vmexit
         self.charged += cycles
         self.switch_cycles += cycles
 
@@ -167,7 +178,7 @@ class GuestMode(SystemManagement):
         self._controls_raw = (b"", b"")
         self.exit_counts[vmcb.EXIT_INVALID] = self.exit_counts.get(vmcb.EXIT_INVALID, 0) + 1
         _EXIT.pack_into(self.ram, self.vmcb + vmcb.EXITCODE, vmcb.EXIT_INVALID, 0, 0, 0)
-        self._charge_switch(self.costs.vmexit)
+        self._charge_switch(entering=False)
         self.left_guest = self.python_host
         if not self.python_host:
             self.gif = False
@@ -233,7 +244,7 @@ class GuestMode(SystemManagement):
         place, controls, q = self.vmcb, self.controls, self.q
         code = exit_.code
         self.exit_counts[code] = self.exit_counts.get(code, 0) + 1
-        self._charge_switch(self.costs.vmexit)
+        self._charge_switch(entering=False)
         if exit_.rip is not None:
             self.rip = exit_.rip
         ram = self.ram

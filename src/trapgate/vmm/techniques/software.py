@@ -66,7 +66,7 @@ class Software(Shadow):
             return backend.interpret(address, int(interpret and not block[vmcb.EVENTINJ] & vmcb.EVENT_VALID))
         if not self._cr0 & CR0_PE:  # c
             self._use(block, deprivileged=False, exceptions=_ONLY_PAGE_FAULTS)
-            return backend.run(address)
+            return backend.run_real_mode(address)
         cpl = block.byte(vmcb.CPL)
         if cpl == 3:  # b
             self._use(block, deprivileged=False, exceptions=_ALL_EXCEPTIONS)
