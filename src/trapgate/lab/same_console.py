@@ -33,7 +33,7 @@ RULES = (
     Rule("numbers in the order in which devices answer", re.compile(r"(?<=/input/input)\d+$")),
     Rule("where the kernel lies, which it chooses by the time", re.compile(r"^Kernel Offset: .*$")),
     Rule("memory that was used until then, and how long a step took", re.compile(r"(?<= )\d+ ?(usecs|us|ms|K/\d+K)\b")),
-    Rule("the embedded guest's cycles of an operation", re.compile(r"^(.{32} *\d+) +\d+\.\d$"), r"\1"),
+    Rule("the embedded guest's cycles of an operation", re.compile(r"^(\S.*? {2,}\d+) +\d+\.\d$"), r"\1"),
 )
 
 

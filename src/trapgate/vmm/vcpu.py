@@ -86,7 +86,7 @@ class VirtualCpu:
             if self.reset_wanted:
                 self.reset_wanted = False
                 self.vm.reset_processor()
-            self._prepare_event()
+            injected = self._prepare_event()
             self.technique.before_entry()
             self.inside = True
             reason = self.technique.enter(address)
@@ -99,6 +99,8 @@ class VirtualCpu:
             interrupted = block[vmcb.EXITINTINFO]
             if interrupted & vmcb.EVENT_VALID:
                 self.event = interrupted
+                if not injected & vmcb.EVENT_VALID and _is_instruction(interrupted):
+                    backend.retire(1)  # INT n and its like: what injects the event completes the instruction
             handler = exits.get(code) or self.technique.exits.get(code)
             if handler is None:
                 raise self._unexpected(code)
@@ -129,8 +131,8 @@ class VirtualCpu:
 
     # -- events
 
-    def _prepare_event(self) -> None:
-        """Choose what EVENTINJ delivers; ask for an exit when the guest can take what has to wait.
+    def _prepare_event(self) -> int:
+        """Choose what EVENTINJ delivers, and return it; ask for an exit when the guest can take what has to wait.
 
         | waiting                            | the guest can take it | done                          |
         |------------------------------------|-----------------------|-------------------------------|
@@ -155,6 +157,7 @@ class VirtualCpu:
         elif self._window:
             self.set_window(False)
         block[vmcb.EVENTINJ] = event
+        return event
 
     def set_window(self, wanted: bool) -> None:
         """Exit, or no longer, as soon as the guest can take an interrupt."""
@@ -306,3 +309,9 @@ class VirtualCpu:
             self.block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
             self.backend.retire(1)
         return True
+
+
+def _is_instruction(event: int) -> bool:
+    """Whether EXITINTINFO is of INT n, INT3 or INTO, which has left rip on itself (APM vol. 2, 15.7.2)."""
+    kind, vector = event >> vmcb.EVENT_TYPE_SHIFT & 7, event & 0xFF
+    return kind == vmcb.EVENT_SOFTWARE or (kind == vmcb.EVENT_EXCEPTION and vector in (vectors.BP, vectors.OF))
