@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import trapgate.isa.system  # noqa: F401  (registers the Python forms)
+import trapgate.engine.processor  # noqa: F401  (registers every operation)
 from support import ROOT
 from trapgate.arch import vmcb
 from trapgate.arch.costs import DEFAULT_COSTS, NAMES, Costs, profile, read
