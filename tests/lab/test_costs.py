@@ -69,3 +69,15 @@ def test_exits_without_a_cost_of_their_own_have_the_common_one() -> None:
     costs = profile(DEFAULT_COSTS)
     assert costs.exit_work("exception_14") == costs.exits["exception_14"] != costs.exit
     assert costs.exit_work("cpuid") == costs.exit
+
+
+def test_the_guide_has_every_number() -> None:
+    text = (ROOT / "docs" / "costs.md").read_text()
+    costs = [profile(name) for name in NAMES]
+    assert "| | " + " | ".join(f"`{name}`" for name in NAMES) + " |" in text
+    rows = {name.upper(): [c.instructions.get(name, 1) for c in costs] for name in costs[0].instructions}
+    rows |= {f"`exits.{name}`": [c.exit_work(name) for c in costs] for name in costs[0].exits}
+    plain = [field.name for field in fields(Costs) if isinstance(getattr(costs[0], field.name), int)]
+    rows |= {f"`{name}`": [getattr(c, name) for c in costs] for name in plain}
+    missing = [name for name, row in rows.items() if f"| {name} | {' | '.join(map(str, row))} |" not in text]
+    assert missing == []
