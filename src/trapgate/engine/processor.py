@@ -189,7 +189,7 @@ class Processor(DebugTraps):
                 if stepped or self.blocks.breakpoints.addresses:
                     block = self.blocks.block_at(uop)
                     if stepped or block.watched:
-                        why, uop = self._walk(block, 0, clock.now), 0
+                        why, uop = self._walk(block, 0), 0
                         continue
             now = clock.now
             if cut:

@@ -43,9 +43,8 @@ class Stepping(Exits):
     #: With an observer every block is stepped.
     observer: Observer | None = None
     steps_left = UNCOUNTED
-    #: The rest of a block in which the run was stopped: the block, the next instruction's index, the cycle at which
-    #: the block was entered.
-    _rest: tuple[Block, int, int] | None = None
+    #: The rest of a block in which the run was stopped: the block, the next instruction's index.
+    _rest: tuple[Block, int] | None = None
     _paused = False
     #: Where the last breakpoint stopped the run: linear address, instructions so far. It does not stop it again.
     _passing = (-1, -1)
@@ -87,41 +86,46 @@ class Stepping(Exits):
         self._paused = False
         if self._rest is None:
             return ""
-        block, index, start = self._rest
+        block, index = self._rest
         self._rest = None
         rip = block.rip + sum(d.length for d in block.decoded[:index])
         if not block.valid or self.redirected or self.rip != rip:
             return ""
-        return self._walk(block, index, start)
+        return self._walk(block, index)
 
-    def _walk(self, block: Block, index: int, start: int) -> str:
-        """Step through a block from an instruction on; `start` is the cycle at which it was entered.
+    def _walk(self, block: Block, index: int) -> str:
+        """Step through a block from an instruction on.
 
         Returns "breakpoint" or "steps" when the run stops before an instruction, "" when the block has been left.
         """
         while index < len(block.decoded):
             why = "steps" if self.steps_left <= 0 else "breakpoint" if self._stops_here() else ""
             if why:
-                self._rest = (block, index, start)
+                self._rest = (block, index)
                 return why
             form = block.decoded[index].form
             # A repeated instruction is left between two turns where native code would leave it.
-            room = self._room(start) if form is not None and form.repeat else 0
+            room = self._room(block, index) if form is not None and form.repeat else 0
             index += 1
             plain = self._step(room) in _PLAIN and block.valid
             if self._paused:
                 self._paused = False
                 if plain:
-                    self._rest = (block, index, start)
+                    self._rest = (block, index)
                 return "steps"
             if not plain:
                 break
         return ""
 
-    def _room(self, start: int) -> int:
-        """Cycles from the beginning of a block to where native code is left."""
+    def _room(self, block: Block, index: int) -> int:
+        """Cycles that an instruction of a block may take before native code would be left.
+
+        Native code has by then spent what its page walks have cost; what the block's instructions cost it spends at the
+        block's end.
+        """
         deadline = self.clock.deadline
-        return SLICE if deadline is None else min(SLICE, deadline - 1 - start)
+        spent = self.clock.now - block.cycles_before(index)
+        return SLICE if deadline is None else min(SLICE, deadline - 1 - spent)
 
     def _step(self, room: int = 0) -> int:
         """Run exactly one instruction at rip, or take its fault; the exit code (engine/record.py) with which it ended.
