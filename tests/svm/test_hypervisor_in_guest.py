@@ -452,7 +452,7 @@ def test_nested_paging_uses_the_hosts_mode(world: Make) -> None:
     w.guest.run_to_halt()
     assert (w[vmcb.EXITCODE], w.guest["rbx"]) == (vmcb.EXIT["vmmcall"], 99)
     assert w.processor.state.get(layout.NESTED) == 0
-    assert (CR0_PE | CR0_PG | CR0_NE | CR0_WP | CR0_ET) == w.processor.cr0
+    assert w.processor.cr0 == (CR0_PE | CR0_PG | CR0_NE | CR0_WP | CR0_ET)
     assert w.processor.cr4 == CR4_OSFXSR | CR4_PAE | CR4_PGE
 
 
