@@ -151,7 +151,7 @@ def test_the_hosts_invlpga(world: Make) -> None:
 
 
 def test_the_hosts_own_flush_is_asid_0s(world: Make) -> None:
-    """A host that the processor runs: MOV CR3 there leaves its guest's translations alone, and the guest's the host's."""
+    """A host that the processor runs: its MOV CR3 leaves its guest's translations alone."""
     w = ready(world)
     p, g = w.processor, w.guest
     image = w.memory.read(VMCB, 0x1000)

@@ -1,9 +1,9 @@
 """A guest that runs anything at all at CPL 0 changes nothing outside its frames, and raises no error of the host.
 
-Guest-physical 0 to 8_0000h lie at host-physical 10_0000h to 18_0000h; everything else holds a pattern. Its code is random, with
-system instructions among it more often than chance would have them; its state is random too, as far as a hypervisor may
-let it be. Under nested paging that is everything. Under a plain ASID the page tables are the hypervisor's: there CR3,
-paging and what addresses memory physically are intercepted (APM vol. 2, 15.5, 15.16, 15.25).
+Guest-physical 0 to 8_0000h lie at host-physical 10_0000h to 18_0000h; everything else holds a pattern. Its code is
+random, with system instructions among it more often than chance would have them; its state is random too, as far as a
+hypervisor may let it be. Under nested paging that is everything. Under a plain ASID the page tables are the
+hypervisor's: there CR3, paging and what addresses memory physically are intercepted (APM vol. 2, 15.5, 15.16, 15.25).
 
 TRAPGATE_SVM_ATTACK=1000 for a long run.
 """
@@ -52,18 +52,17 @@ TABLES_END = 0x6_0000
 A_AND_D = 0x60
 
 #: Intercepts without which a guest could address host memory physically, or not be stopped.
-ALWAYS = ("vmrun", "vmload", "vmsave", "skinit", "stgi", "clgi", "rsm", "shutdown", "intr", "hlt", "mwait", "ioio", "msr",
-          "ferr_freeze")  # fmt: skip
-SYSTEM = [
-    b"\x0f\x20\xc0", b"\x0f\x22\xc0", b"\x0f\x20\xd8", b"\x0f\x22\xd8", b"\x0f\x20\xe0", b"\x0f\x22\xe0", b"\x0f\x23\xf8",
-    b"\x0f\x01\xd8", b"\x0f\x01\xd9", b"\x0f\x01\xda", b"\x0f\x01\xdb", b"\x0f\x01\xdc", b"\x0f\x01\xdd", b"\x0f\x01\xdf",
-    b"\x0f\x01\x3b", b"\x0f\x01\x1b", b"\x0f\x01\x13", b"\x0f\x00\xd0", b"\x0f\x00\xd8", b"\x0f\x30", b"\x0f\x32",
-    b"\x0f\xa2", b"\x0f\x31", b"\x9c", b"\x9d", b"\xcf", b"\x48\xcf", b"\xcd\x80", b"\xcc", b"\xf1", b"\xfb", b"\xfa",
-    b"\xf4", b"\x0f\x06", b"\x0f\xaa", b"\x8e\xd0", b"\x8e\xd8", b"\xea\x00\x80\x00\x00\x18\x00", b"\xff\x1b", b"\xff\x2b",
-    b"\x0f\x05", b"\x0f\x07", b"\x0f\x34", b"\x0f\x35", b"\x0f\x01\xf8", b"\x48\x89\x03", b"\xf3\x48\xab", b"\xf3\xa4",
-    b"\x6c", b"\x6e", b"\xec", b"\xee", b"\x0f\xae\x03", b"\x0f\xae\x0b", b"\xdd\x33", b"\xdd\x23", b"\xc8\x10\x00\x05",
-    b"\x48\x0f\xc7\x0b", b"\xf3\x90", b"\x0f\x0b", b"\xdb\xe3", b"\x9b", b"\xe2\xf0", b"\xeb\xe0", b"\x0f\x2b\x03",
-]  # fmt: skip
+ALWAYS = ("vmrun", "vmload", "vmsave", "skinit", "stgi", "clgi", "rsm", "shutdown", "intr", "hlt", "mwait", "ioio",
+          "msr", "ferr_freeze")  # fmt: skip
+_SYSTEM = (
+    "0f20c0", "0f22c0", "0f20d8", "0f22d8", "0f20e0", "0f22e0", "0f23f8", "0f01d8", "0f01d9", "0f01da", "0f01db",
+    "0f01dc", "0f01dd", "0f01df", "0f013b", "0f011b", "0f0113", "0f00d0", "0f00d8", "0f30", "0f32", "0fa2", "0f31",
+    "9c", "9d", "cf", "48cf", "cd80", "cc", "f1", "fb", "fa", "f4", "0f06", "0faa", "8ed0", "8ed8", "ea008000001800",
+    "ff1b", "ff2b", "0f05", "0f07", "0f34", "0f35", "0f01f8", "488903", "f348ab", "f3a4", "6c", "6e", "ec", "ee",
+    "0fae03", "0fae0b", "dd33", "dd23", "c8100005", "480fc70b", "f390", "0f0b", "dbe3", "9b", "e2f0", "ebe0",
+    "0f2b03",
+)  # fmt: skip
+SYSTEM = [bytes.fromhex(word) for word in _SYSTEM]
 
 
 def code(r: random.Random, size: int) -> bytes:

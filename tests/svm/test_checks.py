@@ -1,4 +1,4 @@
-"""What VMRUN refuses (APM vol. 2, 15.5.1 "Canonicalization and Consistency Checks", 15.25.3, 15.25.4), and VMCBs of garbage."""
+"""What VMRUN refuses (APM vol. 2, 15.5.1 "Canonicalization and Consistency Checks", 15.25.3, 15.25.4); garbage."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ ILLEGAL: dict[str, tuple[Callable[[World], object], str]] = {
     "type 1": (change(vmcb.EVENTINJ, lambda v: 1 << 31 | 1 << 8), "an injected event of a reserved type"),
     "vector 2": (change(vmcb.EVENTINJ, lambda v: 1 << 31 | 3 << 8 | 2), "an injected exception whose vector is none"),
     "vector 32": (change(vmcb.EVENTINJ, lambda v: 1 << 31 | 3 << 8 | 32), "an injected exception whose vector is none"),
-    "br": (change(vmcb.EVENTINJ, lambda v: 1 << 31 | 3 << 8 | 5), "an injected exception that 64-bit code cannot raise"),
+    "br": (change(vmcb.EVENTINJ, lambda v: 1 << 31 | 3 << 8 | 5),
+           "an injected exception that 64-bit code cannot raise"),
 }  # fmt: skip
 
 NESTED: dict[str, tuple[Callable[[World], object], str]] = {

@@ -1,5 +1,5 @@
-"""A hypervisor that the processor runs itself: VMRUN and #VMEXIT (APM vol. 2, 15.5 and 15.6), AMD-V's other instructions
-(APM vol. 3, chapter 4), and its MSRs (15.30).
+"""A hypervisor that the processor runs itself: VMRUN and #VMEXIT (APM vol. 2, 15.5 and 15.6), AMD-V's other
+instructions (APM vol. 3, chapter 4), and its MSRs (15.30).
 
 The host is 64-bit code at 8000h, its guest's is at A000h.
 """
@@ -100,8 +100,8 @@ def test_it_goes_round(world: Make) -> None:
     w.guest.load(
         assemble(
             64,
-            "0f 01 d8  vmrun rax\n48 8b 0c 25 c8 00 01 00  mov rcx,[0x100c8]\n48 89 0c 25 78 05 01 00  mov [0x10578],rcx\n"
-            "ff ca  dec edx\n75 e9  db jnz 0x8000\nf4  hlt",
+            "0f 01 d8  vmrun rax\n48 8b 0c 25 c8 00 01 00  mov rcx,[0x100c8]\n"
+            "48 89 0c 25 78 05 01 00  mov [0x10578],rcx\nff ca  dec edx\n75 e9  db jnz 0x8000\nf4  hlt",
         )
     )
     w.guest.set(rbx=0, rdx=5)
@@ -458,7 +458,10 @@ def test_nested_paging_uses_the_hosts_mode(world: Make) -> None:
 
 def test_pat_of_the_host(world: Make) -> None:
     """Under nested paging the guest has its own (15.25.2); else it writes the host's (15.25.8)."""
-    text = "b9 77 02 00 00  mov ecx,0x277\n0f 32  rdmsr\n89 c3  mov ebx,eax\n31 c0  xor eax,eax\n0f 30  wrmsr\n0f 01 d9  vmmcall"
+    text = (
+        "b9 77 02 00 00  mov ecx,0x277\n0f 32  rdmsr\n89 c3  mov ebx,eax\n31 c0  xor eax,eax\n0f 30  wrmsr\n"
+        "0f 01 d9  vmmcall"
+    )
     for nested in (False, True):
         w = host(world, VMRUN, text)
         if nested:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from engine.assembly import assemble
-from engine.harness import DATA, TSS_SELECTOR
+from engine.harness import DATA
 from svm.conftest import LATER, Make
 from svm.world import VMCB, World
 from trapgate.arch import vmcb
@@ -267,4 +267,3 @@ def test_guest_state_needs_no_svme_for_vmmcall(world: Make) -> None:
     w.wrap().code(64, "0f 01 d9  vmmcall")
     assert w[vmcb.EFER] & EFER_SVME
     assert w.run().code == 0x81
-    assert w.processor.tr.selector == TSS_SELECTOR

@@ -1,4 +1,4 @@
-"""SMIs that are not intercepted (APM vol. 2, 15.22.3: "taken from within the guest context", and not subject to intercepts)."""
+"""SMIs that are not intercepted: "taken from within the guest context" (APM vol. 2, 15.22.3)."""
 
 from __future__ import annotations
 
