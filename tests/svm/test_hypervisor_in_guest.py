@@ -478,7 +478,7 @@ def test_an_event_whose_delivery_exits_leaves_vmrun_done(world: Make) -> None:
     w.memory.write_u64(0x3000 + 36, 0x20_0000)
     w.guest.run_to_halt()
     assert w.guest["rip"] == 0x8004
-    assert w.exit() == (0x4E, 2, 0x1F_FFD0, event(3, 13, 0))
+    assert w.exit() == (0x4E, 2, 0x1F_FFF8, event(3, 13, 0))
 
 
 def test_vmrun_in_a_guest_is_always_intercepted(world: Make) -> None:

@@ -196,7 +196,7 @@ def test_the_second_page_of_a_fetch(world: Make) -> None:
 
 @pytest.mark.parametrize(("page", "info", "address"), [
     (IDT, 0, IDT + 16 * 6), (GDT, 0, GDT + 8), (TSS, 0, TSS + 36),
-    (INTERRUPT_STACK - 0x1000, WRITE, INTERRUPT_STACK - 0x28),
+    (INTERRUPT_STACK - 0x1000, WRITE, INTERRUPT_STACK - 8),
 ])  # fmt: skip
 def test_delivery(world: Make, page: int, info: int, address: int) -> None:
     """EXITINTINFO has the event under way; injected again it arrives."""

@@ -196,7 +196,8 @@ class Processor(DebugTraps):
                 # The limit has cut a repeated instruction short: the rest of it in one go, not turn by turn.
                 cut = False
                 self._settle(uop)
-                self._step(min(self._room(now), working_from + max_stall - now))
+                room = SLICE if deadline is None else min(SLICE, deadline - 1 - now)
+                self._step(min(room, working_from + max_stall - now))
                 uop = 0
                 continue
             zero = now + SLICE

@@ -39,8 +39,7 @@ class GuestMode(SystemManagement):
     controls: Controls
     #: Host-physical address of the current guest's VMCB.
     vmcb = 0
-    #: Whether the hypervisor is a program outside, for which the processor stops at #VMEXIT.
-    python_host = False
+    _python_host = False
     #: Set at #VMEXIT for such a hypervisor.
     left_guest = False
     #: The guest runs without AMD-V: its code is translated, its exceptions are the hypervisor's (technique `software`).
@@ -75,6 +74,19 @@ class GuestMode(SystemManagement):
     shadow_place = (-1, -1)
     forms: Mapping[str, PythonForm]
     tsc_offset: int
+
+    @property
+    def python_host(self) -> bool:
+        """Whether the hypervisor is a program outside, for which the processor stops at #VMEXIT."""
+        return self._python_host
+
+    @python_host.setter
+    def python_host(self, value: bool) -> None:
+        self._python_host = value
+        if not value and self.forms is self._forms_inside:
+            # What runs next is a host's own code.
+            self.forms = self._host_forms
+            self.intercepts_changed()
 
     def reset(self) -> None:
         """The state after RESET#: no guest, GIF set."""
