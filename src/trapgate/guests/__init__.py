@@ -14,7 +14,7 @@ from importlib.resources import files
 
 from trapgate.machine.errors import MachineError
 
-NAMES = ("trapgate-guest", "real-loop", "bench")
+NAMES = ("trapgate-guest", "real-loop", "bench", "hypervisor")
 
 
 class UnknownGuest(MachineError, LookupError):
