@@ -51,6 +51,14 @@ class ControlBlock:
         self.writes += 1
         self._bytes[offset] = value
 
+    def read_bytes(self, first: int, end: int) -> bytes:
+        """The bytes from offset `first` to before `end`."""
+        return bytes(self._bytes[first:end])
+
+    def write_bytes(self, offset: int, data: bytes) -> None:
+        """Write bytes from an offset on."""
+        self._bytes[offset : offset + len(data)] = data
+
     # -- intercepts
 
     def intercept(self, name: str, wanted: bool = True) -> None:

@@ -29,24 +29,25 @@ class VirtualMsrs:
         vm = self._vm
         profile = vm.profile
         if number == EFER and profile.efer_bits:
-            return vm.vcpu.efer
+            return vm.vcpu.efer | (EFER_SVME if vm.vcpu.nested.svme else 0)
         if number == TSC and "TSC" in profile.flags:
             return vm.backend.clock.now + vm.vcpu.block[vmcb.TSC_OFFSET] & _M64
         if number == APIC_BASE and "APIC" in profile.flags:
             return vm.board.lapic.apic_base
+        if number == PAT and "PAT" in profile.flags:
+            return vm.vcpu.block[vmcb.G_PAT]
         if number in profile.constant_msrs:
             return profile.constant_msrs[number]
+        own = vm.vcpu.nested.read_msr(number)
+        if own is not None:
+            return own
         if self._is_plain(number):
             return self._values.get(number, 0)
         raise GuestFault(GP, 0)
 
     def _is_plain(self, number: int) -> bool:
         profile = self._vm.profile
-        return (
-            number in profile.msrs
-            or (number == PAT and "PAT" in profile.flags)
-            or (number == TSC_AUX and "RDTSCP" in profile.flags)
-        )
+        return number in profile.msrs or (number == TSC_AUX and "RDTSCP" in profile.flags)
 
     def write(self, number: int, value: int) -> None:
         """WRMSR."""
@@ -55,7 +56,7 @@ class VirtualMsrs:
         if number == EFER and profile.efer_bits:
             self._write_efer(value)
         elif number == TSC and "TSC" in profile.flags:
-            vm.vcpu.block[vmcb.TSC_OFFSET] = value - vm.backend.clock.now & _M64
+            vm.vcpu.block[vmcb.TSC_OFFSET] = value - vm.backend.clock.now + vm.vcpu.nested.tsc_ahead & _M64
         elif number == APIC_BASE and "APIC" in profile.flags:
             if value & ~0x0000_FFFF_FFFF_F900:
                 raise GuestFault(GP, 0)
@@ -63,8 +64,9 @@ class VirtualMsrs:
         elif number == PAT and "PAT" in profile.flags:
             if any(value >> 8 * i & 0xFF not in _PAT_TYPES for i in range(8)):
                 raise GuestFault(GP, 0)
-            self._values[number] = value
             vm.vcpu.block[vmcb.G_PAT] = value
+        elif vm.vcpu.nested.write_msr(number, value):
+            pass
         elif self._is_plain(number):
             self._values[number] = value & profile.msrs.get(number, 0xFFFF_FFFF)
         elif number not in profile.constant_msrs or number in profile.read_only_msrs:
@@ -73,8 +75,9 @@ class VirtualMsrs:
     def _write_efer(self, value: int) -> None:
         vm = self._vm
         technique = vm.technique
-        allowed = vm.profile.efer_bits & ~EFER_SVME
+        allowed = vm.profile.efer_bits & ~EFER_SVME | vm.vcpu.nested.writable_efer
         old = technique.efer
         if value & ~allowed or ((old ^ value) & EFER_LME and technique.cr0 >> 31 & 1):
             raise GuestFault(GP, 0)
-        technique.set_efer(value & ~EFER_LMA | old & EFER_LMA)
+        technique.set_efer(value & ~(EFER_LMA | EFER_SVME) | old & EFER_LMA)
+        vm.vcpu.nested.svme = bool(value & EFER_SVME)

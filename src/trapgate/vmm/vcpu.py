@@ -14,9 +14,13 @@ from trapgate.vmm.control_block import SEGMENTS, ControlBlock
 from trapgate.vmm.emulate import GuestFault, NotEmulated, emulate
 from trapgate.vmm.errors import EntryRefused, UnexpectedExit
 from trapgate.vmm.linear import LinearMemory
+from trapgate.vmm.nested_svm.events import intercept_exception, intercept_shutdown, prepare_event
+from trapgate.vmm.nested_svm.exits import handler as nested_handler
+from trapgate.vmm.nested_svm.paging import NestedPageFault
 from trapgate.vmm.statistics import ExitStatistics
 
 if TYPE_CHECKING:
+    from trapgate.vmm.nested_svm import NestedSvm
     from trapgate.vmm.techniques.base import Technique
     from trapgate.vmm.vm import VirtualMachine
 
@@ -31,6 +35,8 @@ class VirtualCpu:
         self.vm, self.backend, self.block = vm, backend, block
         self.gpr = backend.gprs
         self.technique: Technique
+        #: The guest's own AMD-V.
+        self.nested: NestedSvm
         #: Level of INTR, as the guest's board drives it.
         self.intr = False
         self.nmi = False
@@ -41,7 +47,8 @@ class VirtualCpu:
         #: What EVENTINJ is to deliver at the next entry, 0 for nothing.
         self.event = 0
         self.inside = False
-        self._window = False
+        #: V_IRQ only asks to be told when the guest can take an interrupt.
+        self.window = False
         #: Why the guest can no longer run: "triple-fault", "halted"; "" while it can.
         self.stopped = ""
         self.statistics = ExitStatistics()
@@ -75,9 +82,8 @@ class VirtualCpu:
     # -- the loop
 
     def run(self) -> str:
-        """Run the guest until the run is to end: "request", "limit", "triple-fault", "halted"."""
-        backend, block, control = self.backend, self.block, self.vm.control
-        address = block.address
+        """Run the guest until the run is to end: "request", "limit", "triple-fault", "halted", "unimplemented"."""
+        backend, control, nested = self.backend, self.vm.control, self.nested
         exits, clock = self.exits, backend.clock
         statistics = self.statistics
         while not self.stopped:
@@ -86,10 +92,16 @@ class VirtualCpu:
             if self.reset_wanted:
                 self.reset_wanted = False
                 self.vm.reset_processor()
-            injected = self._prepare_event()
-            self.technique.before_entry()
+            if nested.in_l2:
+                prepare_event(nested)
+                nested.before_entry()
+            else:
+                self._prepare_event()
+                self.technique.before_entry()
+            block = self.block
+            injected = block[vmcb.EVENTINJ]
             self.inside = True
-            reason = self.technique.enter(address)
+            reason = self.technique.enter(block.address)
             self.inside = False
             if reason != "vmexit":
                 return reason
@@ -101,11 +113,15 @@ class VirtualCpu:
                 self.event = interrupted
                 if not injected & vmcb.EVENT_VALID and _is_instruction(interrupted):
                     backend.retire(1)  # INT n and its like: what injects the event completes the instruction
-            handler = exits.get(code) or self.technique.exits.get(code)
+            handler = nested_handler(nested, code) if nested.in_l2 else None
+            handler = handler or exits.get(code) or self.technique.exits.get(code)
             if handler is None:
                 raise self._unexpected(code)
             slept = self.vm.idle_cycles
-            handler(self)
+            try:
+                handler(self)
+            except NestedPageFault as fault:
+                nested.leave(vmcb.EXIT_NPF, fault.info1, fault.info2)
             backend.charge(self._work(code))
             if self.memory.device_accesses:
                 backend.charge_device(self.memory.device_accesses * backend.costs.device_memory)
@@ -131,8 +147,8 @@ class VirtualCpu:
 
     # -- events
 
-    def _prepare_event(self) -> int:
-        """Choose what EVENTINJ delivers, and return it; ask for an exit when the guest can take what has to wait.
+    def _prepare_event(self) -> None:
+        """Choose what EVENTINJ delivers; ask for an exit when the guest can take what has to wait.
 
         | waiting                            | the guest can take it | done                          |
         |------------------------------------|-----------------------|-------------------------------|
@@ -141,27 +157,26 @@ class VirtualCpu:
         | c INTR                             | IF, no shadow         | acknowledged, EVENTINJ        |
         | d INTR                             | no, or after (a), (b) | V_IRQ, so that VINTR exits    |
         """
-        block = self.block
+        block, gif = self.block, self.nested.gif
         event = self.event
         self.event = 0
-        if not event and self.nmi and not self.nmi_masked:  # b
+        if not event and self.nmi and not self.nmi_masked and gif:  # b
             self.nmi = False
             self.nmi_masked = True
             block.intercept("iret")
             event = vmcb.EVENT_VALID | vmcb.EVENT_NMI << vmcb.EVENT_TYPE_SHIFT | vectors.NMI
-        if self.intr:
+        if self.intr and gif:
             if not event and block.interruptible:  # c
                 event = vmcb.EVENT_VALID | self.vm.board.acknowledge()
-            if self.intr and not self._window:  # d
+            if self.intr and not self.window:  # d
                 self.set_window(True)
-        elif self._window:
+        elif self.window:
             self.set_window(False)
         block[vmcb.EVENTINJ] = event
-        return event
 
     def set_window(self, wanted: bool) -> None:
         """Exit, or no longer, as soon as the guest can take an interrupt."""
-        self._window = wanted
+        self.window = wanted
         block = self.block
         word = block[vmcb.VIRTUAL_INTERRUPT] & ~(_WINDOW | vmcb.V_IRQ)
         block[vmcb.VIRTUAL_INTERRUPT] = word | (_WINDOW if wanted else 0)
@@ -170,6 +185,8 @@ class VirtualCpu:
     def inject(self, fault: GuestFault) -> None:
         """Deliver an exception at the next entry; with one that was being delivered it may be #DF (8.2.9)."""
         vector, error = fault.vector, fault.error
+        if intercept_exception(self.nested, vector, error, fault.address):
+            return
         if fault.address is not None:
             self.block[vmcb.CR2] = fault.address
         first = self.event
@@ -183,13 +200,17 @@ class VirtualCpu:
                 other == vectors.PF and (contributory or vector == vectors.PF)
             ):
                 vector, error = vectors.DF, 0
+                if intercept_exception(self.nested, vector, error, None):
+                    return
         event = vmcb.EVENT_VALID | vmcb.EVENT_EXCEPTION << vmcb.EVENT_TYPE_SHIFT | vector
         if vector in WITH_ERROR_CODE and self.block[vmcb.CR0] & CR0_PE:
             event |= vmcb.EVENT_ERROR_VALID | (error or 0) << vmcb.EVENT_ERROR_SHIFT
         self.event = event
 
     def triple_fault(self) -> None:
-        """Shutdown: the guest cannot go on."""
+        """Shutdown: the guest cannot go on, unless it is a guest's guest."""
+        if intercept_shutdown(self.nested):
+            return
         self.stopped = "triple-fault"
 
     # -- registers, as the emulator's Protocol wants them
@@ -252,6 +273,17 @@ class VirtualCpu:
         """Write an XMM register."""
         self.backend.set_xmm(number, value)
 
+    def extra_state_changed(self) -> None:
+        """FS, GS, TR, LDTR or the MSRs of VMSAVE have been written in the processor."""
+        self._extra_saved = False
+
+    @property
+    def interruptible(self) -> bool:
+        """Whether an interrupt of the board's would be taken now."""
+        if self.nested.in_l2:
+            return self.nested.takes_interrupts
+        return self.nested.gif and self.block.interruptible
+
     @property
     def bits(self) -> int:
         """16, 32 or 64: the code segment's size."""
@@ -273,13 +305,17 @@ class VirtualCpu:
 
     # -- instructions
 
+    @property
+    def next_rip(self) -> int:
+        """The instruction pointer behind the instruction that exited."""
+        if "NRIP_SAVE" not in self.backend.profile.svm_features:
+            return self.vm.next_rip(self)
+        return self.block[vmcb.NEXT_RIP]
+
     def skip(self) -> None:
         """Go on behind the instruction that exited."""
         block = self.block
-        following = block[vmcb.NEXT_RIP]
-        if "NRIP_SAVE" not in self.backend.profile.svm_features:
-            following = self.vm.next_rip(self)
-        block[vmcb.RIP] = following
+        block[vmcb.RIP] = self.next_rip
         block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
         self.backend.retire(1)
 
@@ -302,6 +338,9 @@ class VirtualCpu:
             self.end_registers()
             self.inject(fault)
             return True
+        except NestedPageFault:
+            self.end_registers()
+            raise
         except NotEmulated:
             return False
         self.end_registers()

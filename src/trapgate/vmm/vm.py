@@ -28,6 +28,7 @@ from trapgate.vmm.exits import EXITS
 from trapgate.vmm.memory.frames import FrameAllocator
 from trapgate.vmm.memory.guest import GuestMemory
 from trapgate.vmm.msrs import VirtualMsrs
+from trapgate.vmm.nested_svm import NestedSvm
 from trapgate.vmm.permissions import PermissionMaps
 from trapgate.vmm.techniques.base import Technique, TechniqueClass
 from trapgate.vmm.vcpu import VirtualCpu
@@ -68,6 +69,7 @@ class _Pins:
         self.a20 = enabled
         if self.vcpu is not None:
             self.vcpu.technique.set_a20(enabled)
+            self.vcpu.nested.forget()
 
 
 class VirtualMachine:
@@ -107,6 +109,7 @@ class VirtualMachine:
         self.vcpu.technique = self.technique
         #: Modelled cycles for which the guest had nothing to do.
         self.idle_cycles = 0
+        self.vcpu.nested = NestedSvm(self.vcpu, self.technique.offers_svm)
         self._entry: EntryState | None = None
         self._prepare_block()
         pins.vcpu = self.vcpu
@@ -183,14 +186,14 @@ class VirtualMachine:
     def idle(self, vcpu: VirtualCpu) -> None:
         """The guest has halted: let events happen until one is for it. With interrupts off only NMI or INIT is."""
         clock = self.backend.clock
-        while not (vcpu.nmi or vcpu.reset_wanted or (vcpu.intr and vcpu.block.interruptible)):
+        while not (vcpu.nmi or vcpu.reset_wanted or (vcpu.intr and vcpu.interruptible)):
             deadline = clock.deadline
             if deadline is not None and deadline > clock.now:
                 self.on_idle(deadline - clock.now)
                 deadline = clock.deadline
             if self.control.request is not None:
                 return
-            if deadline is None or not (vcpu.block.interruptible or self.board.expects_unmaskable()):
+            if deadline is None or not (vcpu.interruptible or self.board.expects_unmaskable()):
                 vcpu.stopped = "halted"
                 return
             if deadline > clock.now:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from trapgate.vmm.exits import events, instructions, io, memory, msr, registers
+from trapgate.vmm.nested_svm import instructions as virtualization
 
 if TYPE_CHECKING:
     from trapgate.vmm.vcpu import VirtualCpu
@@ -18,4 +19,5 @@ EXITS: dict[int, Callable[[VirtualCpu], None]] = {
     **memory.EXITS,
     **msr.EXITS,
     **registers.EXITS,
+    **virtualization.EXITS,
 }

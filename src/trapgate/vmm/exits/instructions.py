@@ -19,7 +19,7 @@ _APIC = 1 << 9
 
 
 def cpuid(vcpu: VirtualCpu) -> None:
-    """The profile's leaves, without AMD-V, with the hypervisor's own (25481, 2.2)."""
+    """The profile's leaves, with what the guest has of AMD-V, and the hypervisor's own (25481, 2.2)."""
     block, gpr = vcpu.block, vcpu.gpr
     leaf = block[vmcb.RAX] & 0xFFFF_FFFF
     found = hypervisor_leaf(leaf)
@@ -29,10 +29,13 @@ def cpuid(vcpu: VirtualCpu) -> None:
             edx &= ~_APIC
         if leaf == 1:
             ecx |= _HYPERVISOR
-        elif leaf == 0x8000_0001:
+        elif leaf == 0x8000_0001 and not vcpu.nested.offered:
             ecx &= ~_SVM_FLAG
         elif leaf == 0x8000_000A:
-            eax = ebx = ecx = edx = 0
+            if vcpu.nested.offered:
+                edx = sum(1 << vmcb.FEATURES[name] for name in vcpu.nested.features)
+            else:
+                eax = ebx = ecx = edx = 0
     else:
         eax, ebx, ecx, edx = found
     block[vmcb.RAX] = gpr[RAX] = eax
@@ -43,7 +46,8 @@ def cpuid(vcpu: VirtualCpu) -> None:
 def hlt(vcpu: VirtualCpu) -> None:
     """Let time pass until the board wants something of the guest."""
     vcpu.skip()
-    vcpu.vm.idle(vcpu)
+    if not (vcpu.nested.in_l2 and vcpu.nested.has_virtual_interrupt):
+        vcpu.vm.idle(vcpu)
 
 
 def vmmcall(vcpu: VirtualCpu) -> None:
@@ -53,7 +57,7 @@ def vmmcall(vcpu: VirtualCpu) -> None:
 
 
 def undefined(vcpu: VirtualCpu) -> None:
-    """The guest's processor has no AMD-V."""
+    """There is no secure loader."""
     vcpu.inject(GuestFault(UD))
 
 
@@ -100,5 +104,5 @@ EXITS = {
     vmcb.EXIT["mwait"]: mwait,
     vmcb.EXIT["invd"]: nothing,
     vmcb.EXIT["wbinvd"]: nothing,
-    **{vmcb.EXIT[name]: undefined for name in ("vmrun", "vmload", "vmsave", "stgi", "clgi", "skinit", "invlpga")},
+    vmcb.EXIT["skinit"]: undefined,
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trapgate.arch import vmcb
-from trapgate.arch.vectors import PF
+from trapgate.arch.paging import PF_I
+from trapgate.arch.vectors import PF, UD
 from trapgate.vmm.emulate import GuestFault
 from trapgate.vmm.errors import DeviceInstruction
 from trapgate.vmm.exits.operands import decode
@@ -18,7 +19,16 @@ if TYPE_CHECKING:
 
 def npf(vcpu: VirtualCpu) -> None:
     """The guest has touched a guest-physical address without memory: a device's registers, or nothing at all."""
-    emulate_device(vcpu, vcpu.block[vmcb.EXITINFO2])
+    info = vcpu.block[vmcb.EXITINFO1]
+    if vcpu.event & vmcb.EVENT_VALID and info & vmcb.NPF_FINAL:
+        # Its IDT, its GDT or its stack is not in memory: an event that cannot be delivered ends in shutdown.
+        vcpu.event = 0
+        vcpu.triple_fault()
+    elif info & PF_I:
+        # Nothing answers there: FFh FFh, which is no instruction.
+        vcpu.inject(GuestFault(UD))
+    else:
+        emulate_device(vcpu, vcpu.block[vmcb.EXITINFO2])
 
 
 def page_fault(vcpu: VirtualCpu) -> None:

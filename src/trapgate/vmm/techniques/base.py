@@ -23,11 +23,15 @@ class Technique(ABC):
 
     name: str
     tagged: bool
+    #: Whether the guest has AMD-V itself, where its processor has (vmm/nested_svm).
+    offers_svm = False
 
     def __init__(self, vm: VirtualMachine) -> None:
         self.vm = vm
         #: What the TLB has to lose of the guest before it runs again.
         self.loses = Loses.EVERYTHING
+        #: That of the ASIDs (vmm/asids.py) in which the guest's was taken.
+        self._generation = 0
 
     @classmethod
     def missing(cls, profile: CpuProfile) -> str:
@@ -49,7 +53,7 @@ class Technique(ABC):
         if not self.tagged:
             block.set_byte(vmcb.TLB_CONTROL, vmcb.FLUSH_ALL)
             return
-        loses = self.loses
+        loses = self.loses if self._generation == self.vm.asids.generation else Loses.EVERYTHING
         if loses is Loses.NOTHING:
             block.set_byte(vmcb.TLB_CONTROL, vmcb.FLUSH_NOTHING)
             return
@@ -57,6 +61,7 @@ class Technique(ABC):
         vm.asid, control = vm.asids.prepare(vm.asid, loses)
         block.set_word(vmcb.ASID, vm.asid)
         block.set_byte(vmcb.TLB_CONTROL, control)
+        self._generation = vm.asids.generation
         self.loses = Loses.NOTHING
 
     def enter(self, address: int) -> str:
@@ -111,6 +116,10 @@ class Technique(ABC):
     @abstractmethod
     def translate(self, linear: int, access: int) -> int:
         """Guest-physical address of an access (PF_W, PF_U, PF_I) by the guest's own tables. Raises GuestFault."""
+
+    def host_page(self, address: int) -> int | None:
+        """Host-physical address of the page at guest-physical `address`; None where there is no RAM."""
+        return self.vm.memory.host_address(address)
 
     @abstractmethod
     def set_a20(self, enabled: bool) -> None:

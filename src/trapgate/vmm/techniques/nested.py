@@ -24,6 +24,7 @@ class Nested(Technique):
 
     name = "nested"
     tagged = False
+    offers_svm = True
 
     @classmethod
     def missing(cls, profile: CpuProfile) -> str:
@@ -61,7 +62,14 @@ class Nested(Technique):
         self.vcpu.block[vmcb.EFER] = value & ~EFER_LMA | lma | EFER_SVME
         self.loses = Loses.EVERYTHING
 
+    def host_page(self, address: int) -> int | None:
+        found = self.tables.translate(address)
+        return None if found is None else found[0]
+
     def translate(self, linear: int, access: int) -> int:
+        nested = self.vcpu.nested
+        if nested.two_stages:
+            return nested.translate(linear, access)
         walker = self._walker
         walker.mode = GuestMode(self.vm.profile, self.cr0, self.cr4, self.efer)
         walker.cr3 = self.cr3
