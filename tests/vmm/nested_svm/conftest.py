@@ -1,0 +1,13 @@
+"""Compiled handlers, with the user's cache."""
+
+from __future__ import annotations
+
+import pytest
+
+from trapgate.engine.handlers import HandlerStore
+
+
+@pytest.fixture(scope="session")
+def handlers() -> HandlerStore:
+    """Compiled handlers."""
+    return HandlerStore()
