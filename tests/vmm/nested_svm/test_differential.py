@@ -55,7 +55,10 @@ _VALUES = {
     vmcb.TLB_CONTROL & ~7: (1, 1 | 1 << 32, 2 | 3 << 32),
     vmcb.IOPM_BASE_PA: (0x2_1000, 0x2_1ABC, 0x7_FFFF_F000, 1 << 52, 0x3F_F000),
     vmcb.MSRPM_BASE_PA: (0x2_4000, 1 << 50, 0x3F_F000),
-    vmcb.CS: (8 | 0xA9B << 16 | 0xFFFF_FFFF << 32, 8 | 0xE9B << 16, 8 | 0xC9B << 16 | 0xFFFF_FFFF << 32, 0x9B << 16 | 0xFFFF << 32),
+    vmcb.CS: (
+        8 | 0xA9B << 16 | 0xFFFF_FFFF << 32, 8 | 0xE9B << 16, 8 | 0xC9B << 16 | 0xFFFF_FFFF << 32,
+        0x9B << 16 | 0xFFFF << 32,
+    ),  # fmt: skip
     vmcb.CPL & ~7: (0, 3 << 24),
     vmcb.GDTR: (0, 0xFFF << 32),
     vmcb.IDTR: (0, 0x3F << 32),

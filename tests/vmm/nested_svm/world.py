@@ -1,7 +1,7 @@
 """L1 as a short program that runs what a VMCB describes, three times, on the bare machine and in virtual machines.
 
-It notes after each #VMEXIT some registers, the VMCB's exit fields and the guest's control registers, goes on at the next
-RIP that the processor has saved, and ends the run. The same memory must do the same everywhere.
+It notes after each #VMEXIT some registers, the VMCB's exit fields and the guest's control registers, goes on at the
+next RIP that the processor has saved, and ends the run. The same memory must do the same everywhere.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def entry_state() -> EntryState:
     """L1 in long mode."""
     code = SegmentValue(CODE64, 0, 0xFFFF_FFFF, _CODE_ATTRIBUTES)
     data = SegmentValue(DATA0, 0, 0xFFFF_FFFF, _DATA_ATTRIBUTES)
-    segments = {"cs": code, **{name: data for name in ("es", "ss", "ds", "fs", "gs")}}
+    segments = {"cs": code, **dict.fromkeys(("es", "ss", "ds", "fs", "gs"), data)}
     segments["ldtr"], segments["tr"] = SegmentValue(0, 0, 0, 0x82), SegmentValue(0, 0, 0x67, 0x8B)
     registers = entry_registers(rip=CODE, rsp=0x7000, rflags=2)
     tables = TableRegister(GDT, 0xFFF), TableRegister(L1_IDT, 0xFFF)
