@@ -58,14 +58,14 @@ _VALUES = {
     vmcb.CS: (
         8 | 0xA9B << 16 | 0xFFFF_FFFF << 32, 8 | 0xE9B << 16, 8 | 0xC9B << 16 | 0xFFFF_FFFF << 32,
         0x9B << 16 | 0xFFFF << 32,
-    ),  # fmt: skip
+    ),
     vmcb.CPL & ~7: (0, 3 << 24),
     vmcb.GDTR: (0, 0xFFF << 32),
     vmcb.IDTR: (0, 0x3F << 32),
     vmcb.G_PAT: (0x0007_0406_0007_0406, 2),
     vmcb.LDTR + 8: (0, 1 << 60),
     vmcb.TSC_OFFSET: (0, 1 << 63),
-}  # fmt: skip
+}
 
 
 def random_image(rng: random.Random) -> Image:
