@@ -129,7 +129,7 @@ def test_rsm_to_an_impossible_state_shuts_down(bench: Bench) -> None:
     bench.memory.write(SMBASE + 0x8000, bytes.fromhex("90" + RSM))
     p.pulse_smi()
     _step(bench)
-    bench.memory.write_u64(AREA + CR0, CR0_PG)
+    bench.memory.write_u64(AREA + CR0, 1 << 32)  # PG without PE would be AMD-V's paged real mode
     assert p.run(max_instructions=5).reason == "triple-fault"
 
 

@@ -185,9 +185,39 @@ def scramble(w: Attacker, r: random.Random, nested: bool, tables: str) -> None:
     w[vmcb.CR3] = w.guest.root
 
 
-@pytest.mark.parametrize(("nested", "tables"), [
-    (True, "long"), (True, "pae"), (False, "long"), (False, "pae"), (False, "two-level"),
-])  # fmt: skip
+MODES = pytest.mark.parametrize(
+    ("nested", "tables"),
+    [(True, "long"), (True, "pae"), (False, "long"), (False, "pae"), (False, "two-level")],
+)
+
+
+def attack(w: Attacker, r: random.Random, nested: bool, tables: str, rounds: int) -> list[tuple[int, ...]]:
+    """Every exit, with rip, instructions and cycles."""
+    trace = []
+    for _ in range(rounds):
+        if r.random() < 0.3:
+            w.memory.write(FRAMES, w.first_frames)
+        scramble(w, r, nested, tables)
+        w.after(20_000, lambda w=w: w.processor.set_intr(True))
+        for _ in range(12):
+            reason = w.processor.run_guest(VMCB)
+            assert reason == "vmexit", (reason, w.processor.stop_report)
+            exit_ = w.exit()
+            trace.append((*exit_, w[vmcb.RIP], w.processor.instructions, w.guest.clock.now))
+            if exit_.code in (vmcb.EXIT["intr"], vmcb.EXIT_INVALID, vmcb.EXIT["shutdown"]):
+                break
+            if w[vmcb.NEXT_RIP]:
+                w[vmcb.RIP] = w[vmcb.NEXT_RIP]
+            elif exit_.code < 0x60 and r.random() < 0.5:
+                vector = exit_.code & 31
+                w.inject(3, vector, exit_.info1 & 0xFFFF if vector in (10, 11, 12, 13, 14) else None)
+            else:
+                w[vmcb.RIP] = 0x8000 + r.randrange(0x4000)
+        w.processor.set_intr(False)
+    return trace
+
+
+@MODES
 def test_random_guests_stay_in_their_frames(world: Make, nested: bool, tables: str) -> None:
     executed = 0
     for seed in range(max(ROUNDS // 5, 1)):
@@ -195,29 +225,33 @@ def test_random_guests_stay_in_their_frames(world: Make, nested: bool, tables: s
         w = prepare(world, r, nested, tables)
         entry_size = 4 if tables == "two-level" else 8
         before = host_memory(w, entry_size)
-        codes: dict[int, int] = {}
-        for _ in range(150):
-            if r.random() < 0.3:
-                w.memory.write(FRAMES, w.first_frames)
-            scramble(w, r, nested, tables)
-            w.after(20_000, lambda w=w: w.processor.set_intr(True))
-            for _ in range(12):
-                reason = w.processor.run_guest(VMCB)
-                assert reason == "vmexit", (seed, reason, w.processor.stop_report)
-                exit_ = w.exit()
-                codes[exit_.code] = codes.get(exit_.code, 0) + 1
-                if exit_.code in (vmcb.EXIT["intr"], vmcb.EXIT_INVALID, vmcb.EXIT["shutdown"]):
-                    break
-                if w[vmcb.NEXT_RIP]:
-                    w[vmcb.RIP] = w[vmcb.NEXT_RIP]
-                elif exit_.code < 0x60 and r.random() < 0.5:
-                    w.inject(
-                        3, exit_.code & 31, exit_.info1 & 0xFFFF if exit_.code & 31 in (10, 11, 12, 13, 14) else None
-                    )
-                else:
-                    w[vmcb.RIP] = 0x8000 + r.randrange(0x4000)
-            w.processor.set_intr(False)
+        trace = attack(w, r, nested, tables, 150)
         executed += w.processor.instructions
         assert host_memory(w, entry_size) == before, f"seed {seed}: memory of the host has changed"
-        assert len(codes) > 10
+        assert len({entry[0] for entry in trace}) > 10
     assert executed > 1000
+
+
+class Watch:
+    """An observer that only makes the run a stepped one."""
+
+    def before(self) -> None:
+        pass
+
+    def after(self) -> None:
+        pass
+
+
+@MODES
+def test_random_guests_count_the_same_in_steps(world: Make, nested: bool, tables: str) -> None:
+    for seed in range(max(ROUNDS // 10, 1)):
+        traces = []
+        for stepped in (False, True):
+            r = random.Random(f"steps {nested} {tables} {seed}")
+            w = prepare(world, r, nested, tables)
+            if stepped:
+                w.processor.observer = Watch()
+            traces.append(attack(w, r, nested, tables, 60))
+        for i, (plain, other) in enumerate(zip(*traces, strict=False)):
+            assert plain == other, f"seed {seed}, exit {i}"
+        assert len(traces[0]) == len(traces[1])

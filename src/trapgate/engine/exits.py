@@ -201,6 +201,8 @@ class Exits(NativeCore):
     def report_x87_error(self) -> None:
         """A waiting x87 instruction with an exception pending and CR0.NE clear: FERR#, and a wait for an interrupt."""
         self.set_ferr(True)
+        if self.in_guest and self.controls.misc1 & vmcb.misc1("ferr_freeze"):
+            raise VmExit(vmcb.EXIT["ferr_freeze"], rip=self.instruction_rip)  # 15.14.2
         self.halted = True
         self.rip = self.instruction_rip
         self.instructions -= 1

@@ -327,9 +327,8 @@ class NativeCore(GuestMode):
         q = self.q
         q[layout.STALL >> 3] = 0
         result = self._translate_code(self.state.address, linear, q[layout.USER >> 3] | PF_I)
-        stall = q[layout.STALL >> 3]
-        if stall:
-            self.clock.now += stall
+        # Spent when the code is entered, as native code does at a page check: events wait until its block's end.
+        self.charged += q[layout.STALL >> 3]
         if result == 0:
             vector = q[layout.FAULT_VECTOR >> 3]
             if vector == NESTED_PAGE_FAULT:

@@ -191,6 +191,8 @@ class Processor(DebugTraps):
                     if stepped or block.watched:
                         why, uop = self._walk(block, 0), 0
                         continue
+            if self.charged:
+                self.spend_charged()
             now = clock.now
             if cut:
                 # The limit has cut a repeated instruction short: the rest of it in one go, not turn by turn.

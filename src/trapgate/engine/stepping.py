@@ -124,7 +124,7 @@ class Stepping(Exits):
         block's end.
         """
         deadline = self.clock.deadline
-        spent = self.clock.now - block.cycles_before(index)
+        spent = self.clock.now + self.charged - block.cycles_before(index)
         return SLICE if deadline is None else min(SLICE, deadline - 1 - spent)
 
     def _step(self, room: int = 0) -> int:
@@ -150,6 +150,8 @@ class Stepping(Exits):
             return _NO_CODE
         self.last_operation = block.decoded[0].name
         self.redirected = False
+        if self.charged:
+            self.spend_charged()
         clock, q = self.clock, self.q
         self._set_zero(clock.now + room)
         code = self._enter(self.state.address, block.address, (room << 32) + LOW)

@@ -289,13 +289,6 @@ def _mwait(p: GuestMode, instruction: iced.Instruction) -> None:
         _leave(p, vmcb.EXIT[name])
 
 
-def _frozen(p: GuestMode, instruction: iced.Instruction) -> None:
-    """The processor is about to freeze for FERR# (15.14.2), at the instruction that waits."""
-    if p.controls.misc1 & vmcb.misc1("ferr_freeze"):
-        p.set_ferr(True)
-        raise VmExit(vmcb.EXIT["ferr_freeze"])
-
-
 def _on_vmcb(name: str) -> Check:
     """VMRUN, VMLOAD, VMSAVE: an address that cannot be a VMCB's is #GP(0), too (APM vol. 3)."""
     mask, code = vmcb.misc2(name), vmcb.EXIT[name]
@@ -358,7 +351,7 @@ CHECKS: Mapping[str, Check] = {
     "stgi": _in_second_word("stgi", _virtualization), "clgi": _in_second_word("clgi", _virtualization),
     "rdtscp_python": _in_second_word("rdtscp", _time_stamp), "int1": _in_second_word("icebp", _no_check),
     "wbinvd": _in_second_word("wbinvd", _privileged), "monitor": _in_second_word("monitor", _monitor),
-    "mwait": _mwait, "x87_error": _frozen,
+    "mwait": _mwait,
 }  # fmt: skip
 
 #: What a deprivileged guest's code cannot carry out in place, though it would not fault there: replaced by a call of
