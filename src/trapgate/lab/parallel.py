@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -45,7 +47,8 @@ def run_parallel(
                 number = waiting.pop(0)
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_child, args=(sender, work, jobs[number]), daemon=True)
-                process.start()
+                with _without_ctrl_c():
+                    process.start()
                 sender.close()
                 running[receiver] = number, process
                 on_change(number, False)
@@ -62,12 +65,26 @@ def run_parallel(
     finally:
         for _, process in running.values():
             process.terminate()
+        for _, process in running.values():
+            process.join()
     return results
 
 
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """What is started meanwhile ignores SIGINT from its first moment on: Ctrl-C is this process's affair."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 def _child(sender: Connection, work: Callable[[Any], Any], job: Any) -> None:
-    """In the process: Ctrl-C is the parent's affair."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In the process."""
     try:
         result = work(job)
     except (MachineError, VmmError) as error:
