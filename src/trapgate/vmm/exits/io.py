@@ -66,13 +66,13 @@ def _string(vcpu: VirtualCpu, info: int, port: int, size: int) -> None:
             else:
                 bus.write_port(port, size, int.from_bytes(vcpu.memory.read(linear, size, access), "little"))
             vcpu.backend.charge_device(vcpu.backend.costs.port)
-            vcpu.backend.retire(1)  # each turn counts, as on the processor
             gpr[index] = _merged(gpr[index], gpr[index] + step, bits)
             if repeated:
                 gpr[RCX] = _merged(gpr[RCX], gpr[RCX] - 1, bits)
     except GuestFault as fault:
         vcpu.inject(fault)
         return
+    vcpu.backend.retire(1)  # the turns done together are one, as on the bare machine
     if not repeated or not gpr[RCX] & mask:
         vcpu.rip = vcpu.block[vmcb.EXITINFO2]
         vcpu.block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
