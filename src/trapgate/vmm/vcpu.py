@@ -46,6 +46,8 @@ class VirtualCpu:
         self.reset_wanted = False
         #: What EVENTINJ is to deliver at the next entry, 0 for nothing.
         self.event = 0
+        #: What EVENTINJ has had at the last entry.
+        self.injected = 0
         self.inside = False
         #: V_IRQ only asks to be told when the guest can take an interrupt.
         self.window = False
@@ -158,8 +160,7 @@ class VirtualCpu:
         | d INTR                             | no, or after (a), (b) | V_IRQ, so that VINTR exits    |
         """
         block, gif = self.block, self.nested.gif
-        event = self.event
-        self.event = 0
+        event = self.take_event()
         if not event and self.nmi and not self.nmi_masked and gif:  # b
             self.nmi = False
             self.nmi_masked = True
@@ -172,7 +173,20 @@ class VirtualCpu:
                 self.set_window(True)
         elif self.window:
             self.set_window(False)
-        block[vmcb.EVENTINJ] = event
+        block[vmcb.EVENTINJ] = self.injected = event
+
+    def take_event(self) -> int:
+        """What EVENTINJ is to deliver, 0 for nothing.
+
+        INT n, INT3 and INTO whose delivery was interrupted are carried out again instead: rip is still theirs, and
+        injected they would return to themselves.
+        """
+        event, self.event = self.event, 0
+        kind = event >> vmcb.EVENT_TYPE_SHIFT & 7
+        is_software = kind == vmcb.EVENT_SOFTWARE or (
+            kind == vmcb.EVENT_EXCEPTION and event & 0xFF in (vectors.BP, vectors.OF)
+        )
+        return 0 if is_software and event != self.injected else event
 
     def set_window(self, wanted: bool) -> None:
         """Exit, or no longer, as soon as the guest can take an interrupt."""

@@ -86,8 +86,8 @@ def random_image(rng: random.Random) -> Image:
         image.u64(place, rng.getrandbits(64))
     if rng.random() < 0.6:
         image.u64(VMCB + vmcb.NESTED_CONTROL, 1)
-        for page in rng.sample(range(512), 40) + rng.sample((0x30, 0x31, 0x33, 0x40, 0x43, 0x60, 0x61), 3):
-            entry = page << 12 | rng.choice((PWU, PWU, 5, 0, 3, PWU | NX, 0x67, 1 << 51 | PWU))
+        for page in rng.sample(range(512), 40) + rng.sample((0x30, 0x31, 0x33, 0x40, 0x43, 0x60, 0x61), rng.choice((0, 1, 3))):
+            entry = page << 12 | rng.choice((PWU, PWU, 5, 5, 0, 3, PWU | NX, 0x67, 1 << 51 | PWU))
             image.u64(NESTED_TABLES + 0x3000 + 8 * page, entry)
     return image
 

@@ -92,9 +92,9 @@ class Vmcb12:
             _QWORD.pack_into(page, vmcb.G_PAT, block[vmcb.G_PAT])
         self._write(page)
 
-    def write_next_rip(self, block: ControlBlock) -> None:
+    def write_next_rip(self, next_rip: int) -> None:
         """Next RIP, for processors that save it."""
-        self._memory.write(self.address + vmcb.NEXT_RIP, _QWORD.pack(block[vmcb.NEXT_RIP]))
+        self._memory.write(self.address + vmcb.NEXT_RIP, _QWORD.pack(next_rip))
 
     def write_fetched(self, block: ControlBlock) -> None:
         """The instruction's bytes, for processors with decode assists."""

@@ -29,7 +29,9 @@ def prepare_event(nested: NestedSvm) -> None:
     | g INTR                      | any              | no: L2's IF is clear       | V_IRQ of VMCB 02: VINTR exits     |
     """
     vcpu, block, block12 = nested.vcpu, nested.vmcb02, nested.vmcb12
-    event, vcpu.event = vcpu.event, 0  # a
+    event = vcpu.take_event()  # a
+    if event >> vmcb.EVENT_TYPE_SHIFT & 7 == vmcb.EVENT_SOFTWARE:
+        block[vmcb.NEXT_RIP] = block12.word64(vmcb.NEXT_RIP)
     leave = window = False
     if vcpu.nmi and nested.gif and not vcpu.nmi_masked:
         if block12.intercepts(_NMI):  # b
@@ -51,7 +53,7 @@ def prepare_event(nested: NestedSvm) -> None:
         nested.set_window(window)
     if leave:
         nested.vm.backend.interrupt(True)
-    block[vmcb.EVENTINJ] = event
+    block[vmcb.EVENTINJ] = vcpu.injected = event
 
 
 def interrupted(vcpu: VirtualCpu) -> None:

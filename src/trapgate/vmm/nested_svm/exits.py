@@ -53,7 +53,7 @@ def _is_l1s(nested: NestedSvm, code: int) -> bool:
 def reflect(vcpu: VirtualCpu) -> None:
     """The exit is L1's as it is."""
     block = vcpu.block
-    vcpu.nested.leave(block[vmcb.EXITCODE], block[vmcb.EXITINFO1], block[vmcb.EXITINFO2])
+    vcpu.nested.leave(block[vmcb.EXITCODE], block[vmcb.EXITINFO1], block[vmcb.EXITINFO2], block[vmcb.NEXT_RIP])
 
 
 def nested_page_fault(vcpu: VirtualCpu) -> None:

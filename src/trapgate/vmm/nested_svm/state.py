@@ -125,7 +125,8 @@ class NestedSvm:
         block = self.vmcb02
         self._merge(block12, block)
         vcpu.block = block
-        vcpu.event = block12.eventinj & ~0x7FFF_F000 if block12.eventinj & vmcb.EVENT_VALID else 0
+        event = block12.eventinj & ~0x7FFF_F000 if block12.eventinj & vmcb.EVENT_VALID else 0
+        vcpu.event = vcpu.injected = event
         self.in_l2 = self.gif = self.svme = True
         self.window = False
 
@@ -232,8 +233,8 @@ class NestedSvm:
 
     # -- out of L2
 
-    def leave(self, code: int, info1: int = 0, info2: int = 0) -> None:
-        """#VMEXIT to L1 (15.6)."""
+    def leave(self, code: int, info1: int = 0, info2: int = 0, next_rip: int = 0) -> None:
+        """#VMEXIT to L1 (15.6). `next_rip`: that of an instruction that is intercepted, else 0."""
         vcpu, block, block01, block12 = self.vcpu, self.vmcb02, self.vmcb01, self.vmcb12
         event, vcpu.event = vcpu.event, 0
         if self.window:
@@ -242,7 +243,7 @@ class NestedSvm:
         virtual |= block12.virtual_interrupt & vmcb.V_INTR_MASKING
         block12.write_exit(block, (code, info1, info2, event), virtual, EFER_SVME if self.svme else 0)
         if "NRIP_SAVE" in self.features:
-            block12.write_next_rip(block)
+            block12.write_next_rip(next_rip)
         if code in _BYTES_WITH and "DECODE_ASSISTS" in self.features:
             block12.write_fetched(block)
         if not block12.paging:
