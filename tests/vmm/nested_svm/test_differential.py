@@ -42,7 +42,7 @@ _VALUES = {
     vmcb.CR0: (0x11, 0x8001_0011, 0x8000_0011, 0x10, 0x8000_0010, 0x8005_0033, 1 << 32 | 0x8001_0011, CR0_NW,
                0x8001_0011 | CR0_CD),
     vmcb.CR4: (0, 0x20, 0x20 | CR4_PGE, 0x6B0, 1 << 40),
-    vmcb.CR3: (0, 0x4_0000, 0x1_0000, 0x3FF_F000, 1 << 50),
+    vmcb.CR3: (0, 0x4_0000, 0x1_0000, 0x6_0000, 1 << 50),
     vmcb.EFER: (0x1000, 0x1D01, 0x500, 0x1900, 0x1100, 1 << 20),
     vmcb.RFLAGS: (2, 2 | IF, 0x2_0002, 0x102, 0x1_0202),
     vmcb.RIP: (L2_CODE, L2_CODE + 5, 0, 0xFFFF_FFFF, DATA),
@@ -81,7 +81,9 @@ def random_image(rng: random.Random) -> Image:
     intercepts = rng.getrandbits(64) & 0xFFFF_FFFF_0000_0000
     exceptions = rng.getrandbits(32) & rng.getrandbits(32)
     image.u64(VMCB + 8, exceptions | intercepts | always1)
-    image.u64(VMCB + vmcb.INTERCEPT_MISC2, rng.getrandbits(13) | vmcb.misc2("vmrun", "rdtscp"))
+    # Else most guests would end in a pile of #UDs in their handler, which calls.
+    call = 0 if rng.random() < 0.1 else vmcb.misc2("vmmcall")
+    image.u64(VMCB + vmcb.INTERCEPT_MISC2, rng.getrandbits(13) | vmcb.misc2("vmrun", "rdtscp") | call)
     for place in range(0x2_1000, 0x2_6000, 8):
         image.u64(place, rng.getrandbits(64))
     if rng.random() < 0.6:

@@ -16,7 +16,7 @@ _EXIT = struct.Struct("<4Q")
 _QWORD = struct.Struct("<Q")
 #: What #VMEXIT saves (15.6): (first byte, byte behind the last). FS, GS, LDTR, TR and the MSRs are VMSAVE's.
 _SAVED = (
-    (vmcb.ES, vmcb.FS), (vmcb.GDTR + 4, vmcb.LDTR), (vmcb.IDTR + 4, vmcb.TR), (vmcb.CPL, vmcb.CPL + 1),
+    (vmcb.ES, vmcb.FS), (vmcb.GDTR, vmcb.LDTR), (vmcb.IDTR, vmcb.TR), (vmcb.CPL, vmcb.CPL + 1),
     (vmcb.EFER, vmcb.EFER + 8), (vmcb.CR4, vmcb.RIP + 8), (vmcb.RSP, vmcb.RSP + 8), (vmcb.RAX, vmcb.RAX + 8),
     (vmcb.CR2, vmcb.CR2 + 8),
 )  # fmt: skip

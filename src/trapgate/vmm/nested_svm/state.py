@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trapgate.arch import vmcb
-from trapgate.arch.registers import CR0_PG, EFER_SVME, IF, VM
+from trapgate.arch.registers import CR0_PG, CR4_PAE, EFER_LME, EFER_SVME, IF, VM
 from trapgate.arch.vectors import GP
 from trapgate.vmm.asids import Loses
 from trapgate.vmm.control_block import ControlBlock
@@ -116,7 +116,7 @@ class NestedSvm:
         block12 = self.vmcb12 = Vmcb12(vm.memory, address)
         if is_refused(block12, vm.profile, bool(block01[vmcb.CR0] & CR0_PG)) or (
             block12.paging and "NP" not in self.features
-        ):
+        ) or self._pointers_refused(block12):
             self._refuse()
             return
         self.entries += 1
@@ -129,6 +129,13 @@ class NestedSvm:
         vcpu.event = vcpu.injected = event
         self.in_l2 = self.gif = self.svme = True
         self.window = False
+
+    def _pointers_refused(self, block12: Vmcb12) -> bool:
+        """Without nested paging VMRUN loads the page-directory pointers of PAE, whose reserved bits must be 0."""
+        cr0, cr4, efer = (block12.word64(field) for field in (vmcb.CR0, vmcb.CR4, vmcb.EFER))
+        if block12.paging or not cr0 & CR0_PG or not cr4 & CR4_PAE or efer & EFER_LME:
+            return False
+        return self.outer.read_pdptes(block12.word64(vmcb.CR3)) is None
 
     def _refuse(self) -> None:
         self.vmcb12.write_refusal()
