@@ -201,6 +201,7 @@ class VirtualCpu:
         vector, error = fault.vector, fault.error
         if intercept_exception(self.nested, vector, error, fault.address):
             return
+        self.block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
         if fault.address is not None:
             self.block[vmcb.CR2] = fault.address
         first = self.event
