@@ -12,13 +12,13 @@ from trapgate.cli import status
 from trapgate.cli.main import one_line, report_error
 from trapgate.machine.errors import UnimplementedDevice
 
-from . import api_cases, cli_cases, firmware_cases, lab_cases, machine_cases
+from . import api_cases, cli_cases, disk_cases, firmware_cases, lab_cases, machine_cases, technique_cases
 from .cases import CASES, Case, Made, World, recorder
 from .sites import error_classes, sites
 
 pytestmark = pytest.mark.engine
 #: Each file of cases has added its own to CASES.
-FILES = (api_cases, cli_cases, firmware_cases, lab_cases, machine_cases)
+FILES = (api_cases, cli_cases, disk_cases, firmware_cases, lab_cases, machine_cases, technique_cases)
 #: What was wanted, what was got, what to do; perhaps with a device's name or a mark before it.
 SHAPE = re.compile(r"([\w-]+: )?wanted .+, got .+: .+")
 

@@ -81,8 +81,8 @@ def test_a_cd_that_is_a_disk_too() -> None:
         ),
         (
             bytes(compact_disc()).replace(b"\x01\0\0\0" + bytes(24), b"\x02\0\0\0" + bytes(24)),
-            "wanted a boot catalog with a valid first entry at byte 40960, got another in x: "
-            "the file is damaged or truncated, get it again",
+            "wanted a boot catalog at byte 40960 that begins with 01h, has 55h AAh at byte 30 and adds up to 0, "
+            "got one with 02h, 55h AAh and 0001h in x: the file is damaged or truncated, get it again",
         ),
         (
             bytes(compact_disc(first=100)),
@@ -95,7 +95,7 @@ def test_a_cd_that_is_a_disk_too() -> None:
         ),
         (
             bytes(compact_disc(media=2, code=bytes(512))),
-            "wanted a boot sector that ends in 55h AAh, got an emulated diskette without 55h AAh in x: "
+            "wanted a boot sector that ends in 55h AAh, got an emulated diskette without it in x: "
             "boot an image of the wanted kind",
         ),
     ],

@@ -147,16 +147,15 @@ def _compact_disc(data: bytes, name: str) -> DiskImage:
     catalog = int.from_bytes(record[CATALOG_POINTER : CATALOG_POINTER + 4], "little") * CD_SECTOR
     validation, initial = data[catalog : catalog + ENTRY], data[catalog + ENTRY : catalog + 2 * ENTRY]
     if len(initial) < ENTRY:
-        raise CorruptImage(name, f"a boot catalog at byte {catalog}", f"{len(data)} bytes")
-    if (
-        validation[0] != VALIDATION_HEADER
-        or validation[30:] != SIGNATURE
-        or sum(struct.unpack("<16H", validation)) & 0xFFFF
-    ):
-        raise CorruptImage(name, f"a boot catalog with a valid first entry at byte {catalog}", "another")
+        raise CorruptImage(name, f"a boot catalog at byte {catalog}", f"an image of {len(data)} bytes")
+    header, key, total = validation[0], validation[30:], sum(struct.unpack("<16H", validation)) & 0xFFFF
+    if header != VALIDATION_HEADER or key != SIGNATURE or total:
+        wanted = f"a boot catalog at byte {catalog} that begins with 01h, has 55h AAh at byte 30 and adds up to 0"
+        raise CorruptImage(name, wanted, f"one with {header:02X}h, {key[0]:02X}h {key[1]:02X}h and {total:04X}h")
     bootable, media, segment, _, sectors, first = struct.unpack_from("<BBHBxHI", initial)
     if bootable != BOOTABLE or validation[1] != X86:
-        raise UnsupportedImage(name, "a CD image that boots nothing on a PC", "a CD image that can be booted")
+        got = f"one whose boot catalog has {bootable:02X}h for platform {validation[1]}"
+        raise UnsupportedImage(name, got, "a CD image that can be booted on a PC")
     media &= 0xF
     if media > MEDIA_DISK:
         raise UnsupportedImage(name, f"El Torito media type {media}", "a media type from 0 to 4")
@@ -179,5 +178,5 @@ def _booted_cd(data: bytes, name: str, emulation: Emulation) -> DiskImage:
         wanted = "boot code that is loaded into conventional memory"
         raise UnsupportedImage(name, f"{length} bytes for {address:#x}", wanted)
     if emulation.media in MEDIA_FORMATS and not has_signature(code):
-        raise UnsupportedImage(name, "an emulated diskette without 55h AAh", "a boot sector that ends in 55h AAh")
+        raise UnsupportedImage(name, "an emulated diskette without it", "a boot sector that ends in 55h AAh")
     return DiskImage(name, "CD", data, BootCode(code, address, emulation.drive), emulation)
