@@ -39,8 +39,17 @@ _EVENTS = (
 _VALUES = {
     vmcb.ASID: (0, 1, 2, 63, 64, 1 << 31),
     vmcb.EVENTINJ: _EVENTS,
-    vmcb.CR0: (0x11, 0x8001_0011, 0x8000_0011, 0x10, 0x8000_0010, 0x8005_0033, 1 << 32 | 0x8001_0011, CR0_NW,
-               0x8001_0011 | CR0_CD),
+    vmcb.CR0: (
+        0x11,
+        0x8001_0011,
+        0x8000_0011,
+        0x10,
+        0x8000_0010,
+        0x8005_0033,
+        1 << 32 | 0x8001_0011,
+        CR0_NW,
+        0x8001_0011 | CR0_CD,
+    ),
     vmcb.CR4: (0, 0x20, 0x20 | CR4_PGE, 0x6B0, 1 << 40),
     vmcb.CR3: (0, 0x4_0000, 0x1_0000, 0x6_0000, 1 << 50),
     vmcb.EFER: (0x1000, 0x1D01, 0x500, 0x1900, 0x1100, 1 << 20),
@@ -48,7 +57,10 @@ _VALUES = {
     vmcb.RIP: (L2_CODE, L2_CODE + 5, 0, 0xFFFF_FFFF, DATA),
     vmcb.RSP: (0x3_2000, 0x3_2004, 0x8_0000),
     vmcb.VIRTUAL_INTERRUPT: (
-        1 << 8 | 5 << 16 | 0x41 << 32, 1 << 24, 1 << 24 | 1 << 8 | 1 << 20 | 0x42 << 32, 1 << 8 | 3 << 16 | 9,
+        1 << 8 | 5 << 16 | 0x41 << 32,
+        1 << 24,
+        1 << 24 | 1 << 8 | 1 << 20 | 0x42 << 32,
+        1 << 8 | 3 << 16 | 9,
     ),
     vmcb.INTERRUPT_SHADOW: (0, 1),
     vmcb.DR7: (0x400, 0x403, 1 << 33),
@@ -56,7 +68,9 @@ _VALUES = {
     vmcb.IOPM_BASE_PA: (0x2_1000, 0x2_1ABC, 0x7_FFFF_F000, 1 << 52, 0x3F_F000),
     vmcb.MSRPM_BASE_PA: (0x2_4000, 1 << 50, 0x3F_F000),
     vmcb.CS: (
-        8 | 0xA9B << 16 | 0xFFFF_FFFF << 32, 8 | 0xE9B << 16, 8 | 0xC9B << 16 | 0xFFFF_FFFF << 32,
+        8 | 0xA9B << 16 | 0xFFFF_FFFF << 32,
+        8 | 0xE9B << 16,
+        8 | 0xC9B << 16 | 0xFFFF_FFFF << 32,
         0x9B << 16 | 0xFFFF << 32,
     ),
     vmcb.CPL & ~7: (0, 3 << 24),
@@ -88,7 +102,9 @@ def random_image(rng: random.Random) -> Image:
         image.u64(place, rng.getrandbits(64))
     if rng.random() < 0.6:
         image.u64(VMCB + vmcb.NESTED_CONTROL, 1)
-        for page in rng.sample(range(512), 40) + rng.sample((0x30, 0x31, 0x33, 0x40, 0x43, 0x60, 0x61), rng.choice((0, 1, 3))):
+        for page in rng.sample(range(512), 40) + rng.sample(
+            (0x30, 0x31, 0x33, 0x40, 0x43, 0x60, 0x61), rng.choice((0, 1, 3))
+        ):
             entry = page << 12 | rng.choice((PWU, PWU, 5, 5, 0, 3, PWU | NX, 0x67, 1 << 51 | PWU))
             image.u64(NESTED_TABLES + 0x3000 + 8 * page, entry)
     return image

@@ -114,9 +114,11 @@ class NestedSvm:
         if not self._ready:
             self._prepare()
         block12 = self.vmcb12 = Vmcb12(vm.memory, address)
-        if is_refused(block12, vm.profile, bool(block01[vmcb.CR0] & CR0_PG)) or (
-            block12.paging and "NP" not in self.features
-        ) or self._pointers_refused(block12):
+        if (
+            is_refused(block12, vm.profile, bool(block01[vmcb.CR0] & CR0_PG))
+            or (block12.paging and "NP" not in self.features)
+            or self._pointers_refused(block12)
+        ):
             self._refuse()
             return
         self.entries += 1
