@@ -32,3 +32,20 @@ def test_it_goes_on_where_it_left(world: Make, rounds: int) -> None:
         assert w.run().code == vmcb.EXIT["vmmcall"]
         assert w.guest["rbx"] == turn
         w[vmcb.RIP] = w[vmcb.NEXT_RIP]
+
+
+def test_page_directory_pointers_are_loaded_at_each_vmrun(world: Make) -> None:
+    """They change in memory between two entries of one VMCB, nothing else does (15.5.1)."""
+    w = world()
+    w.guest.enter_protected("pae")
+    w.wrap().code(32, "0f 01 d9  vmmcall\n8a 03  mov al,[ebx]\nf4  hlt").intercept_exceptions(14)
+    w.guest.set(rbx=0x4000_0000)
+    assert w.run().code == vmcb.EXIT["vmmcall"]
+    w[vmcb.RIP] = w[vmcb.NEXT_RIP]
+    root = w[vmcb.CR3]
+    pointer = w.memory.read_u64(root + 8)
+    w.memory.write_u64(root + 8, 0)
+    assert w.run() == (vmcb.EXIT_EXCEPTION + 14, 0, 0x4000_0000, 0)
+    w.memory.write_u64(root + 8, w.memory.read_u64(root))
+    assert w.run().code == vmcb.EXIT["hlt"]
+    assert pointer & 1

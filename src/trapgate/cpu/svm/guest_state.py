@@ -119,7 +119,9 @@ def load_guest(p: GuestMode, place: int) -> str:
         refused = _load_all(p, place)
         if refused:
             return refused
-    elif refused := impossible_event(p.controls.eventinj, p.bits == 64):
+    elif refused := impossible_event(p.controls.eventinj, p.bits == 64) or _pdptes_refused(
+        p, q[layout.CR0 >> 3], q[layout.CR3 >> 3], q[layout.CR4 >> 3], q[layout.EFER >> 3]
+    ):
         return refused
     elif p.controls.nested:
         pat = words[at + (vmcb.G_PAT >> 3)]
@@ -143,6 +145,16 @@ def load_guest(p: GuestMode, place: int) -> str:
     return ""
 
 
+def _pdptes_refused(p: GuestMode, cr0: int, cr3: int, cr4: int, efer: int) -> str:
+    """VMRUN loads the page-directory pointers of PAE paging, changed or not. Why they are refused, or ''."""
+    if cr0 & CR0_PG and cr4 & CR4_PAE and not efer & EFER_LMA and not p.controls.nested:
+        try:
+            p.load_pdptes(cr3)
+        except Fault:
+            return "the page-directory pointers have reserved bits set"
+    return ""
+
+
 def _load_all(p: GuestMode, place: int) -> str:
     """Segments, control and debug registers, after the checks; why they are refused, or ''."""
     ram, q = p.ram, p.q
@@ -160,11 +172,9 @@ def _load_all(p: GuestMode, place: int) -> str:
     refused = impossible_event(controls.eventinj, bool(efer & EFER_LMA and words[2] >> 16 & ATTRIBUTE_L))
     if refused:
         return refused
-    if cr0 & CR0_PG and cr4 & CR4_PAE and not efer & EFER_LMA and not controls.nested:
-        try:
-            p.load_pdptes(cr3)
-        except Fault:
-            return "the page-directory pointers have reserved bits set"
+    refused = _pdptes_refused(p, cr0, cr3, cr4, efer)
+    if refused:
+        return refused
     changed = list(words) != _segment_words(p)
     if changed:
         for number in (ES, CS, SS, DS):
