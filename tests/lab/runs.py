@@ -36,10 +36,23 @@ class Run(NamedTuple):
 
 
 @functools.cache
-def run(guest: str, append: str, technique: str, costs: str = "opteron-2007", limit: int | None = None) -> Run:
+def run(
+    guest: str,
+    append: str,
+    technique: str,
+    costs: str = "opteron-2007",
+    limit: int | None = None,
+    processor: str = "opteron-2007",
+) -> Run:
     console = CapturedConsole()
     options = RunOptions(
-        guest=guest, append=append, technique=technique, memory_size=MEMORY, costs=costs, max_instructions=limit
+        guest=guest,
+        append=append,
+        technique=technique,
+        memory_size=MEMORY,
+        costs=costs,
+        max_instructions=limit,
+        processor=processor,
     )
     return Run(run_guest(options, console), bytes(console.data))
 

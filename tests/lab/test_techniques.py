@@ -43,6 +43,14 @@ def test_the_embedded_guest_tours_the_processor(technique: str) -> None:
     assert here.outcome.status == 0
 
 
+@pytest.mark.parametrize("processor", ["486", "pentium3"])
+def test_software_needs_no_amd_v(processor: str) -> None:
+    """The tour ends where the processor has no long mode (and on a 486, has no PAE), as on the bare machine."""
+    here, bare = (run("trapgate-guest", "tests", t, processor=processor) for t in ("software", "bare"))
+    assert here.console == bare.console
+    assert b"this processor has no long mode" in here.console
+
+
 @pytest.mark.parametrize("technique", ["shadow", "nested"])
 def test_the_embedded_guests_loops_differ_in_time_alone(technique: str) -> None:
     here, bare = run("trapgate-guest", "loops=1", technique), run("trapgate-guest", "loops=1", "bare")

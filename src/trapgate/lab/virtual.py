@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import time
+from dataclasses import replace
 
-from trapgate.arch.cpuid import PROFILES
+from trapgate.arch.cpuid import PROFILES, CpuProfile
 from trapgate.boards.host import HostMachine
 from trapgate.cpu.faults import Unimplemented
 from trapgate.firmware.image import BootImage
@@ -14,7 +15,7 @@ from trapgate.lab.console import GuestConsole, ProgressCallback
 from trapgate.lab.console_input import ConsoleInput
 from trapgate.lab.ends import End, requested_end
 from trapgate.lab.errors import UnknownTechnique
-from trapgate.lab.options import BARE, RunOptions
+from trapgate.lab.options import BARE, DEFAULT_PROCESSOR, RunOptions
 from trapgate.lab.processor_report import describe_processor
 from trapgate.lab.statistics import Statistics, read_virtual_statistics
 from trapgate.lab.virtual_report import describe_virtual_cpu
@@ -37,6 +38,17 @@ def host_memory(guest_memory: int) -> int:
     return guest_memory + HYPERVISOR_MEMORY + guest_memory // _NESTED_SHARE // _PAGE * _PAGE
 
 
+def software_host(profile: CpuProfile) -> CpuProfile:
+    """The host of a guest whose code is translated, so that any processor will do.
+
+    A guest and its shadow tables may be of other kinds than the host's own (shadow tables are PAE's at least), so what
+    `profile` lacks is the host's of 2007; the guest sees `profile`, and has its instructions alone.
+    """
+    if "SVM" in profile.flags:
+        return profile
+    return replace(PROFILES[DEFAULT_PROCESSOR], features=profile.features, frequency=profile.frequency)
+
+
 class VirtualRun:
     """A virtual machine for `options` on a host of its own. Raises UnknownTechnique, NoSuchTechnique."""
 
@@ -47,7 +59,8 @@ class VirtualRun:
         if technique is None:
             raise UnknownTechnique(options.technique, (BARE, *TECHNIQUES))
         profile = PROFILES[options.processor]
-        self._host = HostMachine(profile, host_memory(options.memory_size), usual_handlers(progress), options.costs)
+        host = profile if technique.needs_amd_v else software_host(profile)
+        self._host = HostMachine(host, host_memory(options.memory_size), usual_handlers(progress), options.costs)
         self._vm = vm = VirtualMachine(self._host, options.memory_size, profile, technique, output)
         self._host_seconds = 0.0
         vm.on_idle = ConsoleInput(vm, console).idle

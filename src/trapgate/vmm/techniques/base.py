@@ -23,6 +23,7 @@ class Technique(ABC):
 
     name: str
     tagged: bool
+    needs_amd_v = True
     #: Whether the guest has AMD-V itself, where its processor has (vmm/nested_svm).
     offers_svm = False
 

@@ -40,6 +40,7 @@ class Software(Shadow):
 
     name = "software"
     tagged = False
+    needs_amd_v = False
 
     def prepare(self, block: ControlBlock) -> None:
         super().prepare(block)
