@@ -30,7 +30,7 @@ L2_CODE, L2_STACK, L2_IDT, L2_HANDLER = 0x3_0000, 0x3_2000, 0x3_3000, 0x3_0800
 L2_TABLES, NESTED_TABLES, DATA, LOG = 0x4_0000, 0x5_0000, 0x6_0000, 0x7_0000
 ROUNDS, LOG_POINTER, COUNTER = 3, 0x7FF8, 0x7FF0
 #: More than any run here needs; what still runs then never ends.
-MOST_CYCLES, MOST_VIRTUAL_CYCLES = 2_000_000, 12_000_000
+MOST_CYCLES, MOST_VIRTUAL_CYCLES = 6_000_000, 40_000_000
 PWU, NX = 7, 1 << 63
 CODE64, DATA0 = 8, 16
 _CODE_ATTRIBUTES, _DATA_ATTRIBUTES = 0xA9B, 0xC93
@@ -161,7 +161,7 @@ def entry_state() -> EntryState:
 
 
 class _Silent:
-    def write(self, data: int) -> None:
+    def write(self, data: bytes) -> None:
         pass
 
 
