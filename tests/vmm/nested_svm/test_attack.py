@@ -31,7 +31,7 @@ from .world import (
     run_virtual,
 )
 
-SEEDS = int(os.environ.get("TRAPGATE_NESTED_SEEDS", "40"))
+SEEDS = int(os.environ.get("TRAPGATE_NESTED_SEEDS", "30"))
 VICTIM = 2 << 20
 
 

@@ -29,7 +29,7 @@ from .world import (
     run_virtual,
 )
 
-SEEDS = int(os.environ.get("TRAPGATE_NESTED_SEEDS", "60"))
+SEEDS = int(os.environ.get("TRAPGATE_NESTED_SEEDS", "30"))
 _EVENT = vmcb.EVENT_VALID
 _EVENTS = (
     _EVENT | 0x40, _EVENT | 3 << 8 | 6, _EVENT | 3 << 8 | 1 << 11 | 13 | 0x18 << 32, _EVENT | 2 << 8 | 2,
