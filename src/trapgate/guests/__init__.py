@@ -3,6 +3,7 @@
 - `trapgate-guest`: a multiboot 1 kernel (a.out kludge) that tours the processor's modes, then times one-operation
   loops. Command line: `tests`, `loops` or `all` (default), and `loops=PERCENT`.
 - `bench`: a multiboot 1 kernel for benchmarks. Command line: `bench=NAME n=COUNT`.
+- `hypervisor`: a multiboot 1 kernel that switches AMD-V on, runs guests of its own, and checks every #VMEXIT.
 - `real-loop`: 512 bytes for 0000:7C00 in real mode.
 
 All end through isa-debug-exit at port F4h: value 0 for success, 1 for failure.
