@@ -159,6 +159,7 @@ case(
 )
 case(
     UnknownGuest,
-    "wanted an embedded guest, got 'debian'; there are trapgate-guest, real-loop, bench, hypervisor: choose one of them",
+    "wanted an embedded guest, got 'debian'; there are trapgate-guest, real-loop, bench, hypervisor: "
+    "choose one of them",
     lambda w: guests.image("debian"),
 )
