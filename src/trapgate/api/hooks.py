@@ -159,11 +159,13 @@ class Hooks:
     def _interrupt_front(self, is_software: bool, method: Callable[..., None]) -> Callable[..., None]:
         return partial(self._deliver_interrupt, is_software, method)
 
-    def _deliver_interrupt(self, is_software: bool, method: Callable[..., None], vector: int, **how: bool) -> None:
+    def _deliver_interrupt(
+        self, is_software: bool, method: Callable[..., None], vector: int, *kind: int, **how: bool
+    ) -> None:
         for vectors, function in list(self._interrupts):
             if vectors is None or vector in vectors:
                 function(InterruptEvent(vector, is_software, self._p.rip, self._p.clock.now))
-        method(vector, **how)
+        method(vector, *kind, **how)
 
     def on_smm(self, function: Callable[[bool], None]) -> Hook:
         """Call `function(True)` before an SMI is taken and `function(False)` after RSM."""

@@ -101,7 +101,6 @@ class VirtualCpu:
                 self._prepare_event()
                 self.technique.before_entry()
             block = self.block
-            injected = block[vmcb.EVENTINJ]
             self.inside = True
             reason = self.technique.enter(block.address)
             self.inside = False
@@ -113,8 +112,6 @@ class VirtualCpu:
             interrupted = block[vmcb.EXITINTINFO]
             if interrupted & vmcb.EVENT_VALID:
                 self.event = interrupted
-                if not injected & vmcb.EVENT_VALID and _is_instruction(interrupted):
-                    backend.retire(1)  # INT n and its like: what injects the event completes the instruction
             handler = nested_handler(nested, code) if nested.in_l2 else None
             handler = handler or exits.get(code) or self.technique.exits.get(code)
             if handler is None:
@@ -363,9 +360,3 @@ class VirtualCpu:
             self.block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
             self.backend.retire(1)
         return True
-
-
-def _is_instruction(event: int) -> bool:
-    """Whether EXITINTINFO is of INT n, INT3 or INTO, which has left rip on itself (APM vol. 2, 15.7.2)."""
-    kind, vector = event >> vmcb.EVENT_TYPE_SHIFT & 7, event & 0xFF
-    return kind == vmcb.EVENT_SOFTWARE or (kind == vmcb.EVENT_EXCEPTION and vector in (vectors.BP, vectors.OF))
