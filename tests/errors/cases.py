@@ -14,10 +14,12 @@ from trapgate.cli.errors import CommandLineError
 from trapgate.cli.main import run_command
 from trapgate.cpu.faults import Unimplemented
 from trapgate.machine.errors import MachineError
+from trapgate.vmm.errors import VmmError
+from trapgate.vmm.memory.errors import VmmMemoryError
 
 from .sites import PACKAGE
 
-ROOTS = (MachineError, CommandLineError, Unimplemented)
+ROOTS = (MachineError, CommandLineError, Unimplemented, VmmError, VmmMemoryError)
 ORIGIN = 0x7C00
 
 

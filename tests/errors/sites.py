@@ -10,7 +10,10 @@ from support import ROOT
 
 PACKAGE = ROOT / "src" / "trapgate"
 #: What errors for the user derive from. A guest's own exceptions (cpu/faults.py's Fault) are not among them.
-ROOTS = {"MachineError": "machine/errors.py", "CommandLineError": "cli/errors.py", "Unimplemented": "cpu/faults.py"}
+ROOTS = {
+    "MachineError": "machine/errors.py", "CommandLineError": "cli/errors.py", "Unimplemented": "cpu/faults.py",
+    "VmmError": "vmm/errors.py", "VmmMemoryError": "vmm/memory/errors.py",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, order=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_REPORT = "please report it: a guest cannot cause it"
+
 
 class VmmError(Exception):
     """The virtual machine cannot go on."""
@@ -11,14 +13,14 @@ class EntryRefused(VmmError):
     """VMRUN has refused a VMCB: an error of the hypervisor's, never of its guest's."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"VMRUN: wanted a consistent VMCB, got one refused because {why}: please report this")
+        super().__init__(f"VMRUN: wanted a consistent VMCB, got one refused because {why}: {_REPORT}")
 
 
 class UnexpectedExit(VmmError):
     """An exit that was not asked for."""
 
     def __init__(self, name: str, rip: int) -> None:
-        super().__init__(f"#VMEXIT: wanted one that is intercepted, got {name} at rip {rip:#x}: please report this")
+        super().__init__(f"VMEXIT: wanted one that has a function, got {name} at rip {rip:#x}: {_REPORT}")
 
 
 class NoSuchTechnique(VmmError):

@@ -24,8 +24,7 @@ class FrameNotOwned(VmmMemoryError):
 
     def __init__(self, address: int, wanted: str, got: str) -> None:
         super().__init__(
-            f"host frame {address:#x}: wanted one of {wanted} to free, but it belongs to {got}: "
-            "free what was allocated, once"
+            f"host frame {address:#x}: wanted one of {wanted} to free, got one of {got}: free what was allocated, once"
         )
         self.address = address
 
