@@ -197,8 +197,10 @@ def test_an_instruction_that_the_hypervisor_cannot_carry_out_ends_the_run(
 def test_ctrl_c_ends_all_runs(sector: Path) -> None:
     arguments = [sys.executable, "-m", "trapgate", "compare", write(sector, "eb fe"), "--jobs", "6"]
     process = subprocess.Popen(
-        arguments, env=child_environment(), start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+        arguments, env=child_environment(), start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        # The tests may run where SIGINT is ignored: in a shell's background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     assert process.stderr is not None
     line = b""
     while line != b"trapgate: running nested-tagged\n":
