@@ -37,7 +37,7 @@ class Technique(ABC):
     @classmethod
     def missing(cls, profile: CpuProfile) -> str:
         """What a host's processor lacks for it, in words; "" for nothing."""
-        return "" if "SVM" in profile.flags else "AMD-V"
+        return "" if "SVM" in profile.flags or not cls.needs_amd_v else "AMD-V"
 
     @property
     def vcpu(self) -> VirtualCpu:
