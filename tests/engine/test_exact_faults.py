@@ -431,3 +431,10 @@ def test_the_instruction_restarts_after_the_handler(guest: Make) -> None:
     assert g["r14"] == 3
     assert [g.memory.read_u64(0x10_0000 + 0x1000 * i) for i in range(3)] == [1, 1, 1]
     assert g.processor.instructions == 1 + 4 * 3 + 1 + 3 * 13
+
+
+def test_iretq_with_nested_task_set_does_not_look_at_the_stack(guest: Callable[[], Guest]) -> None:
+    """Long mode has no task switches: #GP(0) (APM vol. 3, IRET), before a page fault of the stack."""
+    g = guest().enter_long().load(assemble(64, "48 cf  iretq"))
+    g.set(rsp=0x20_0000, rflags=0x4002)
+    assert g.first_exception() == (13, 0)

@@ -141,6 +141,8 @@ def iretq_within(c: Context) -> None:
     Anything else (another selector, a descriptor that has changed since CS was loaded, NT, TF, VM, the end of an NMI's
     handler) is left to Python.
     """
+    old = c.field(layout.SYSTEM_FLAGS)
+    c.plain_python_if((old & NT).ne(0))  # #GP(0), before the stack is looked at
     pointer = c.stack_pointer()
     rip, selector, flags, new_pointer, stack = (c.stack_load(pointer + 8 * i, 64) for i in range(5))
     selector, stack = selector & 0xFFFF, stack & 0xFFFF
@@ -148,8 +150,7 @@ def iretq_within(c: Context) -> None:
     same = same & (stack & 0xFFFC).eq(0) & (selector & 4).eq(0)
     same = same & (selector | 7).ule(c.field(layout.GDTR_LIMIT))
     same = same & c.field(layout.NMI_BLOCKED).eq(0)
-    old = c.field(layout.SYSTEM_FLAGS)
-    c.plain_python_if((same & ((flags & (NT | VM | TF)) | (old & NT)).eq(0) & rip.eq(rip.trunc(48).sext(64))) ^ 1)
+    c.plain_python_if((same & (flags & (NT | VM | TF)).eq(0) & rip.eq(rip.trunc(48).sext(64))) ^ 1)
     descriptor = c.load_system(c.field(layout.GDTR_BASE) + (selector & 0xFFF8), 64)
     c.plain_python_if(descriptor.ne(c.field(layout.CODE_DESCRIPTOR)))
     # RF only matters to instruction breakpoints; while there are some, IRETQ is Python's.
