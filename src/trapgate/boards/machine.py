@@ -11,19 +11,17 @@ from trapgate.arch.costs import profile as cost_profile
 from trapgate.arch.cpuid import OPTERON_2007, CpuProfile
 from trapgate.arch.registers import CS, GPR_NAMES, SEGMENT_NAMES
 from trapgate.arch.segments import DPL_SHIFT
+from trapgate.boards.boot import prepare_boot
 from trapgate.boards.pc import Pc, PcConfig
 from trapgate.boards.typist import Typist
 from trapgate.devices.uart16550a import IER_RECEIVED
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Processor, Stopped
-from trapgate.firmware.acpi import AcpiHardware
 from trapgate.firmware.bios.bios import Bios
 from trapgate.firmware.bios.disk_image import DiskImage
 from trapgate.firmware.bios.rom import SERVICE_PORT
 from trapgate.firmware.fw_cfg import FIRST_PORT, PORT_COUNT, FwCfg
 from trapgate.firmware.image import BootImage, EntryState
-from trapgate.firmware.linux import LinuxImage
-from trapgate.firmware.tables import write_tables
 from trapgate.machine.clock import Clock
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.control import Reset, RunControl
@@ -100,13 +98,7 @@ class BareMachine:
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory and the processor into its entry state. Raises FirmwareError."""
-        if isinstance(image, LinuxImage):
-            self.fw_cfg.set_boot_files(image.kernel, image.initrd, image.command_line.decode(errors="surrogateescape"))
-        hardware = AcpiHardware(fw_cfg_port=FIRST_PORT)
-        # Firmware gives the I/O APIC the identifier that its tables name.
-        self.board.bus.write_memory(hardware.io_apic_address, 4, 0)
-        self.board.bus.write_memory(hardware.io_apic_address + 0x10, 4, hardware.io_apic_id << 24)
-        rsdp = write_tables(self.memory, hardware)
+        rsdp = prepare_boot(image, self.memory, self.board.bus, self.fw_cfg)
         if isinstance(image, DiskImage):
             self._install_bios(image)
         enter_state(self.processor, image.load(self.memory, rsdp))

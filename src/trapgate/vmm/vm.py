@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import iced_x86 as iced
-
 from trapgate.arch import vmcb
 from trapgate.arch.cpuid import CpuProfile
-from trapgate.arch.registers import CR0_PE, CS, EFER_SVME, GPR_NAMES
+from trapgate.arch.registers import CR0_PE, EFER_SVME, GPR_NAMES
 from trapgate.arch.segments import DPL_SHIFT
+from trapgate.boards.boot import prepare_boot
 from trapgate.boards.pc import Pc, PcConfig
 from trapgate.devices.uart16550a import IER_RECEIVED
-from trapgate.firmware.acpi import AcpiHardware
 from trapgate.firmware.fw_cfg import FIRST_PORT, PORT_COUNT, FwCfg
 from trapgate.firmware.image import SEGMENT_NAMES, BootImage, EntryState
-from trapgate.firmware.linux import LinuxImage
-from trapgate.firmware.tables import write_tables
 from trapgate.machine.clock import Clock
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.control import RunControl
@@ -25,6 +21,7 @@ from trapgate.vmm.backend import Backend
 from trapgate.vmm.control_block import ControlBlock
 from trapgate.vmm.errors import NoSuchTechnique
 from trapgate.vmm.exits import EXITS
+from trapgate.vmm.exits.operands import decode
 from trapgate.vmm.memory.frames import FrameAllocator
 from trapgate.vmm.memory.guest import GuestMemory
 from trapgate.vmm.msrs import VirtualMsrs
@@ -134,12 +131,7 @@ class VirtualMachine:
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory and the virtual processor into its entry state. Raises FirmwareError."""
-        if isinstance(image, LinuxImage):
-            self.fw_cfg.set_boot_files(image.kernel, image.initrd, image.command_line.decode(errors="surrogateescape"))
-        hardware = AcpiHardware(fw_cfg_port=FIRST_PORT)
-        self.board.bus.write_memory(hardware.io_apic_address, 4, 0)
-        self.board.bus.write_memory(hardware.io_apic_address + 0x10, 4, hardware.io_apic_id << 24)
-        rsdp = write_tables(self.memory, hardware)
+        rsdp = prepare_boot(image, self.memory, self.board.bus, self.fw_cfg)
         self._entry = image.load(self.memory, rsdp)
         self.enter_state(self._entry)
 
@@ -203,11 +195,7 @@ class VirtualMachine:
 
     def next_rip(self, vcpu: VirtualCpu) -> int:
         """The instruction pointer behind the present instruction, for processors that do not save it."""
-        base = vcpu.segment(CS)[1] if vcpu.bits != 64 else 0
-        vcpu.memory.fetch_access = 4 if vcpu.cpl == 3 else 0
-        code = vcpu.memory.fetch(base + vcpu.rip, 15)
-        length: int = iced.Decoder(vcpu.bits, code).decode().len
-        return vcpu.rip + length & ((1 << 64) - 1 if vcpu.bits == 64 else 0xFFFF_FFFF)
+        return vcpu.rip + decode(vcpu).len & ((1 << 64) - 1 if vcpu.bits == 64 else 0xFFFF_FFFF)
 
     def run(self) -> str:
         """Run until something ends the run: "request", "limit", "triple-fault", "halted"."""

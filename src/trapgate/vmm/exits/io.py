@@ -10,6 +10,7 @@ from trapgate.arch import vmcb
 from trapgate.arch.paging import PF_U, PF_W
 from trapgate.arch.registers import CS, DF, DS, ES, FS, RAX, RCX, RDI, RSI, SS
 from trapgate.vmm.emulate import GuestFault
+from trapgate.vmm.exits.operands import decode
 
 if TYPE_CHECKING:
     from trapgate.vmm.vcpu import VirtualCpu
@@ -89,10 +90,7 @@ def _source(vcpu: VirtualCpu, info: int) -> int:
     """The segment of OUTS: with decode assists the processor says it, else the prefixes do."""
     if "DECODE_ASSISTS" in vcpu.backend.profile.svm_features:
         return info >> vmcb.IOIO_SEGMENT_SHIFT & 7
-    base = vcpu.segment(CS)[1] if vcpu.bits != 64 else 0
-    vcpu.memory.fetch_access = PF_U if vcpu.cpl == 3 else 0
-    instruction = iced.Decoder(vcpu.bits, vcpu.memory.fetch(base + vcpu.rip, 15)).decode()
-    return _REGISTERS.get(instruction.memory_segment, DS)
+    return _REGISTERS.get(decode(vcpu).memory_segment, DS)
 
 
 def _linear(vcpu: VirtualCpu, segment: int, offset: int, size: int, write: bool) -> int:
