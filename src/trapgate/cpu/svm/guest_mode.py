@@ -101,20 +101,13 @@ class GuestMode(GuestEvents):
         self.vmcb = place
         self.before_write(place, vmcb.SIZE)
         known, controls = self._read_controls(place)
-        if known:
-            refused = guest_state.load_guest(self, place)
+        if not known:
+            self.controls = controls
+            host_cr0 = q[layout.CR0 >> 3] if not self.python_host else CR0_PG
+            refused = control_fault(controls, self.profile, bool(host_cr0 & CR0_PG))
             if refused:
                 self._refuse(refused)
                 return
-            self._enter_mode(controls)
-            self._inject_event(place)
-            return
-        self.controls = controls
-        host_cr0 = q[layout.CR0 >> 3] if not self.python_host else CR0_PG
-        refused = control_fault(controls, self.profile, bool(host_cr0 & CR0_PG))
-        if refused:
-            self._refuse(refused)
-            return
         if not self.python_host:
             self.host = guest_state.save_host(self)
             q[layout.HOST_CR4 >> 3], q[layout.HOST_EFER >> 3] = q[layout.CR4 >> 3], q[layout.EFER >> 3]

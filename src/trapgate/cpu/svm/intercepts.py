@@ -366,34 +366,38 @@ def _call_out(p: GuestMode, instruction: iced.Instruction) -> None:
     _leave(p, vmcb.EXIT_CALLOUT)
 
 
-_translated_forms: dict[int, tuple[Mapping[str, PythonForm], Mapping[str, PythonForm]]] = {}
+Forms = Mapping[str, PythonForm]
 
 
-def translated_forms(forms: Mapping[str, PythonForm]) -> Mapping[str, PythonForm]:
-    """The forms of guest_forms with calls of the hypervisor in place of sensitive instructions."""
-    known = _translated_forms.get(id(forms))
-    if known is not None and known[0] is forms:
+class _Remembered:
+    """What `make` makes of a mapping of forms, made once for each mapping."""
+
+    def __init__(self, make: Callable[[Forms], Forms]) -> None:
+        self._make = make
+        #: By identity: (the mapping, which so stays the only one of that identity, and what was made of it).
+        self._made: dict[int, tuple[Forms, Forms]] = {}
+
+    def __call__(self, forms: Forms) -> Forms:
+        known = self._made.get(id(forms))
+        if known is None:
+            if len(self._made) > 64:
+                self._made.clear()
+            known = self._made[id(forms)] = forms, self._make(forms)
         return known[1]
-    if len(_translated_forms) > 64:
-        _translated_forms.clear()
-    made = {**guest_forms(forms), **{name: _guarded(_call_out, forms[name]) for name in SENSITIVE}}
-    _translated_forms[id(forms)] = (forms, made)
-    return made
 
 
-_guest_forms: dict[int, tuple[Mapping[str, PythonForm], Mapping[str, PythonForm]]] = {}
+def _with_intercepts(forms: Forms) -> Forms:
+    return {name: _guarded(CHECKS[name], form) if name in CHECKS else form for name, form in forms.items()}
 
 
-def guest_forms(forms: Mapping[str, PythonForm]) -> Mapping[str, PythonForm]:
-    """The same forms with their intercepts in front."""
-    known = _guest_forms.get(id(forms))
-    if known is not None and known[0] is forms:
-        return known[1]
-    if len(_guest_forms) > 64:
-        _guest_forms.clear()
-    made = {name: _guarded(CHECKS[name], form) if name in CHECKS else form for name, form in forms.items()}
-    _guest_forms[id(forms)] = (forms, made)
-    return made
+def _with_callouts(forms: Forms) -> Forms:
+    return {**guest_forms(forms), **{name: _guarded(_call_out, forms[name]) for name in SENSITIVE}}
+
+
+#: The same forms with their intercepts in front.
+guest_forms = _Remembered(_with_intercepts)
+#: The forms of guest_forms with calls of the hypervisor in place of sensitive instructions.
+translated_forms = _Remembered(_with_callouts)
 
 
 def _guarded(check: Check, form: PythonForm) -> PythonForm:
