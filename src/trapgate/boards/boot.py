@@ -1,21 +1,26 @@
-"""What firmware leaves behind before any boot protocol: tables in memory, fw_cfg's files, the I/O APIC's identifier."""
+"""What firmware leaves behind before any boot protocol: PCI's addresses, tables in memory, fw_cfg's files."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from trapgate.firmware.acpi import AcpiHardware
 from trapgate.firmware.fw_cfg import FIRST_PORT, FwCfg
 from trapgate.firmware.image import BootImage
 from trapgate.firmware.linux import LinuxImage
+from trapgate.firmware.pci_setup import set_up_pci
 from trapgate.firmware.tables import write_tables
 from trapgate.machine.bus import Bus
 from trapgate.machine.ram import Ram
 
 
-def prepare_boot(image: BootImage, memory: Ram, bus: Bus, fw_cfg: FwCfg) -> int:
+def prepare_boot(image: BootImage, memory: Ram, bus: Bus, fw_cfg: FwCfg, has_pci: bool = False) -> int:
     """Guest-physical address of the RSDP, after all of it is in place. Raises FirmwareError."""
     if isinstance(image, LinuxImage):
         fw_cfg.set_boot_files(image.kernel, image.initrd, image.command_line.decode(errors="surrogateescape"))
-    hardware = AcpiHardware(fw_cfg_port=FIRST_PORT)
+    hardware = AcpiHardware(fw_cfg_port=FIRST_PORT, has_pci=has_pci)
+    if has_pci:
+        hardware = replace(hardware, pci_interrupts=set_up_pci(bus))
     # Firmware gives the I/O APIC the identifier that its tables name.
     bus.write_memory(hardware.io_apic_address, 4, 0)
     bus.write_memory(hardware.io_apic_address + 0x10, 4, hardware.io_apic_id << 24)

@@ -98,7 +98,7 @@ class BareMachine:
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory and the processor into its entry state. Raises FirmwareError."""
-        rsdp = prepare_boot(image, self.memory, self.board.bus, self.fw_cfg)
+        rsdp = prepare_boot(image, self.memory, self.board.bus, self.fw_cfg, self.board.pci is not None)
         if isinstance(image, DiskImage):
             self._install_bios(image)
         enter_state(self.processor, image.load(self.memory, rsdp))

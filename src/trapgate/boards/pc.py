@@ -1,7 +1,8 @@
 """A PC: which devices sit where, and how their interrupt lines run. Composition only.
 
 ISA interrupt requests go to both 8259s and to the I/O APIC, of which firmware's tables tell the guest: IRQ n is input
-n, but the timer's IRQ 0 is input 2, and input 0 is the 8259s' INTR. There is no PCI: ports CF8h and CFCh read all ones.
+n, but the timer's IRQ 0 is input 2, and input 0 is the 8259s' INTR. PCI is there when something sits on it
+(boards/pci.py); else ports CF8h and CFCh read all ones.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from datetime import datetime
 from functools import partial
 
 from trapgate.boards.cmos import fill_cmos
+from trapgate.boards.pci import DiskConfig, PciBoard
 from trapgate.devices import ioapic, lapic_registers
 from trapgate.devices.acpi_pm import (
     PM1A_CONTROL,
@@ -68,6 +70,8 @@ class PcConfig:
 
     #: The RTC's date and time at cycle 0, UTC. Fixed, so that two runs are the same.
     start_time: datetime = datetime(2007, 9, 10, 12, 0, 0)
+    #: Disks and CD-ROM drives; with one or more there is PCI.
+    disks: tuple[DiskConfig, ...] = ()
 
 
 class Pc:
@@ -113,8 +117,11 @@ class Pc:
         self.post = PostCode()
         self.debug_exit = DebugExit(control)
         self.debug_console = DebugConsole(debug_console or console)
-
+        #: PCI and what sits on it; None when nothing does.
+        self.pci: PciBoard | None = None
         self._map()
+        if config.disks:
+            self.pci = PciBoard(self.bus, memory, clock, self.irq_line, self.lapic, config.disks)
         self.lapic.on_move = self._move_lapic
         self.reset()
 
@@ -171,6 +178,8 @@ class Pc:
             self.debug_console,
         ):
             device.reset()
+        if self.pci is not None:
+            self.pci.reset()
         for uart in (self.serial, self.serial2):
             uart.write_port(LINE_CONTROL, 1, EIGHT_BITS)
 
@@ -200,7 +209,8 @@ class Pc:
     def expects_unmaskable(self) -> bool:
         """Whether a device's interrupt request would reach the processor as NMI, SMI or INIT: IF does not hold these
         back. Nothing drives LINT1 on this board."""
-        return self.lapic.lint0_unmaskable() or self.ioapic.sends_unmaskable()
+        by_message = self.pci is not None and self.pci.sends_unmaskable()
+        return by_message or self.lapic.lint0_unmaskable() or self.ioapic.sends_unmaskable()
 
     def acknowledge(self) -> int:
         """The vector of the interrupt that the processor takes: the local APIC's own, else the 8259s'."""
@@ -215,15 +225,20 @@ class Pc:
     def _move_lapic(self, old: int | None, new: int | None) -> None:
         if new is not None and (self.memory.is_ram(new, lapic_registers.SIZE) or new == ioapic.BASE):
             raise UnimplementedDevice("lapic", f"a register page at {new:#x}, over RAM or another device")
+        if self.pci is not None:
+            # A window of PCI that is in the way makes room, and comes back when it can.
+            self.pci.bus.withdraw()
         if old is not None:
             self.bus.unmap_memory(old)
         if new is not None:
             self.bus.map_memory(new, lapic_registers.SIZE, self.lapic)
+        if self.pci is not None:
+            self.pci.bus.decode()
 
     # Snapshot
 
     def _devices(self) -> dict[str, Snapshotable]:
-        return {
+        devices: dict[str, Snapshotable] = {
             "pit": self.pit,
             "port61": self.port_b,
             "port92": self.port_a,
@@ -244,6 +259,9 @@ class Pc:
             "ioapic": self.ioapic,
             "lapic": self.lapic,
         }
+        if self.pci is not None:
+            devices["pci"] = self.pci
+        return devices
 
     def snapshot(self) -> Snapshot:
         """The state of every device as plain values; the clock, the memory and the processor are not in it."""

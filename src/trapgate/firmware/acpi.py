@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from trapgate.firmware import aml
 from trapgate.firmware.memory_map import FIRMWARE_BASE
+from trapgate.firmware.pci_setup import MEMORY_WINDOW, PciInterrupt
 from trapgate.machine.ram import Ram
 
 OEM_ID = b"TRAPGT"
@@ -37,6 +38,9 @@ NO_C3_LATENCY = 0xFFFF
 CMOS_CENTURY = 0x32
 PROFILE_DESKTOP = 1
 SYSTEM_IO = 1
+PCI_CONFIGURATION = 0xCF8
+#: The function number in an address of the routing table.
+ANY_FUNCTION = 0xFFFF
 
 # 5.2.12, Multiple APIC Description Table.
 PCAT_COMPAT = 1 << 0
@@ -64,6 +68,14 @@ class AcpiHardware:
     mouse: bool = True
     #: First port of QEMU's fw_cfg device; None: the board has none.
     fw_cfg_port: int | None = None
+    #: Whether there is a PCI bus, and where its interrupt pins are wired.
+    has_pci: bool = False
+    pci_interrupts: tuple[PciInterrupt, ...] = ()
+
+    @property
+    def level_interrupts(self) -> tuple[int, ...]:
+        """ISA interrupts that are levels, in order: the SCI and those that PCI uses."""
+        return tuple(sorted({self.sci_interrupt, *(interrupt.irq for interrupt in self.pci_interrupts)}))
 
 
 def _sum_to_zero(data: bytes | bytearray) -> int:
@@ -122,10 +134,10 @@ def madt(hardware: AcpiHardware) -> bytes:
     body = struct.pack("<II", hardware.local_apic_address, PCAT_COMPAT)
     body += struct.pack("<BBBBI", 0, 8, 0, hardware.local_apic_id, LOCAL_APIC_ENABLED)
     body += struct.pack("<BBBBII", 1, 12, hardware.io_apic_id, 0, hardware.io_apic_address, 0)
-    # The timer's interrupt 0 is wired to input 2; the SCI is a level, not an ISA edge.
+    # The timer's interrupt 0 is wired to input 2; the SCI is a level, not an ISA edge, as are PCI's.
     body += struct.pack("<BBBBIH", 2, 10, 0, 0, 2, BUS_DEFAULT)
-    sci = hardware.sci_interrupt
-    body += struct.pack("<BBBBIH", 2, 10, 0, sci, sci, LEVEL_ACTIVE_HIGH)
+    for irq in hardware.level_interrupts:
+        body += struct.pack("<BBBBIH", 2, 10, 0, irq, irq, LEVEL_ACTIVE_HIGH)
     body += struct.pack("<BBBHB", 4, 6, ALL_PROCESSORS, BUS_DEFAULT, 1)
     return table(b"APIC", 1, body)
 
@@ -135,6 +147,24 @@ def _isa_device(name: str, identifier: str, *descriptors: bytes, unique: int | N
     if unique is not None:
         terms.append(aml.named("_UID", aml.integer(unique)))
     return aml.device(name, *terms, aml.named("_CRS", aml.resources(*descriptors)))
+
+
+def _pci_root(hardware: AcpiHardware) -> bytes:
+    """The host bridge of PCI bus 0: what it passes on, and its interrupt routing table (6.2.13)."""
+    passes = aml.resources(
+        aml.word_range(aml.BUS_RANGE, 0, 0),
+        aml.io_ports(PCI_CONFIGURATION, 8),
+        aml.word_range(aml.IO_RANGE, 0, PCI_CONFIGURATION - 1),
+        aml.word_range(aml.IO_RANGE, PCI_CONFIGURATION + 8, 0xFFFF),
+        aml.memory_range(MEMORY_WINDOW.start, MEMORY_WINDOW.stop - 1),
+    )
+    routes = [
+        aml.package(*map(aml.integer, (i.device << 16 | ANY_FUNCTION, i.pin - 1, 0, i.irq)))
+        for i in hardware.pci_interrupts
+    ]
+    terms = [aml.named("_HID", aml.eisa_id("PNP0A03")), aml.named("_UID", aml.integer(0))]
+    terms += [aml.named("_CRS", passes), aml.named("_PRT", aml.package(*routes))]
+    return aml.device("PCI0", *terms)
 
 
 def dsdt(hardware: AcpiHardware) -> bytes:
@@ -154,6 +184,8 @@ def dsdt(hardware: AcpiHardware) -> bytes:
         _isa_device("COM1", "PNP0501", aml.io_ports(0x3F8, 8), aml.irq(4), unique=1),
         _isa_device("COM2", "PNP0501", aml.io_ports(0x2F8, 8), aml.irq(3), unique=2),
     ]
+    if hardware.has_pci:
+        devices.insert(0, _pci_root(hardware))
     if hardware.mouse:
         devices.append(_isa_device("MOU", "PNP0F13", aml.irq(12)))
     if hardware.fw_cfg_port is not None:

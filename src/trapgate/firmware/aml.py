@@ -22,6 +22,13 @@ DEVICE_OP = 0x82
 ROOT_CHARACTER = b"\\"
 
 IO_DESCRIPTOR = 0x47
+WORD_ADDRESS_SPACE = 0x88
+DWORD_ADDRESS_SPACE = 0x87
+MEMORY_RANGE, IO_RANGE, BUS_RANGE = 0, 1, 2
+#: Minimum and maximum are fixed (6.4.3.5); all ports of the range; memory that can be written.
+FIXED_RANGE = 0x0C
+ENTIRE_RANGE = 0x03
+READ_WRITE = 0x01
 IRQ_NO_FLAGS_DESCRIPTOR = 0x22
 DMA_DESCRIPTOR = 0x2A
 END_TAG = 0x79
@@ -114,6 +121,19 @@ def irq(number: int) -> bytes:
 def dma(channel: int) -> bytes:
     """One DMA channel, compatibility mode, 8-bit transfers, no bus master (6.4.2.2, DMA Descriptor)."""
     return bytes([DMA_DESCRIPTOR, 1 << channel, 0])
+
+
+def word_range(kind: int, first: int, last: int) -> bytes:
+    """Bus numbers or ports that a bridge passes on (6.4.3.5.3, Word Address Space Descriptor)."""
+    flags = ENTIRE_RANGE if kind == IO_RANGE else 0
+    body = struct.pack("<BBBHHHHH", kind, FIXED_RANGE, flags, 0, first, last, 0, last - first + 1)
+    return struct.pack("<BH", WORD_ADDRESS_SPACE, len(body)) + body
+
+
+def memory_range(first: int, last: int) -> bytes:
+    """Guest-physical addresses that a bridge passes on, not cached (6.4.3.5.2, DWord Address Space Descriptor)."""
+    body = struct.pack("<BBBIIIII", MEMORY_RANGE, FIXED_RANGE, READ_WRITE, 0, first, last, 0, last - first + 1)
+    return struct.pack("<BH", DWORD_ADDRESS_SPACE, len(body)) + body
 
 
 def resources(*descriptors: bytes) -> bytes:

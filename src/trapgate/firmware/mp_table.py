@@ -34,7 +34,7 @@ EXT_INT = 3
 CONFORMS_TO_BUS = 0
 LEVEL_ACTIVE_HIGH = 0x000D
 ALL_LOCAL_APICS = 0xFF
-ISA_BUS = 0
+PCI_BUS = 0
 CASCADE_IRQ = 2
 TIMER_INPUT = 2
 PIC_INPUT = 0
@@ -52,6 +52,9 @@ class ProcessorIdentity:
 def build_mp_table(hardware: AcpiHardware, processor: ProcessorIdentity, base: int) -> bytes:
     """The floating pointer (4.1) for guest-physical `base`, followed by the configuration table (4.2)."""
     apic = hardware.io_apic_id
+    # PCI bus 0 has the lowest number (4.3.2).
+    buses = [b"PCI   ", b"ISA   "] if hardware.has_pci else [b"ISA   "]
+    isa = len(buses) - 1
     boot_flags = PROCESSOR_ENABLED | BOOTSTRAP_PROCESSOR
     entries = [
         struct.pack(
@@ -63,19 +66,23 @@ def build_mp_table(hardware: AcpiHardware, processor: ProcessorIdentity, base: i
             processor.signature,
             processor.features,
         ),
-        struct.pack("<BB6s", BUS, ISA_BUS, b"ISA   "),
+        *(struct.pack("<BB6s", BUS, number, name) for number, name in enumerate(buses)),
         struct.pack("<BBBBI", IO_APIC, apic, 0x11, IO_APIC_ENABLED, hardware.io_apic_address),
-        struct.pack("<BBHBBBB", IO_INTERRUPT, EXT_INT, CONFORMS_TO_BUS, ISA_BUS, 0, apic, PIC_INPUT),
+        struct.pack("<BBHBBBB", IO_INTERRUPT, EXT_INT, CONFORMS_TO_BUS, isa, 0, apic, PIC_INPUT),
     ]
     for irq in range(16):
         if irq == CASCADE_IRQ:
             continue
-        flags = LEVEL_ACTIVE_HIGH if irq == hardware.sci_interrupt else CONFORMS_TO_BUS
+        flags = LEVEL_ACTIVE_HIGH if irq in hardware.level_interrupts else CONFORMS_TO_BUS
         pin = TIMER_INPUT if irq == 0 else irq
-        entries.append(struct.pack("<BBHBBBB", IO_INTERRUPT, INT, flags, ISA_BUS, irq, apic, pin))
+        entries.append(struct.pack("<BBHBBBB", IO_INTERRUPT, INT, flags, isa, irq, apic, pin))
+    for wired in hardware.pci_interrupts:
+        # Bits 6-2 are the device, bits 1-0 the pin (appendix D.3).
+        source = wired.device << 2 | wired.pin - 1
+        entries.append(struct.pack("<BBHBBBB", IO_INTERRUPT, INT, LEVEL_ACTIVE_HIGH, PCI_BUS, source, apic, wired.irq))
     for kind, pin in ((EXT_INT, 0), (NMI, 1)):
         destination = ALL_LOCAL_APICS if kind == NMI else hardware.local_apic_id
-        entries.append(struct.pack("<BBHBBBB", LOCAL_INTERRUPT, kind, CONFORMS_TO_BUS, ISA_BUS, 0, destination, pin))
+        entries.append(struct.pack("<BBHBBBB", LOCAL_INTERRUPT, kind, CONFORMS_TO_BUS, isa, 0, destination, pin))
     body = b"".join(entries)
     header = b"PCMP" + struct.pack("<HBB", 44 + len(body), SPECIFICATION_1_4, 0) + OEM_ID + PRODUCT_ID
     header += struct.pack("<IHHIHBB", 0, 0, len(entries), hardware.local_apic_address, 0, 0, 0)

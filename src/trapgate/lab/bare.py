@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from trapgate.arch.cpuid import PROFILES
 from trapgate.boards.machine import BareMachine, MachineConfig
+from trapgate.boards.pc import PcConfig
+from trapgate.boards.pci import DiskConfig
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Stopped
 from trapgate.firmware.image import BootImage
@@ -24,11 +26,17 @@ class BareRun:
     """A machine for `options`; `output` gets what COM1 sends, `console` gives what it receives."""
 
     def __init__(
-        self, options: RunOptions, output: ConsoleBackend, console: GuestConsole, progress: ProgressCallback
+        self,
+        options: RunOptions,
+        output: ConsoleBackend,
+        console: GuestConsole,
+        progress: ProgressCallback,
+        disks: tuple[DiskConfig, ...] = (),
     ) -> None:
         config = MachineConfig(
-            memory_size=options.memory_size, profile=PROFILES[options.processor], costs=options.costs
-        )
+            memory_size=options.memory_size, profile=PROFILES[options.processor], costs=options.costs,
+            board=PcConfig(disks=disks),
+        )  # fmt: skip
         self._machine = machine = BareMachine(config, output, usual_handlers(progress))
         self._host_seconds = 0.0
         machine.processor.on_idle = ConsoleInput(machine, console, machine.refresh_screen).idle

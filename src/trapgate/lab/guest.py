@@ -83,12 +83,18 @@ def _embedded(options: RunOptions) -> Guest:
 
 def _debian(options: RunOptions, progress: ProgressCallback) -> Guest:
     from trapgate.lab.debian import fetch_debian
+    from trapgate.lab.debian_modules import fetch_modules, needed_modules
     from trapgate.lab.initramfs import build_initramfs, output_token
 
     if options.memory_size < DEBIAN_MEMORY:
         raise TooLittleMemory("Debian's kernel and busybox", DEBIAN_MEMORY, options.memory_size)
     files = fetch_debian(lambda what, share: progress(what, round(share * 1000), 1000))
-    initramfs = build_initramfs(files.busybox.read_bytes(), options.command)
+    modules = needed_modules(options.drives)
+    if modules:
+        files, drivers = fetch_modules(files, modules, lambda what, share: progress(what, round(share * 1000), 1000))
+        initramfs = build_initramfs(files.busybox.read_bytes(), options.command, modules=drivers)
+    else:
+        initramfs = build_initramfs(files.busybox.read_bytes(), options.command)
     words = [DEBIAN_COMMAND_LINE]
     if options.command is not None:
         words.append(DEBIAN_COMMAND_PANIC)

@@ -40,7 +40,7 @@ mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts
 mount -t devpts devpts /dev/pts
 hostname trapgate
-cd /root
+@MODULES@cd /root
 if [ ! -f /trapgate/command ]; then
     echo 4 > /proc/sys/kernel/printk
     echo "trapgate: a shell; exit or poweroff -f ends the run"
@@ -59,6 +59,19 @@ printf '\036%s:status:%d\n' "$token" $?
 stty sane
 poweroff -f
 """
+
+#: In INIT_SCRIPT's place of modules, where there are any: their names are in the order in which they are to be loaded.
+#: Words of the kernel's command line such as libata.dma=0 are their parameters, as modprobe has it.
+LOAD_MODULES = """for module in $(cat /trapgate/modules); do
+    set --
+    for word in $(cat /proc/cmdline); do
+        case $word in $module.*) set -- "$@" "${word#*.}";; esac
+    done
+    insmod /lib/modules/$module.ko "$@"
+done
+set --
+"""
+MODULES_FILE = "trapgate/modules"
 
 
 class NotBusybox(MachineError):
@@ -124,13 +137,15 @@ def build_initramfs(
     command: Sequence[str] | None = None,
     files: Mapping[str, bytes] | None = None,
     terminal_size: tuple[int, int] = (24, 80),
+    modules: Mapping[str, bytes] | None = None,
 ) -> bytes:
     """The archive's bytes.
 
     Without `command` the guest gives an interactive shell. With it, the guest prints a start marker, runs the words of
     `command` with standard input empty, prints a marker with its exit status and powers off; ConsoleSplitter reads
     that. `files` adds executable files by path, their folders included. `terminal_size` is what the shell takes for its
-    terminal's rows and columns, which a serial line does not tell. Raises NotBusybox.
+    terminal's rows and columns, which a serial line does not tell. `modules` are kernel modules by name, which are
+    loaded in their order. Raises NotBusybox.
     """
     applets = applet_names(busybox)
     missing = [name for name in REQUIRED_APPLETS if name not in applets]
@@ -142,7 +157,7 @@ def build_initramfs(
     for folder in folders:
         archive.add(folder, DIRECTORY)
     archive.add("dev/console", CHARACTER_DEVICE, device=(5, 1))
-    archive.add("init", EXECUTABLE, INIT_SCRIPT.encode())
+    archive.add("init", EXECUTABLE, INIT_SCRIPT.replace("@MODULES@", LOAD_MODULES if modules else "").encode())
     archive.add("etc/passwd", REGULAR, b"root:x:0:0:root:/root:/bin/sh\n")
     archive.add("etc/group", REGULAR, b"root:x:0:\n")
     archive.add("bin/busybox", EXECUTABLE, busybox)
@@ -160,7 +175,10 @@ def build_initramfs(
         words = " ".join(shlex.quote(word) for word in command)
         archive.add(COMMAND_FILE, REGULAR, f"exec {words}\n".encode("utf-8", "surrogateescape"))
         archive.add(TOKEN_FILE, REGULAR, output_token(command).encode() + b"\n")
-    _add_files(archive, files or {}, set(folders))
+    packed = {f"lib/modules/{name}.ko": content for name, content in (modules or {}).items()}
+    if modules:
+        archive.add(MODULES_FILE, REGULAR, "".join(f"{name}\n" for name in modules).encode())
+    _add_files(archive, {**(files or {}), **packed}, set(folders))
     return archive.finish()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from trapgate.arch.costs import DEFAULT_COSTS
 
@@ -15,6 +16,21 @@ BARE = "bare"
 EMBEDDED = "embedded"
 DEBIAN = "debian"
 MEMTEST = "memtest86+"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriveOptions:
+    """A disk, or a CD-ROM drive with a CD: the image in `file`, behind `interface`.
+
+    `format` is one of devices.disks.FORMATS, or None to find out by the file's content. A guest that writes to a
+    `read_only` one gets an error.
+    """
+
+    file: Path
+    interface: Literal["ide", "virtio"] = "ide"
+    format: str | None = None
+    read_only: bool = False
+    is_cd: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,3 +51,6 @@ class RunOptions:
     command: tuple[str, ...] | None = None
     technique: str = BARE
     costs: str = DEFAULT_COSTS
+    drives: tuple[DriveOptions, ...] = ()
+    #: The guest's writes go into the images of its drives, and not only beside them.
+    write: bool = False

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
+from trapgate.boards.pci import DiskConfig
 from trapgate.firmware.image import BootImage
 from trapgate.lab.console import CommandOutput, GuestConsole, ProgressCallback
+from trapgate.lab.disks import open_disks
 from trapgate.lab.ends import End, Reason
 from trapgate.lab.errors import CommandNotRun
 from trapgate.lab.guest import Guest, find_guest
@@ -63,9 +66,16 @@ def run_guest(
 
     Raises RunError, FirmwareError and the like for what the user got wrong; nothing that the guest does raises.
     """
+    with open_disks(options) as disks:
+        return _run(options, console, progress, make_machine or partial(_machine, disks=disks))
+
+
+def _run(
+    options: RunOptions, console: GuestConsole, progress: ProgressCallback, make_machine: MachineMaker
+) -> RunOutcome:
     guest = find_guest(options, progress)
     output = CommandOutput(console, guest.splitter) if guest.splitter is not None else None
-    machine = (make_machine or _machine)(options, output or console, console, progress)
+    machine = make_machine(options, output or console, console, progress)
     machine.load(guest.image)
     console.on_quit = machine.stop
     with console:
@@ -77,15 +87,21 @@ def run_guest(
     return RunOutcome(options, guest.description, end.reason, status, message, machine.statistics())
 
 
-def _machine(options: RunOptions, output: ConsoleBackend, console: GuestConsole, progress: ProgressCallback) -> Machine:
+def _machine(
+    options: RunOptions,
+    output: ConsoleBackend,
+    console: GuestConsole,
+    progress: ProgressCallback,
+    disks: tuple[DiskConfig, ...],
+) -> Machine:
     # Bad input is found before the engine with LLVM, the slowest of all imports, is needed.
     if options.technique == BARE:
         from trapgate.lab.bare import BareRun
 
-        return BareRun(options, output, console, progress)
+        return BareRun(options, output, console, progress, disks)
     from trapgate.lab.virtual import VirtualRun
 
-    return VirtualRun(options, output, console, progress)
+    return VirtualRun(options, output, console, progress, disks)
 
 
 def _status(end: End, guest: Guest) -> int:

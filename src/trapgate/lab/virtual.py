@@ -8,6 +8,8 @@ from dataclasses import replace
 
 from trapgate.arch.cpuid import PROFILES, CpuProfile
 from trapgate.boards.host import HostMachine
+from trapgate.boards.pc import PcConfig
+from trapgate.boards.pci import DiskConfig
 from trapgate.cpu.faults import Unimplemented
 from trapgate.firmware.image import BootImage
 from trapgate.lab.bare import usual_handlers
@@ -53,7 +55,12 @@ class VirtualRun:
     """A virtual machine for `options` on a host of its own. Raises UnknownTechnique, NoSuchTechnique."""
 
     def __init__(
-        self, options: RunOptions, output: ConsoleBackend, console: GuestConsole, progress: ProgressCallback
+        self,
+        options: RunOptions,
+        output: ConsoleBackend,
+        console: GuestConsole,
+        progress: ProgressCallback,
+        disks: tuple[DiskConfig, ...] = (),
     ) -> None:
         technique = TECHNIQUES.get(options.technique)
         if technique is None:
@@ -61,7 +68,9 @@ class VirtualRun:
         profile = PROFILES[options.processor]
         host = profile if technique.needs_amd_v else software_host(profile)
         self._host = HostMachine(host, host_memory(options.memory_size), usual_handlers(progress), options.costs)
-        self._vm = vm = VirtualMachine(self._host, options.memory_size, profile, technique, output)
+        self._vm = vm = VirtualMachine(
+            self._host, options.memory_size, profile, technique, output, PcConfig(disks=disks)
+        )
         self._host_seconds = 0.0
         vm.on_idle = ConsoleInput(vm, console).idle
 

@@ -67,11 +67,16 @@ def _write_nothing(offset: int, width: int, value: int) -> None:
 class Bus:
     """Ports and memory-mapped registers. What no device claims reads as all ones and ignores writes."""
 
-    __slots__ = ("_memory_slots", "_pages", "_ports", "_unmapped", "_unmapped_memory")
+    __slots__ = (
+        "_former_memory", "_former_ports", "_memory_slots", "_pages", "_ports", "_unmapped", "_unmapped_memory",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._unmapped = _PortSlot(UNMAPPED, 4, 0, _read_nothing, _write_nothing)
         self._ports: list[_PortSlot] = [self._unmapped] * PORTS
+        #: Accesses to devices at places that were taken back.
+        self._former_ports: dict[str, int] = {}
+        self._former_memory: dict[str, int] = {}
         self._pages: dict[int, _MemorySlot] = {}
         self._memory_slots: list[_MemorySlot] = []
         self._unmapped_memory = 0
@@ -90,6 +95,19 @@ class Bus:
             self._ports[first + index] = _PortSlot(
                 device.name, device.port_width, offset + index, device.read_port, device.write_port
             )
+
+    def unmap_ports(self, first: int, count: int) -> None:
+        """Take back ports `first` to `first + count - 1`; their access counts are kept.
+
+        Raises InvalidMapping when a port among them has no device.
+        """
+        for port in range(first, first + count):
+            if not 0 <= port < PORTS or self._ports[port] is self._unmapped:
+                raise InvalidMapping("bus", "a mapping to take back", f"none at port {port:#x}")
+        for port in range(first, first + count):
+            slot = self._ports[port]
+            self._former_ports[slot.name] = self._former_ports.get(slot.name, 0) + slot.count
+            self._ports[port] = self._unmapped
 
     def map_memory(self, base: int, size: int, device: MemoryDevice) -> None:
         """Give `size` bytes at guest-physical `base` to `device`; both are multiples of 4096 bytes.
@@ -119,6 +137,8 @@ class Bus:
             raise InvalidMapping("bus", "a mapping to take back", f"none at {base:#x}")
         for page in range(base >> PAGE_SHIFT, (base + slot.size) >> PAGE_SHIFT):
             del self._pages[page]
+        self._memory_slots.remove(slot)
+        self._former_memory[slot.name] = self._former_memory.get(slot.name, 0) + slot.count
 
     def read_port(self, port: int, width: int) -> int:
         """IN: `width` (1, 2 or 4) bytes from `port`."""
@@ -175,7 +195,7 @@ class Bus:
     @property
     def port_accesses(self) -> dict[str, int]:
         """How often the guest accessed each device by port, by the device's name; `unmapped` for the rest."""
-        counts = {UNMAPPED: self._unmapped.count}
+        counts = {UNMAPPED: self._unmapped.count, **self._former_ports}
         for slot in self._ports:
             if slot is not self._unmapped:
                 counts[slot.name] = counts.get(slot.name, 0) + slot.count
@@ -184,7 +204,7 @@ class Bus:
     @property
     def memory_accesses(self) -> dict[str, int]:
         """How often the guest accessed each device's memory, by the device's name; `unmapped` for the rest."""
-        counts = {UNMAPPED: self._unmapped_memory}
+        counts = {UNMAPPED: self._unmapped_memory, **self._former_memory}
         for slot in self._memory_slots:
             counts[slot.name] = counts.get(slot.name, 0) + slot.count
         return counts

@@ -131,7 +131,7 @@ class VirtualMachine:
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory and the virtual processor into its entry state. Raises FirmwareError."""
-        rsdp = prepare_boot(image, self.memory, self.board.bus, self.fw_cfg)
+        rsdp = prepare_boot(image, self.memory, self.board.bus, self.fw_cfg, self.board.pci is not None)
         self._entry = image.load(self.memory, rsdp)
         self.enter_state(self._entry)
 

@@ -1,0 +1,109 @@
+"""The PCI bus of a PC with Intel's 440FX chip set, and what sits on it. Composition only.
+
+| slot | what |
+|---|---|
+| 0 | host bridge |
+| 1 | function 0: ISA bridge with the interrupt router; function 1: IDE |
+| 3 and up | virtio devices, in the order in which they were asked for |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from trapgate.devices.ide.controller import IdeController
+from trapgate.devices.ide.disk import AtaDisk
+from trapgate.devices.ide.drive import AtaDrive
+from trapgate.devices.ioapic import InterruptMessages
+from trapgate.devices.pci.bus import PciBus
+from trapgate.devices.pci.host_bridge import ADDRESS_PORT, DATA_OFFSET, DATA_PORT, ConfigPorts, host_bridge
+from trapgate.devices.pci.piix3 import Piix3Bridge
+from trapgate.machine.block import BlockBackend
+from trapgate.machine.bus import Bus
+from trapgate.machine.clock import Clock
+from trapgate.machine.device import IrqLine, Snapshot
+from trapgate.machine.ram import Ram
+
+CHIP_SET_SLOT = 1
+FIRST_VIRTIO_SLOT = 3
+#: Places for drives: master and slave of the primary and of the secondary channel.
+IDE_DRIVES = 4
+#: Where QEMU puts a CD-ROM drive: the secondary channel's master.
+CD_PLACE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class DiskConfig:
+    """A disk, or a CD-ROM drive with a CD in it, and the interface that it is behind."""
+
+    medium: BlockBackend
+    interface: Literal["ide", "virtio"] = "ide"
+    is_cd: bool = False
+
+
+def ide_places(disks: tuple[DiskConfig, ...]) -> list[DiskConfig | None]:
+    """The IDE drives by their places: CDs from the secondary master on where that is free, disks from the first on."""
+    places: list[DiskConfig | None] = [None] * IDE_DRIVES
+    for disk in sorted((d for d in disks if d.interface == "ide"), key=lambda d: not d.is_cd):
+        order = (2, 3, 1, 0) if disk.is_cd else range(IDE_DRIVES)
+        place = next((p for p in order if places[p] is None), None)
+        if place is not None:
+            places[place] = disk
+    return places
+
+
+class PciBoard:
+    """The bus with its devices. `irq_line(n)` is ISA interrupt request n; `messages` takes message interrupts."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        memory: Ram,
+        clock: Clock,
+        irq_line: Callable[[int], IrqLine],
+        messages: InterruptMessages,
+        disks: tuple[DiskConfig, ...],
+    ) -> None:
+        self.name = "pci"
+        self.bus = PciBus(bus, memory)
+        self.ports = ConfigPorts(self.bus)
+        bus.map_ports(ADDRESS_PORT, 1, self.ports)
+        bus.map_ports(DATA_PORT, 4, self.ports, DATA_OFFSET)
+        lines = [irq_line(irq) for irq in range(16)]
+        self.bridge = Piix3Bridge(lambda irq, level: lines[irq](level))
+        drives = tuple(
+            None if disk is None else self._drive(n, clock, disk) for n, disk in enumerate(ide_places(disks))
+        )
+        self.ide = IdeController(memory, drives, irq_line)
+        self.bus.add(0, 0, host_bridge())
+        self.bus.add(CHIP_SET_SLOT, 0, self.bridge)
+        self.bus.add(CHIP_SET_SLOT, 1, self.ide)
+
+    @staticmethod
+    def _drive(place: int, clock: Clock, disk: DiskConfig) -> AtaDrive:
+        name = f"ide{place // 2}.{place % 2}"
+        return AtaDisk(name, clock, disk.medium, f"TG{place + 1:05}")
+
+    def reset(self) -> None:
+        """Reset everything on the bus."""
+        self.ports.reset()
+        self.bus.reset()
+
+    def sends_unmaskable(self) -> bool:
+        """Whether a message interrupt would be NMI, SMI or INIT."""
+        return False
+
+    # Snapshot
+
+    def snapshot(self) -> Snapshot:
+        """The functions by name, and the configuration address."""
+        functions = {function.name: function.snapshot() for function in self.bus.functions()}
+        return {"ports": self.ports.snapshot(), "functions": functions}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put all of it back."""
+        self.ports.restore(snapshot["ports"])
+        for function in self.bus.functions():
+            function.restore(snapshot["functions"][function.name])

@@ -1,0 +1,119 @@
+"""The PCI bus: functions by their place, and which of their windows the machine's bus decodes.
+
+A window that would lie over RAM, over a device of the board or over another function's window is not decoded, and is
+tried again whenever any window moves. Of two that want the same place the one that had it keeps it. Nothing a guest
+writes into base addresses can so take away memory or a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+from trapgate.devices.pci.function import PciFunction, Window
+from trapgate.machine.bus import PAGE, PORTS, Bus
+from trapgate.machine.device import MemoryDevice, PortDevice
+from trapgate.machine.errors import InvalidMapping, MappingConflict
+from trapgate.machine.ram import Ram
+
+FUNCTIONS = 8
+HIGHEST_MEMORY = 1 << 32
+
+
+class InterruptRouter(Protocol):
+    """Who takes INTx: the chip set."""
+
+    def set_pin(self, source: PciFunction, device: int, pin: int, level: bool) -> None:
+        """INTA# (pin 1) to INTD# of slot `device`, driven by `source`."""
+
+
+@dataclass
+class _Slot:
+    function: PciFunction
+    #: What the machine's bus decodes for it.
+    mapped: list[Window] = field(default_factory=list)
+
+
+class PciBus:
+    """Bus 0, the only one."""
+
+    def __init__(self, bus: Bus, memory: Ram) -> None:
+        self._bus, self._memory = bus, memory
+        self._slots: dict[int, _Slot] = {}
+
+    def add(self, device: int, number: int, function: PciFunction, router: InterruptRouter | None = None) -> None:
+        """Put `function` at slot `device` (0 to 31) as its function `number` (0 to 7)."""
+        self._slots[device << 3 | number] = _Slot(function)
+        function.on_decode = self.decode
+        if router is not None and function.pin:
+            function.on_interrupt = _pin(router, function, device)
+
+    def find(self, place: int) -> PciFunction | None:
+        """The function at device << 3 | function."""
+        slot = self._slots.get(place)
+        return None if slot is None else slot.function
+
+    def functions(self) -> Iterator[PciFunction]:
+        """All functions, in the order of their places."""
+        return (self._slots[place].function for place in sorted(self._slots))
+
+    # Decoding
+
+    def decode(self) -> None:
+        """Have the machine's bus decode what the functions' registers say."""
+        wanted = {place: slot.function.windows() for place, slot in self._slots.items()}
+        for place, slot in self._slots.items():
+            for window in slot.mapped:
+                if window not in wanted[place]:
+                    self._unmap(window)
+            slot.mapped = [window for window in slot.mapped if window in wanted[place]]
+        for place in sorted(self._slots):
+            slot = self._slots[place]
+            for window in wanted[place]:
+                if window not in slot.mapped and self._map(slot.function, window):
+                    slot.mapped.append(window)
+
+    def withdraw(self) -> None:
+        """Decode no memory: a device of the board is about to move, and goes before PCI. `decode` follows."""
+        for slot in self._slots.values():
+            for window in slot.mapped:
+                if not window.is_io:
+                    self._unmap(window)
+            slot.mapped = [window for window in slot.mapped if window.is_io]
+
+    def _map(self, function: PciFunction, window: Window) -> bool:
+        try:
+            if window.is_io:
+                if window.base + window.size > PORTS:
+                    function.faults["I/O window above port FFFFh"] += 1
+                    return False
+                self._bus.map_ports(window.base, window.size, cast("PortDevice", window.device), window.offset)
+                return True
+            last = window.base + window.size
+            if any(ram.start < last and window.base < ram.stop for ram in self._memory.ranges()):
+                function.faults["memory window over RAM"] += 1
+                return False
+            if last > HIGHEST_MEMORY or window.base % PAGE:
+                function.faults["memory window off the address space"] += 1
+                return False
+            self._bus.map_memory(window.base, window.size, cast("MemoryDevice", window.device))
+        except (MappingConflict, InvalidMapping):
+            function.faults["window over another device"] += 1
+            return False
+        return True
+
+    def _unmap(self, window: Window) -> None:
+        if window.is_io:
+            self._bus.unmap_ports(window.base, window.size)
+        else:
+            self._bus.unmap_memory(window.base)
+
+    def reset(self) -> None:
+        """Reset every function."""
+        for function in self.functions():
+            function.reset()
+
+
+def _pin(router: InterruptRouter, function: PciFunction, device: int) -> Callable[[bool], None]:
+    return lambda level: router.set_pin(function, device, function.pin, level)

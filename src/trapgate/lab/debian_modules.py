@@ -1,0 +1,70 @@
+"""Kernel modules of Debian's cloud kernel: the drivers of the devices that a run is given, in the order of loading."""
+
+from __future__ import annotations
+
+import lzma
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from trapgate.lab.debian import DebianGuest, DebianUnavailable, Progress, fetch_debian
+from trapgate.lab.debian_files import fetch_files
+from trapgate.lab.options import DriveOptions
+
+#: All that a run may need, so that one download is enough.
+MODULES = (
+    "scsi_common", "scsi_mod", "libata", "ata_piix", "sd_mod", "cdrom", "sr_mod", "isofs", "virtio", "virtio_ring",
+    "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk", "virtio-rng", "virtio_console",
+)  # fmt: skip
+DISK_DRIVERS = ("sd_mod", "ata_piix")
+CD_DRIVERS = ("sr_mod", "isofs", "ata_piix")
+VIRTIO_DRIVERS = ("virtio_pci", "virtio_blk")
+XZ_MAGIC = b"\xfd7zXZ\0"
+#: A module's own statement of what it needs, in its section .modinfo.
+DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
+
+
+def needed_modules(drives: Sequence[DriveOptions]) -> tuple[str, ...]:
+    """The drivers for `drives`, without what they depend on."""
+    names: list[str] = []
+    for drive in drives:
+        names += VIRTIO_DRIVERS if drive.interface == "virtio" else CD_DRIVERS if drive.is_cd else DISK_DRIVERS
+    return tuple(dict.fromkeys(names))
+
+
+def fetch_modules(
+    guest: DebianGuest, names: Iterable[str], progress: Progress | None = None
+) -> tuple[DebianGuest, dict[str, bytes]]:
+    """The modules `names` with all that they depend on, in the order of loading, and the kernel that they are for.
+
+    That is `guest`, or Debian's present one where the mirror no longer has the package of `guest`. Raises
+    DebianUnavailable, CorruptPackage.
+    """
+    wanted = {f"{name}.ko": rf"(usr/)?lib/modules/.*/{re.escape(name)}\.ko(\.xz)?" for name in MODULES}
+    try:
+        files = fetch_files(guest.version.split()[0], wanted, progress)
+    except DebianUnavailable:
+        guest = fetch_debian(progress, refresh=True)
+        files = fetch_files(guest.version.split()[0], wanted, progress)
+    contents = {name: _content(files.paths[f"{name}.ko"].read_bytes()) for name in MODULES}
+    return guest, in_order(contents, names)
+
+
+def _content(data: bytes) -> bytes:
+    return lzma.decompress(data) if data.startswith(XZ_MAGIC) else data
+
+
+def in_order(contents: Mapping[str, bytes], names: Iterable[str]) -> dict[str, bytes]:
+    """Of all modules `contents`, `names` and what they depend on, each behind what it depends on."""
+    ordered: dict[str, bytes] = {}
+
+    def add(name: str) -> None:
+        if name in ordered or name not in contents:
+            return
+        match = DEPENDS.search(contents[name])
+        for needed in match[1].decode().split(",") if match is not None else ():
+            add(needed)
+        ordered[name] = contents[name]
+
+    for name in names:
+        add(name)
+    return ordered

@@ -1,0 +1,44 @@
+"""Opens the disks that a run is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from trapgate.boards.pci import IDE_DRIVES, DiskConfig
+from trapgate.devices.disks.overlay import Overlay
+from trapgate.devices.disks.raw_image import RawImage
+from trapgate.lab.errors import ConflictingOptions
+from trapgate.lab.options import DriveOptions, RunOptions
+from trapgate.machine.block import BlockBackend
+
+RAW = "raw"
+
+
+def check_drives(options: RunOptions) -> None:
+    """Raises ConflictingOptions for drives that cannot be had together."""
+    if sum(drive.interface == "ide" for drive in options.drives) > IDE_DRIVES:
+        wanted = f"at most {IDE_DRIVES} drives with if=ide"
+        raise ConflictingOptions(wanted, "more", "give some of them if=virtio")
+
+
+@contextmanager
+def open_disks(options: RunOptions) -> Iterator[tuple[DiskConfig, ...]]:
+    """The drives of a run, in their order; closed in the end. Raises ImageError, RunError."""
+    check_drives(options)
+    with ExitStack() as stack:
+        disks = []
+        for drive in options.drives:
+            medium = open_medium(drive, options.write)
+            stack.callback(medium.close)
+            disks.append(DiskConfig(medium, drive.interface, drive.is_cd))
+        yield tuple(disks)
+
+
+def open_medium(drive: DriveOptions, write: bool) -> BlockBackend:
+    """The medium of one drive: a CD or a read-only disk as it is, else under an overlay unless `write`."""
+    read_only = drive.read_only or drive.is_cd
+    image = RawImage(drive.file, writes=write and not read_only)
+    if read_only or write:
+        return image
+    return Overlay(image)
