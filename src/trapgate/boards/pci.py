@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from trapgate.devices.ide.cdrom import CdRom
 from trapgate.devices.ide.controller import IdeController
 from trapgate.devices.ide.disk import AtaDisk
 from trapgate.devices.ide.drive import AtaDrive
@@ -84,7 +85,8 @@ class PciBoard:
     @staticmethod
     def _drive(place: int, clock: Clock, disk: DiskConfig) -> AtaDrive:
         name = f"ide{place // 2}.{place % 2}"
-        return AtaDisk(name, clock, disk.medium, f"TG{place + 1:05}")
+        kind = CdRom if disk.is_cd else AtaDisk
+        return kind(name, clock, disk.medium, f"TG{place + 1:05}")
 
     def reset(self) -> None:
         """Reset everything on the bus."""
