@@ -109,12 +109,12 @@ def test_errors(data: bytes, message: str) -> None:
 
 def test_geometry_of_hard_disks() -> None:
     """From the partition table where it was written with one, else by size."""
-    assert disk_geometry(SIGNED) == Geometry(1, 16, 63)
-    assert disk_geometry(bytes(16 * 63 * 512 * 20)) == Geometry(20, 16, 63)
+    assert disk_geometry(SIGNED, len(SIGNED)) == Geometry(1, 16, 63)
+    assert disk_geometry(bytes(512), 16 * 63 * 512 * 20) == Geometry(20, 16, 63)
     table = bytearray(SIGNED)
     last = 10 * 4 * 17 - 1
     table[446:462] = struct.pack("<BBBBBBBBII", 0x80, 1, 1, 0, 6, 3, 17, 9, 17, last - 17 + 1)
-    assert disk_geometry(bytes(table).ljust(10 * 4 * 17 * 512, b"\0")) == Geometry(10, 4, 17)
+    assert disk_geometry(bytes(table), 10 * 4 * 17 * 512) == Geometry(10, 4, 17)
 
 
 @pytest.mark.engine

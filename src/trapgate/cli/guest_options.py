@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trapgate.cli.drives import Cdrom, Drives, Write, parse_drives
 from trapgate.lab.options import DEFAULT_PROCESSOR, EMBEDDED, RunOptions
 
 EPILOG = (
@@ -30,12 +31,19 @@ def guest_options(
     append: Annotated[str | None, typer.Option(metavar="TEXT", help="Kernel command line.")] = None,
     memory: Annotated[str, typer.Option("--memory", "-m", metavar="SIZE", help="RAM: 256M, 1G, 512 (MB).")] = "256M",
     cpu: Annotated[str, typer.Option(metavar="NAME", help="Processor profile.")] = DEFAULT_PROCESSOR,
+    drive: Drives = None,
+    cdrom: Cdrom = None,
+    write: Write = False,
 ) -> RunOptions:
-    """What is to be run. The context's object is the guest's command. Raises InvalidMemory."""
+    """What is to be run. The context's object is the guest's command. Raises InvalidMemory, InvalidDrive."""
     from trapgate.cli.sizes import parse_memory
 
+    drives = parse_drives(drive, cdrom)
     return RunOptions(
-        guest=guest if guest is not None or kernel is not None else EMBEDDED,
+        # Without a guest the first drive is booted, as firmware would.
+        guest=guest if guest is not None or kernel is not None or drives else EMBEDDED,
+        drives=drives,
+        write=write,
         kernel=None if kernel is None else Path(kernel),
         initrd=None if initrd is None else Path(initrd),
         append=append,

@@ -61,6 +61,10 @@ def trace(
         parts=parts,
         as_json=json,
     )
+    if options.drives:
+        raise CommandLineError(
+            "--drive after trapgate run or trapgate compare", "it after trapgate trace", "leave it out"
+        )
     if output is not None:
         console.check_writable("--output", output)
     return _trace(options, traced, serial, output)

@@ -31,11 +31,11 @@ class NotAKernel(FirmwareError):
 
 
 class NotBootable(FirmwareError):
-    """The file has a diskette's size, and its first sector is none that a BIOS starts."""
+    """The file has a diskette's size, or is to be booted as a disk, and its first sector is none that a BIOS starts."""
 
-    def __init__(self, name: str, got: bytes) -> None:
+    def __init__(self, name: str, got: bytes, kind: str = "diskette") -> None:
         super().__init__(
-            f"wanted a boot sector that ends in 55h AAh in the diskette image {name}, got {got[0]:02X}h {got[1]:02X}h "
+            f"wanted a boot sector that ends in 55h AAh in the {kind} image {name}, got {got[0]:02X}h {got[1]:02X}h "
             "there: name an image that can be booted"
         )
 

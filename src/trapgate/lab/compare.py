@@ -9,8 +9,9 @@ from typing import Any, Self
 from trapgate import __version__
 from trapgate.arch.cpuid import PROFILES
 from trapgate.lab.console import ProgressCallback
+from trapgate.lab.disks import open_disks
 from trapgate.lab.errors import ConflictingOptions, UnknownProcessor, UnknownTechnique
-from trapgate.lab.guest import find_guest
+from trapgate.lab.guest import boot_disk, boots_disk, find_guest
 from trapgate.lab.options import BARE, RunOptions
 from trapgate.lab.parallel import Failure, run_parallel
 from trapgate.lab.report import json_report
@@ -154,7 +155,10 @@ def compare(
         if techniques.count(name) > 1:
             raise ConflictingOptions("each technique once", f"{name} twice", "leave one out of --techniques")
     # What can be wrong with the guest shows here, and what has to be fetched or built is, once.
-    guest = find_guest(options, progress)
+    if options.write:
+        raise ConflictingOptions("--write with one run", "it with several", "leave it out, the images stay as they are")
+    with open_disks(options) as disks:
+        guest = boot_disk(options, disks) if boots_disk(options) else find_guest(options, progress)
     from trapgate.lab.bare import usual_handlers
 
     usual_handlers(progress)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from trapgate.boards.pci import IDE_DRIVES, DiskConfig
+from trapgate.devices.disks.foreign import ForeignImage, recognise_format
 from trapgate.devices.disks.overlay import Overlay
 from trapgate.devices.disks.raw_image import RawImage
 from trapgate.lab.errors import ConflictingOptions
@@ -38,7 +39,12 @@ def open_disks(options: RunOptions) -> Iterator[tuple[DiskConfig, ...]]:
 def open_medium(drive: DriveOptions, write: bool) -> BlockBackend:
     """The medium of one drive: a CD or a read-only disk as it is, else under an overlay unless `write`."""
     read_only = drive.read_only or drive.is_cd
-    image = RawImage(drive.file, writes=write and not read_only)
-    if read_only or write:
-        return image
-    return Overlay(image)
+    form = drive.format or recognise_format(drive.file)
+    if form == RAW:
+        image: BlockBackend = RawImage(drive.file, writes=write and not read_only)
+    elif write and not read_only:
+        wanted, remedy = "a raw image with --write", "convert it with qemu-img convert -O raw, or leave --write out"
+        raise ConflictingOptions(wanted, f"the {form} image {drive.file}", remedy)
+    else:
+        image = ForeignImage(drive.file, form)
+    return image if read_only or write else Overlay(image)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trapgate import guests
 from trapgate.arch.costs import NAMES as COSTS
 from trapgate.arch.cpuid import PROFILES
-from trapgate.firmware.bios.disk_image import DiskImage, disk_image
+from trapgate.boards.pci import DiskConfig
+from trapgate.firmware.bios.disk_image import DiskImage, disk_image, medium_image
 from trapgate.firmware.errors import NotAKernel, TooLittleMemory
 from trapgate.firmware.image import BootImage
 from trapgate.firmware.linux import LinuxImage
@@ -57,6 +59,18 @@ def find_guest(options: RunOptions, progress: ProgressCallback) -> Guest:
     if options.guest == EMBEDDED or options.guest in guests.NAMES:
         return _embedded(options)
     return _file(options)
+
+
+def boots_disk(options: RunOptions) -> bool:
+    """Whether no guest is named, so that the first drive is booted."""
+    return bool(options.drives) and options.guest is None and options.kernel is None
+
+
+def boot_disk(options: RunOptions, disks: Sequence[DiskConfig]) -> Guest:
+    """The guest on the first of `disks`, through the BIOS. Raises RunError, FirmwareError, BlockError."""
+    _check(options)
+    image = medium_image(disks[0].medium, disks[0].is_cd)
+    return Guest(image, image.description)
 
 
 def _check(options: RunOptions) -> None:

@@ -13,7 +13,7 @@ from trapgate.lab.console import CommandOutput, GuestConsole, ProgressCallback
 from trapgate.lab.disks import open_disks
 from trapgate.lab.ends import End, Reason
 from trapgate.lab.errors import CommandNotRun
-from trapgate.lab.guest import Guest, find_guest
+from trapgate.lab.guest import Guest, boot_disk, boots_disk, find_guest
 from trapgate.lab.options import BARE, RunOptions
 from trapgate.lab.statistics import Statistics
 from trapgate.machine.console import ConsoleBackend
@@ -67,13 +67,13 @@ def run_guest(
     Raises RunError, FirmwareError and the like for what the user got wrong; nothing that the guest does raises.
     """
     with open_disks(options) as disks:
-        return _run(options, console, progress, make_machine or partial(_machine, disks=disks))
+        guest = boot_disk(options, disks) if boots_disk(options) else find_guest(options, progress)
+        return _run(options, guest, console, progress, make_machine or partial(_machine, disks=disks))
 
 
 def _run(
-    options: RunOptions, console: GuestConsole, progress: ProgressCallback, make_machine: MachineMaker
+    options: RunOptions, guest: Guest, console: GuestConsole, progress: ProgressCallback, make_machine: MachineMaker
 ) -> RunOutcome:
-    guest = find_guest(options, progress)
     output = CommandOutput(console, guest.splitter) if guest.splitter is not None else None
     machine = make_machine(options, output or console, console, progress)
     machine.load(guest.image)

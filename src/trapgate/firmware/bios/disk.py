@@ -11,12 +11,17 @@ from trapgate.firmware.bios.call import ES, Call
 from trapgate.firmware.bios.drives import SECTOR, Drive, Emulation, find
 from trapgate.firmware.bios.extended_disk import ExtendedDisk
 from trapgate.firmware.bios.host import Host
+from trapgate.machine.block import BlockError
 
 SUCCESS = 0x00
 BAD_COMMAND = 0x01
 WRITE_PROTECTED = 0x03
 SECTOR_NOT_FOUND = 0x04
 NO_DRIVE = 0x07
+UNCORRECTABLE = 0x10
+WRITE_FAULT = 0xCC
+#: Functions that write: by cylinder, format, extended.
+WRITES = (0x03, 0x05, 0x43)
 EXTENDED = 0x41
 #: Microseconds of a call and of a sector (assumed, of the order of a disk with a cache): small against a timer tick.
 CALL_MICROSECONDS = 100
@@ -37,7 +42,11 @@ class Disk:
     def call(self, call: Call) -> None:
         """INT 13h."""
         drive = find(self.drives, call.dl)
-        status = self._extended.call(call, drive) if call.ah >= EXTENDED else self._call(call, drive)
+        try:
+            status = self._extended.call(call, drive) if call.ah >= EXTENDED else self._call(call, drive)
+        except BlockError as error:
+            self._host.note(f"{call.describe()} dl={call.dl:02x}h: {error.reason}")
+            status = WRITE_FAULT if call.ah in WRITES else UNCORRECTABLE
         if status is None:
             return  # it reports in its own way, and leaves the last status alone
         self._set_status(call.dl, status)

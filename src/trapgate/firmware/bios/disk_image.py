@@ -22,9 +22,10 @@ from trapgate.firmware.bios.drives import (
     disk_geometry,
     diskette_format,
 )
-from trapgate.firmware.errors import CorruptImage, UnsupportedImage
+from trapgate.firmware.errors import CorruptImage, NotBootable, UnsupportedImage
 from trapgate.firmware.image import CR0_ET, EntryState, TableRegister, entry_registers, real_segments
 from trapgate.firmware.memory_map import EBDA_BASE
+from trapgate.machine.block import BlockBackend
 from trapgate.machine.ram import Ram
 
 SIGNATURE = b"\x55\xaa"
@@ -53,7 +54,8 @@ DEFAULT_SEGMENT = 0x7C0
 
 @dataclass(frozen=True)
 class DiskImage:
-    """A medium that can be booted. `kind` is "diskette", "hard disk" or "CD"; `data` is the whole image.
+    """A medium that can be booted. `kind` is "diskette", "hard disk" or "CD"; `data` is the whole image, or its first
+    sector where `medium` is what the services read and write.
 
     `load` puts the boot code into memory; the services are the board's to connect (boards/machine.py).
     """
@@ -63,6 +65,7 @@ class DiskImage:
     data: bytes
     code: BootCode
     emulation: Emulation | None = None
+    medium: BlockBackend | None = None
 
     @property
     def description(self) -> str:
@@ -89,7 +92,11 @@ class DiskImage:
             assert form is not None
             return [Drive(FIRST_DISKETTE, self.data, geometry=form.geometry, diskette_type=form.drive_type)]
         if self.kind == "hard disk":
-            return [Drive(FIRST_HARD_DISK, self.data, geometry=disk_geometry(self.data))]
+            medium = self.medium
+            size = len(self.data) if medium is None else medium.size
+            writable = medium is None or not medium.read_only
+            geometry = disk_geometry(self.data, size)
+            return [Drive(FIRST_HARD_DISK, self.data, geometry=geometry, writable=writable, medium=medium)]
         compact = Drive(CD_DRIVE, self.data, CD_SECTOR, writable=False)
         emulation = self.emulation
         if emulation is None or emulation.media == MEDIA_NONE:
@@ -97,7 +104,10 @@ class DiskImage:
         start = emulation.image_sector * CD_SECTOR
         if emulation.media == MEDIA_DISK:
             content = self.data[start : start + _disk_length(self.data[start : start + SECTOR])]
-            return [Drive(FIRST_HARD_DISK, content, geometry=disk_geometry(content), writable=False), compact]
+            return [
+                Drive(FIRST_HARD_DISK, content, geometry=disk_geometry(content, len(content)), writable=False),
+                compact,
+            ]
         form = MEDIA_FORMATS[emulation.media]
         content = self.data[start : start + form.size]
         emulated = Drive(FIRST_DISKETTE, content, geometry=form.geometry, diskette_type=form.drive_type, writable=False)
@@ -134,6 +144,16 @@ def disk_image(data: bytes, name: str) -> DiskImage:
     number = FIRST_DISKETTE if is_diskette else FIRST_HARD_DISK
     kind = "diskette" if is_diskette else "hard disk"
     return DiskImage(name, kind, data, BootCode(data[:SECTOR], BOOT_ADDRESS, number))
+
+
+def medium_image(medium: BlockBackend, is_cd: bool) -> DiskImage:
+    """The disk or CD on a back end, which the guest's own drivers may find too. Raises BlockError, FirmwareError."""
+    if is_cd:
+        return _compact_disc(medium.read(0, medium.size), medium.name)
+    first = medium.read(0, min(SECTOR, medium.size))
+    if not has_signature(first):
+        raise NotBootable(medium.name, first[-2:].rjust(2, b"\0"), "disk")
+    return DiskImage(medium.name, "hard disk", first, BootCode(first, BOOT_ADDRESS, FIRST_HARD_DISK), medium=medium)
 
 
 def _compact_disc(data: bytes, name: str) -> DiskImage:

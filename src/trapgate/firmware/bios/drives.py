@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trapgate.machine.block import BlockBackend
+
 SECTOR = 512
 CD_SECTOR = 2048
 
@@ -73,10 +75,11 @@ def diskette_format(size: int) -> DisketteFormat | None:
     return next(form for form in DISKETTE_FORMATS if size <= form.size)
 
 
-def disk_geometry(data: bytes) -> Geometry:
-    """The geometry of a hard disk: as its partition table was written with, else 63 sectors and 16 heads or more."""
-    total = max(1, -(-len(data) // SECTOR))
-    heads, sectors = _partition_geometry(data) or (0, 0)
+def disk_geometry(first_sector: bytes, size: int) -> Geometry:
+    """The geometry of a disk of `size` bytes: as its partition table was written with, else 63 sectors, 16 heads or
+    more."""
+    total = max(1, -(-size // SECTOR))
+    heads, sectors = _partition_geometry(first_sector) or (0, 0)
     if not heads:
         sectors = SECTORS_PER_TRACK
         heads = next((h for h in HEADS if total <= MAX_CYLINDERS * h * sectors), HEADS[-1])
@@ -99,7 +102,8 @@ def _partition_geometry(data: bytes) -> tuple[int, int] | None:
 
 
 class Drive:
-    """A drive with a medium in it. The image is never written: what the guest writes is kept sector by sector."""
+    """A drive with a medium in it: an image in memory, which is never written (what the guest writes is kept sector by
+    sector), or a back end, which an IDE or virtio disk may have in common with it."""
 
     def __init__(
         self,
@@ -109,8 +113,10 @@ class Drive:
         geometry: Geometry | None = None,
         diskette_type: int = 0,
         writable: bool = True,
+        medium: BlockBackend | None = None,
     ) -> None:
-        """`image` is the medium's content from its first sector on; `geometry` None: only block addresses."""
+        """`image` is the medium's content from its first sector on, unless there is a `medium`; `geometry` None: only
+        block addresses."""
         self.number = number
         self.sector_size = sector_size
         self.geometry = geometry
@@ -119,7 +125,8 @@ class Drive:
         self.locks = 0
         self._image = memoryview(image)
         self._written: dict[int, bytes] = {}
-        of_image = -(-len(image) // sector_size)
+        self._medium = medium
+        of_image = -(-len(image) // sector_size) if medium is None else medium.size // sector_size
         #: Sectors of `sector_size` bytes. A diskette is whole even when its image is shorter.
         self.total = max(of_image, geometry.total) if geometry is not None and diskette_type else of_image
 
@@ -134,8 +141,10 @@ class Drive:
         return self.sector_size == CD_SECTOR
 
     def read(self, first: int, count: int) -> bytes:
-        """`count` sectors from block `first` on; the caller has checked them."""
+        """`count` sectors from block `first` on; the caller has checked them. Raises BlockError."""
         size = self.sector_size
+        if self._medium is not None:
+            return self._medium.read(first * size, count * size)
         data = bytearray(self._image[first * size : (first + count) * size])
         data += bytes(count * size - len(data))
         if self._written:
@@ -145,8 +154,11 @@ class Drive:
         return bytes(data)
 
     def write(self, first: int, data: bytes) -> None:
-        """Keep whole sectors from block `first` on in place of the image's."""
+        """Keep whole sectors from block `first` on in place of the image's. Raises BlockError."""
         size = self.sector_size
+        if self._medium is not None:
+            self._medium.write(first * size, data)
+            return
         for position in range(0, len(data), size):
             self._written[first + position // size] = data[position : position + size]
 
