@@ -21,6 +21,8 @@ from trapgate.devices.ioapic import InterruptMessages
 from trapgate.devices.pci.bus import PciBus
 from trapgate.devices.pci.host_bridge import ADDRESS_PORT, DATA_OFFSET, DATA_PORT, ConfigPorts, host_bridge
 from trapgate.devices.pci.piix3 import Piix3Bridge
+from trapgate.devices.virtio.block import VirtioBlock
+from trapgate.devices.virtio.pci import VirtioPci
 from trapgate.machine.block import BlockBackend
 from trapgate.machine.bus import Bus
 from trapgate.machine.clock import Clock
@@ -33,6 +35,8 @@ FIRST_VIRTIO_SLOT = 3
 IDE_DRIVES = 4
 #: Where QEMU puts a CD-ROM drive: the secondary channel's master.
 CD_PLACE = 2
+#: Slots that are left for virtio devices.
+VIRTIO_SLOTS = 32 - FIRST_VIRTIO_SLOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ def ide_places(disks: tuple[DiskConfig, ...]) -> list[DiskConfig | None]:
     """The IDE drives by their places: CDs from the secondary master on where that is free, disks from the first on."""
     places: list[DiskConfig | None] = [None] * IDE_DRIVES
     for disk in sorted((d for d in disks if d.interface == "ide"), key=lambda d: not d.is_cd):
-        order = (2, 3, 1, 0) if disk.is_cd else range(IDE_DRIVES)
+        order = (CD_PLACE, 3, 1, 0) if disk.is_cd else range(IDE_DRIVES)
         place = next((p for p in order if places[p] is None), None)
         if place is not None:
             places[place] = disk
@@ -81,6 +85,13 @@ class PciBoard:
         self.bus.add(0, 0, host_bridge())
         self.bus.add(CHIP_SET_SLOT, 0, self.bridge)
         self.bus.add(CHIP_SET_SLOT, 1, self.ide)
+        blocks = [disk for disk in disks if disk.interface == "virtio"]
+        self.virtio = [
+            VirtioPci(VirtioBlock(f"virtio-blk{n}", memory, clock, disk.medium, f"TG{n + 1:05}"), messages)
+            for n, disk in enumerate(blocks)
+        ]
+        for n, function in enumerate(self.virtio):
+            self.bus.add(FIRST_VIRTIO_SLOT + n, 0, function, self.bridge)
 
     @staticmethod
     def _drive(place: int, clock: Clock, disk: DiskConfig) -> AtaDrive:
@@ -95,7 +106,7 @@ class PciBoard:
 
     def sends_unmaskable(self) -> bool:
         """Whether a message interrupt would be NMI, SMI or INIT."""
-        return False
+        return any(function.msix.sends_unmaskable() for function in self.virtio)
 
     # Snapshot
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from trapgate.boards.pci import IDE_DRIVES, DiskConfig
+from trapgate.boards.pci import IDE_DRIVES, VIRTIO_SLOTS, DiskConfig
 from trapgate.devices.disks.foreign import ForeignImage, recognise_format
 from trapgate.devices.disks.overlay import Overlay
 from trapgate.devices.disks.raw_image import RawImage
@@ -21,6 +21,8 @@ def check_drives(options: RunOptions) -> None:
     if sum(drive.interface == "ide" for drive in options.drives) > IDE_DRIVES:
         wanted = f"at most {IDE_DRIVES} drives with if=ide"
         raise ConflictingOptions(wanted, "more", "give some of them if=virtio")
+    if sum(drive.interface == "virtio" for drive in options.drives) > VIRTIO_SLOTS:
+        raise ConflictingOptions(f"at most {VIRTIO_SLOTS} drives with if=virtio", "more", "leave some of them out")
 
 
 @contextmanager

@@ -1,0 +1,181 @@
+"""A split virtqueue in guest memory.
+
+Everything in it is the guest's to write, so every index, address and length is checked before it is used; a ring that
+breaks the rules raises QueueFault, which the transport turns into DEVICE_NEEDS_RESET.
+
+Source: "Virtual I/O Device (VIRTIO) Version 1.2", 2.7.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trapgate.machine.device import PlainState
+from trapgate.machine.errors import AddressOutsideMemory
+from trapgate.machine.ram import Ram
+
+LARGEST_SIZE = 256
+NEXT, WRITE, INDIRECT = 1, 2, 4
+NO_INTERRUPT = 1
+DESCRIPTOR = 16
+#: Descriptors of an indirect table that are followed at most.
+LONGEST_TABLE = 1024
+
+
+class QueueFault(Exception):
+    """The driver has broken the rules of 2.7. `reason` is a few words for the statistics."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A request: guest-physical (address, length) of what the device reads, then of what it writes. All is RAM."""
+
+    head: int
+    readable: Sequence[tuple[int, int]]
+    writable: Sequence[tuple[int, int]]
+
+    @property
+    def readable_length(self) -> int:
+        """Bytes that the device may read."""
+        return sum(length for _, length in self.readable)
+
+    @property
+    def writable_length(self) -> int:
+        """Bytes that the device may write."""
+        return sum(length for _, length in self.writable)
+
+
+class Virtqueue(PlainState):
+    """Addresses are guest-physical; `next_available` and `next_used` count modulo 2^16."""
+
+    STATE: ClassVar[tuple[str, ...]] = (
+        "size", "enabled", "descriptors", "driver", "device", "vector", "next_available", "next_used", "signalled",
+    )  # fmt: skip
+
+    def __init__(self, memory: Ram) -> None:
+        self.name = "virtqueue"
+        self._memory = memory
+        #: Features that were agreed on: indirect descriptors, event indices.
+        self.indirect = self.event_index = False
+        self.reset()
+
+    def reset(self) -> None:
+        """As after a reset of the device."""
+        self.size = LARGEST_SIZE
+        self.enabled = False
+        self.descriptors = self.driver = self.device = 0
+        self.vector = 0xFFFF
+        self.next_available = self.next_used = 0
+        #: next_used at the last interrupt.
+        self.signalled = 0
+
+    def _read(self, address: int, length: int) -> bytes:
+        try:
+            return self._memory.read(address, length)
+        except AddressOutsideMemory as error:
+            raise QueueFault("ring outside memory") from error
+
+    def _write(self, address: int, data: bytes) -> None:
+        try:
+            self._memory.write(address, data)
+        except AddressOutsideMemory as error:
+            raise QueueFault("ring outside memory") from error
+
+    def _word(self, address: int) -> int:
+        return int.from_bytes(self._read(address, 2), "little")
+
+    # From the driver
+
+    def pop(self) -> Chain | None:
+        """The next request; None when there is none. Raises QueueFault."""
+        available = self._word(self.driver + 2)
+        waiting = available - self.next_available & 0xFFFF
+        if not waiting:
+            if not self.event_index:
+                return None
+            # Notifications are wanted again from here on (2.7.10); what came meanwhile is looked at once more.
+            self._write(self.device + 4 + 8 * self.size, self.next_available.to_bytes(2, "little"))
+            return None
+        if waiting > self.size:
+            raise QueueFault("more requests than the queue is long")
+        head = self._word(self.driver + 4 + 2 * (self.next_available % self.size))
+        chain = self._follow(head)
+        self.next_available = self.next_available + 1 & 0xFFFF
+        return chain
+
+    def _follow(self, head: int) -> Chain:
+        readable: list[tuple[int, int]] = []
+        writable: list[tuple[int, int]] = []
+        table, size, index, seen, is_indirect = self.descriptors, self.size, head, 0, False
+        while True:
+            if index >= size:
+                raise QueueFault("descriptor behind the table")
+            seen += 1
+            if seen > size:
+                raise QueueFault("descriptors that loop")
+            address, length, flags, following = struct.unpack(
+                "<QIHH", self._read(table + DESCRIPTOR * index, DESCRIPTOR)
+            )
+            if flags & INDIRECT:
+                if not self.indirect or is_indirect or flags & NEXT or seen > 1:
+                    raise QueueFault("indirect descriptor where none may be")
+                if not length or length % DESCRIPTOR or length > LONGEST_TABLE * DESCRIPTOR:
+                    raise QueueFault("indirect table of a bad length")
+                table, size, index, seen, is_indirect = address, length // DESCRIPTOR, 0, 0, True
+                continue
+            if length and not self._memory.is_ram(address, length):
+                raise QueueFault("buffer outside memory")
+            if flags & WRITE:
+                writable.append((address, length))
+            elif writable:
+                raise QueueFault("readable descriptor behind a writable one")
+            else:
+                readable.append((address, length))
+            if not flags & NEXT:
+                return Chain(head, readable, writable)
+            index = following
+
+    def gather(self, chain: Chain, length: int) -> bytes:
+        """The first `length` bytes of what the device may read."""
+        parts = []
+        for address, size in chain.readable:
+            if length <= 0:
+                break
+            parts.append(self._memory.read(address, min(size, length)))
+            length -= size
+        return b"".join(parts)
+
+    def scatter(self, chain: Chain, data: bytes | memoryview, skip: int = 0) -> None:
+        """Write `data` into the chain's buffers from byte `skip` on; what does not fit is dropped."""
+        view = memoryview(data)
+        for address, size in chain.writable:
+            if skip >= size:
+                skip -= size
+                continue
+            piece = view[: size - skip]
+            if not piece:
+                return
+            self._memory.write(address + skip, piece)
+            view = view[len(piece) :]
+            skip = 0
+
+    # To the driver
+
+    def push(self, head: int, written: int) -> bool:
+        """Give a request back; True when the driver wants an interrupt. Raises QueueFault."""
+        entry = self.device + 4 + 8 * (self.next_used % self.size)
+        self._write(entry, struct.pack("<II", head, written))
+        self.next_used = self.next_used + 1 & 0xFFFF
+        self._write(self.device + 2, self.next_used.to_bytes(2, "little"))
+        if not self.event_index:
+            return not self._word(self.driver) & NO_INTERRUPT
+        wanted = self._word(self.driver + 4 + 2 * self.size)
+        before, self.signalled = self.signalled, self.next_used
+        return self.next_used - wanted - 1 & 0xFFFF < self.next_used - before & 0xFFFF
