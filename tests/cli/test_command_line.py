@@ -30,8 +30,8 @@ def error_line(text: str) -> str:
     ("arguments", "text"),
     [
         (["frob"], "wanted a command (run, compare, trace, doctor), got frob: see trapgate --help"),
-        (["--frob"], "wanted an option that trapgate has, got --frob: see trapgate --help"),
-        (["run", "--frob"], "wanted an option that trapgate run has, got --frob: see trapgate run --help"),
+        (["--quux"], "wanted an option that trapgate has, got --quux: see trapgate --help"),
+        (["run", "--quux"], "wanted an option that trapgate run has, got --quux: see trapgate run --help"),
         (["run", "--mem", "1G"], "wanted an option that trapgate run has, got --mem: did you mean --memory?"),
         (["run", "--memory"], "wanted a value after --memory, got none: see trapgate run --help"),
         (["run", "--stats=1"], "wanted --stats without a value, got one: see trapgate run --help"),

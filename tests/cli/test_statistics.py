@@ -23,6 +23,8 @@ STATISTICS = Statistics(
     tlb={"dtlb_l2_hits": 5, "dtlb_misses": 6, "dtlb_walk_references": 24},
     port_accesses={"com1": 10, "pit": 0, "unmapped": 2},
     memory_accesses={"lapic": 9},
+    device_counts={"ide0.0": {"reads": 3, "flushes": 0}},
+    device_faults={"ide0.0": {"host disk full": 2}},
     emulated_instructions=17,
     world_switches=41,
     exits={"ioio": ExitStatistics(30, 60_000, 1_500, 2_500), "hlt": ExitStatistics(10, 20_000, 2_000, 2_000)},
@@ -55,6 +57,8 @@ def test_json_report() -> None:
         "tlb": {"dtlb_l2_hits": 5, "dtlb_misses": 6, "dtlb_walk_references": 24},
         "port_accesses": {"com1": 10, "unmapped": 2},
         "memory_accesses": {"lapic": 9},
+        "device_counts": {"ide0.0": {"reads": 3}},
+        "device_faults": {"ide0.0": {"host disk full": 2}},
         "emulated_instructions": 17,
         "world_switches": 41,
         "exits": {

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +23,7 @@ from trapgate.devices.pci.bus import PciBus
 from trapgate.devices.pci.host_bridge import ADDRESS_PORT, DATA_OFFSET, DATA_PORT, ConfigPorts, host_bridge
 from trapgate.devices.pci.piix3 import Piix3Bridge
 from trapgate.devices.virtio.block import VirtioBlock
+from trapgate.devices.virtio.device import VirtioDevice
 from trapgate.devices.virtio.pci import VirtioPci
 from trapgate.machine.block import BlockBackend
 from trapgate.machine.bus import Bus
@@ -107,6 +109,25 @@ class PciBoard:
     def sends_unmaskable(self) -> bool:
         """Whether a message interrupt would be NMI, SMI or INIT."""
         return any(function.msix.sends_unmaskable() for function in self.virtio)
+
+    # Metrics
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """What each drive and virtio device has done."""
+        named: list[AtaDrive | VirtioDevice] = [*self.ide.drives, *(function.device for function in self.virtio)]
+        return {device.name: dict(device.counts) for device in named if device.counts}
+
+    def faults(self) -> dict[str, dict[str, int]]:
+        """What a guest has asked of each device in vain, and what its back end has refused."""
+        named: list[tuple[str, Counter[str]]] = [(function.name, function.faults) for function in self.bus.functions()]
+        named += [(drive.name, drive.faults) for drive in self.ide.drives]
+        named += [(function.name, function.device.faults) for function in self.virtio]
+        named += [(f"ide-dma{number}", engine.faults) for number, engine in enumerate(self.ide.engines)]
+        found: dict[str, Counter[str]] = {}
+        for name, faults in named:
+            if faults:
+                found.setdefault(name, Counter()).update(faults)
+        return {name: dict(faults) for name, faults in found.items()}
 
     # Snapshot
 

@@ -56,6 +56,10 @@ def print_statistics(outcome: RunOutcome) -> None:
     _print_counts(console, "exceptions by vector", _vectors(statistics.exceptions))
     _print_counts(console, "port accesses by device", _largest_first(statistics.port_accesses))
     _print_counts(console, "MMIO accesses by device", _largest_first(statistics.memory_accesses))
+    for name, counts in statistics.device_counts.items():
+        _print_counts(console, name, ((what.replace("_", " "), count) for what, count in counts.items()))
+    for name, faults in statistics.device_faults.items():
+        _print_counts(console, f"went wrong with {name}", _largest_first(faults))
 
 
 def _table(title: str) -> Table:

@@ -11,6 +11,7 @@ from trapgate.arch import layout
 if TYPE_CHECKING:
     from trapgate.boards.host import HostMachine
     from trapgate.boards.machine import BareMachine
+    from trapgate.boards.pc import Pc
     from trapgate.engine.processor import Processor
     from trapgate.vmm.statistics import ExitCount
     from trapgate.vmm.vm import VirtualMachine
@@ -64,6 +65,9 @@ class Statistics:
     tlb: Mapping[str, int] = field(default_factory=dict)
     port_accesses: Mapping[str, int] = field(default_factory=dict)
     memory_accesses: Mapping[str, int] = field(default_factory=dict)
+    #: What drives and virtio devices did, and what went wrong with PCI devices, by device name.
+    device_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    device_faults: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     #: Instructions of the guest that its hypervisor carried out, part of `instructions`.
     emulated_instructions: int = 0
     #: VMRUNs.
@@ -92,6 +96,8 @@ class Statistics:
             "tlb": dict(self.tlb),
             "port_accesses": _by_name(self.port_accesses),
             "memory_accesses": _by_name(self.memory_accesses),
+            "device_counts": {name: _by_name(counts) for name, counts in self.device_counts.items()},
+            "device_faults": {name: _by_name(faults) for name, faults in self.device_faults.items()},
             "emulated_instructions": self.emulated_instructions,
             "world_switches": self.world_switches,
             "exits": {name: count.report() for name, count in self.exits.items()},
@@ -129,6 +135,8 @@ def read_statistics(machine: BareMachine, host_seconds: float) -> Statistics:
         tlb=tlb,
         port_accesses=bus.port_accesses,
         memory_accesses=bus.memory_accesses,
+        device_counts=_device_counts(machine.board),
+        device_faults=_device_faults(machine.board),
         cycles_by_place=_places(cycles, processor, tlb, 0, processor.device_cycles, processor.idle_cycles),
         translated_blocks=processor.blocks.translated,
         handlers_built=processor.handlers.built,
@@ -150,6 +158,8 @@ def read_virtual_statistics(host: HostMachine, vm: VirtualMachine, host_seconds:
         tlb=tlb,
         port_accesses=bus.port_accesses,
         memory_accesses=bus.memory_accesses,
+        device_counts=_device_counts(vm.board),
+        device_faults=_device_faults(vm.board),
         emulated_instructions=host.emulated,
         world_switches=host.entries,
         exits={name: _exit(count) for name, count in exits.items()},
@@ -157,6 +167,14 @@ def read_virtual_statistics(host: HostMachine, vm: VirtualMachine, host_seconds:
         translated_blocks=processor.blocks.translated,
         handlers_built=processor.handlers.built,
     )
+
+
+def _device_counts(board: Pc) -> dict[str, dict[str, int]]:
+    return {} if board.pci is None else board.pci.counts()
+
+
+def _device_faults(board: Pc) -> dict[str, dict[str, int]]:
+    return {} if board.pci is None else board.pci.faults()
 
 
 def _tlb(processor: Processor) -> dict[str, int]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from trapgate.devices.pci.function import PciFunction, Window
-from trapgate.machine.bus import PAGE, PORTS, Bus
+from trapgate.machine.bus import PORTS, Bus
 from trapgate.machine.device import MemoryDevice, PortDevice
-from trapgate.machine.errors import InvalidMapping, MappingConflict
+from trapgate.machine.errors import MappingConflict
 from trapgate.machine.ram import Ram
 
 FUNCTIONS = 8
@@ -33,6 +33,8 @@ class _Slot:
     function: PciFunction
     #: What the machine's bus decodes for it.
     mapped: list[Window] = field(default_factory=list)
+    #: Windows that cannot be decoded where they are now; each is counted once.
+    refused: list[Window] = field(default_factory=list)
 
 
 class PciBus:
@@ -70,9 +72,17 @@ class PciBus:
             slot.mapped = [window for window in slot.mapped if window in wanted[place]]
         for place in sorted(self._slots):
             slot = self._slots[place]
+            before, slot.refused = slot.refused, []
             for window in wanted[place]:
-                if window not in slot.mapped and self._map(slot.function, window):
+                if window in slot.mapped:
+                    continue
+                reason = self._map(window)
+                if not reason:
                     slot.mapped.append(window)
+                    continue
+                slot.refused.append(window)
+                if window not in before:
+                    slot.function.faults[reason] += 1
 
     def withdraw(self) -> None:
         """Decode no memory: a device of the board is about to move, and goes before PCI. `decode` follows."""
@@ -82,26 +92,23 @@ class PciBus:
                     self._unmap(window)
             slot.mapped = [window for window in slot.mapped if window.is_io]
 
-    def _map(self, function: PciFunction, window: Window) -> bool:
+    def _map(self, window: Window) -> str:
+        """Have a window decoded; why that cannot be, or nothing."""
+        last = window.base + window.size
         try:
             if window.is_io:
-                if window.base + window.size > PORTS:
-                    function.faults["I/O window above port FFFFh"] += 1
-                    return False
+                if last > PORTS:
+                    return "I/O window above port FFFFh"
                 self._bus.map_ports(window.base, window.size, cast("PortDevice", window.device), window.offset)
-                return True
-            last = window.base + window.size
+                return ""
             if any(ram.start < last and window.base < ram.stop for ram in self._memory.ranges()):
-                function.faults["memory window over RAM"] += 1
-                return False
-            if last > HIGHEST_MEMORY or window.base % PAGE:
-                function.faults["memory window off the address space"] += 1
-                return False
+                return "memory window over RAM"
+            if last > HIGHEST_MEMORY:
+                return "memory window off the address space"
             self._bus.map_memory(window.base, window.size, cast("MemoryDevice", window.device))
-        except (MappingConflict, InvalidMapping):
-            function.faults["window over another device"] += 1
-            return False
-        return True
+        except MappingConflict:
+            return "window over another device"
+        return ""
 
     def _unmap(self, window: Window) -> None:
         if window.is_io:
