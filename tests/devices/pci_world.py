@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterable
 
@@ -26,6 +27,7 @@ BUS_MASTER = 0xC000
 MILLISECONDS = HZ // 1000
 
 
+@functools.cache
 def pattern(length: int, seed: int = 1) -> bytes:
     """Bytes in which every sector differs."""
     return b"".join(
@@ -47,8 +49,10 @@ class World:
         self.pins = Pins()
         self.memory = PhysicalMemory(memory_mb << 20)
         disks = (
-            DiskConfig(self.disk, "ide"), DiskConfig(self.cd, "ide", is_cd=True), DiskConfig(self.virtio_disk, "virtio"),
-        )  # fmt: skip
+            DiskConfig(self.disk, "ide"),
+            DiskConfig(self.cd, "ide", is_cd=True),
+            DiskConfig(self.virtio_disk, "virtio"),
+        )
         self.pc = Pc(self.memory, self.clock, RunControl(), self.pins, MemoryConsole(), PcConfig(disks=disks))
         self.bus = self.pc.bus
         assert self.pc.pci is not None

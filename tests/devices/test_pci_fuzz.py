@@ -38,9 +38,10 @@ RAM_ADDRESSES = st.one_of(
 IDE_PORTS = st.sampled_from(
     [*(b + r for b in (PRIMARY, SECONDARY) for r in range(8)), 0x3F6, 0x376, *range(BUS_MASTER, BUS_MASTER + 16)]
 )
+BASES = st.sampled_from([PRIMARY, SECONDARY])
 COMMANDS = st.sampled_from(
-    [0x00, 0x08, 0x10, 0x20, 0x24, 0x25, 0x29, 0x30, 0x34, 0x35, 0x39, 0x40, 0x70, 0x90, 0x91, 0xA0, 0xA1, 0xC4, 0xC5, 0xC6,
-     0xC8, 0xCA, 0xE5, 0xE7, 0xEA, 0xEC, 0xEF, 0xF8, 0x27, 0x21]
+    [0x00, 0x08, 0x10, 0x20, 0x24, 0x25, 0x29, 0x30, 0x34, 0x35, 0x39, 0x40, 0x70, 0x90, 0x91, 0xA0, 0xA1, 0xC4, 0xC5,
+     0xC6, 0xC8, 0xCA, 0xE5, 0xE7, 0xEA, 0xEC, 0xEF, 0xF8, 0x27, 0x21]
 )  # fmt: skip
 
 CONFIG_STEPS = st.one_of(
@@ -56,9 +57,9 @@ CONFIG_STEPS = st.one_of(
 IDE_STEPS = st.one_of(
     st.tuples(st.just("in"), IDE_PORTS, WIDTHS),
     st.tuples(st.just("out"), IDE_PORTS, WIDTHS, WORDS),
-    st.tuples(st.just("command"), st.sampled_from([PRIMARY, SECONDARY]), COMMANDS, st.integers(0, 4096), st.integers(0, 255)),
-    st.tuples(st.just("drain"), st.sampled_from([PRIMARY, SECONDARY]), st.integers(1, 600), WIDTHS),
-    st.tuples(st.just("fill"), st.sampled_from([PRIMARY, SECONDARY]), st.binary(min_size=1, max_size=600)),
+    st.tuples(st.just("command"), BASES, COMMANDS, st.integers(0, 4096), st.integers(0, 255)),
+    st.tuples(st.just("drain"), BASES, st.integers(1, 600), WIDTHS),
+    st.tuples(st.just("fill"), BASES, st.binary(min_size=1, max_size=600)),
     st.tuples(st.just("packet"), st.binary(min_size=12, max_size=12), st.integers(0, 0xFFFF), st.booleans()),
     st.tuples(
         st.just("packet"),
@@ -82,8 +83,8 @@ LENGTHS_OF_BUFFERS = st.one_of(
 )
 DESCRIPTORS = st.lists(
     st.tuples(
-        st.integers(0, 16), st.one_of(RAM_ADDRESSES, st.integers(0, (1 << 64) - 1), st.just(0x10_0000)), LENGTHS_OF_BUFFERS,
-        st.integers(0, 7), st.integers(0, 20),
+        st.integers(0, 16), st.one_of(RAM_ADDRESSES, st.integers(0, (1 << 64) - 1), st.just(0x10_0000)),
+        LENGTHS_OF_BUFFERS, st.integers(0, 7), st.integers(0, 20),
     ),
     min_size=1, max_size=5,
 )  # fmt: skip

@@ -76,7 +76,7 @@ case(
     _cli("doctor", "--", "ls"),
 )
 case(
-    UnknownOption, "wanted an option that trapgate run has, got --frob: see trapgate run --help", _cli("run", "--frob")
+    UnknownOption, "wanted an option that trapgate run has, got --quux: see trapgate run --help", _cli("run", "--quux")
 )
 case(
     UnknownOption,

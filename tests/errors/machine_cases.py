@@ -108,6 +108,11 @@ case(
     lambda w: Bus().unmap_memory(0x1000),
 )
 case(
+    InvalidMapping,
+    "bus: wanted a mapping to take back, got none at port 0x60: correct the mapping",
+    lambda w: Bus().unmap_ports(0x60, 2),
+)
+case(
     InvalidFrequency,
     "wanted a processor clock of at least 1000000 Hz, got 50: choose another frequency",
     lambda w: Clock(50),

@@ -13,13 +13,33 @@ from trapgate.cli.main import one_line, report_error
 from trapgate.machine.errors import UnimplementedDevice
 from trapgate.vmm.errors import EntryRefused, UnexpectedExit
 
-from . import api_cases, cli_cases, disk_cases, firmware_cases, lab_cases, machine_cases, technique_cases, vmm_cases
+from . import (
+    api_cases,
+    cli_cases,
+    disk_cases,
+    drive_cases,
+    firmware_cases,
+    lab_cases,
+    machine_cases,
+    technique_cases,
+    vmm_cases,
+)
 from .cases import CASES, Case, Made, World, recorder
 from .sites import error_classes, sites
 
 pytestmark = pytest.mark.engine
 #: Each file of cases has added its own to CASES.
-FILES = (api_cases, cli_cases, disk_cases, firmware_cases, lab_cases, machine_cases, technique_cases, vmm_cases)
+FILES = (
+    api_cases,
+    cli_cases,
+    disk_cases,
+    drive_cases,
+    firmware_cases,
+    lab_cases,
+    machine_cases,
+    technique_cases,
+    vmm_cases,
+)
 #: What was wanted, what was got, what to do; perhaps with a device's name or a mark before it.
 SHAPE = re.compile(r"([\w -]+: )?wanted .+, got .+: .+")
 
@@ -85,6 +105,6 @@ def test_the_sources_are_searched_for_what_they_have() -> None:
     kinds = {(site.file, site.kind) for site in sites()}
     assert {("api/machine.py", "NotBooted"), ("cli/main.py", "UnknownOption")} <= kinds
     assert {name for name in names if name not in {kind for _, kind in kinds}} == {
-        "ApiError", "DebianUnavailable", "FirmwareError", "MachineError", "RunError", "VmmError",
-        "VmmMemoryError",
+        "ApiError", "BlockError", "DebianUnavailable", "FirmwareError", "ImageError", "MachineError", "RunError",
+        "VmmError",        "VmmMemoryError",
     }  # fmt: skip

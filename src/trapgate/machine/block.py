@@ -39,7 +39,7 @@ class MediumReadOnly(BlockError):
     """The guest writes to what is for reading."""
 
     def __init__(self, name: str) -> None:
-        super().__init__("read-only", f"wanted a medium that can be written, got {name}, which is for reading")
+        super().__init__("read-only", f"wanted a medium that can be written, got {name}: leave readonly=on out")
 
 
 class MediumUnreadable(BlockError):

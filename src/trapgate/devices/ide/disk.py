@@ -11,7 +11,7 @@ from typing import ClassVar
 from trapgate.devices.ide import registers as ata
 from trapgate.devices.ide.drive import AtaDrive
 from trapgate.devices.ide.identify import MAX_MULTIPLE, identify_disk
-from trapgate.machine.block import BlockBackend, BlockError, MediumReadOnly
+from trapgate.machine.block import BlockBackend, BlockError
 from trapgate.machine.clock import Clock
 
 SECTOR = ata.SECTOR
@@ -126,7 +126,7 @@ class AtaDisk(AtaDrive):
             self.fail(ata.IDNF)
             return False
         if writes and self.medium.read_only:
-            self.faults[MediumReadOnly(self.medium.name).reason] += 1
+            self.faults["read-only"] += 1
             self.fail(ata.ABRT)
             return False
         self.next = address
