@@ -140,8 +140,7 @@ WALK_RIGHTS = _field("walk_rights")
 #: Modelled cycles that the current slow access has cost so far.
 STALL = _field("stall")
 COST_L2_HIT = _field("cost_l2_hit")
-COST_WALK_REFERENCE = _field("cost_walk_reference")
-#: In place of a reference that the page walk cache holds, and of a nested walk that the nested TLB saves.
+#: Of a reference that the page walk cache holds, and in place of a nested walk that the nested TLB saves.
 COST_PWC_HIT = _field("cost_pwc_hit")
 COST_NESTED_TLB_HIT = _field("cost_nested_tlb_hit")
 #: Entries in use of the page walk cache and of the nested TLB (at most those of the geometry); 0: there is none.
@@ -173,11 +172,12 @@ COUNTER_NAMES = (
     "itlb_l2_hits", "itlb_misses", "itlb_walk_references",
     "dtlb_l2_hits", "dtlb_misses", "dtlb_walk_references",
     "itlb_nested_references", "dtlb_nested_references", "pwc_hits", "nested_tlb_hits",
+    "walk_l1_hits", "walk_l2_hits", "walk_l3_hits", "walk_memory_references", "walk_references_lost_to_exits",
     "tlb_flushes", "tlb_page_flushes", "page_crossings", "device_accesses", "jump_cache_misses",
 )  # fmt: skip
 COUNTERS = _field("counters", len(COUNTER_NAMES) * 8)
 #: Those of them that are about address translation.
-TLB_COUNTER_NAMES = tuple(name for name in COUNTER_NAMES if "tlb" in name or name == "pwc_hits")
+TLB_COUNTER_NAMES = tuple(name for name in COUNTER_NAMES if "tlb" in name or name.startswith(("pwc_", "walk_")))
 _field("end_of_registers")
 
 #: Where the tables of the modelled TLB start (cpu/tlb.py lays them out); page-aligned.

@@ -23,6 +23,11 @@ TLB_TITLES = {
     "dtlb_nested_references": "data: those to nested tables",
     "pwc_hits": "references that the page walk cache held",
     "nested_tlb_hits": "nested walks that the nested TLB saved",
+    "walk_l1_hits": "references that hit the L1 cache",
+    "walk_l2_hits": "references that hit the L2 cache",
+    "walk_l3_hits": "references that hit the L3 cache",
+    "walk_memory_references": "references that went to memory",
+    "walk_references_lost_to_exits": "references whose line exits had pushed out",
     "tlb_flushes": "flushes of the whole TLB",
     "tlb_page_flushes": "flushes of one page",
 }

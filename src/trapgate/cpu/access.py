@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from trapgate.arch import layout
 from trapgate.arch.paging import PF_I, PF_W
-from trapgate.cpu import flush, lookup, walk, walk_cache
+from trapgate.cpu import flush, lookup, walk, walk_cache, walk_memory
 from trapgate.cpu.tlb import DATA, INSTRUCTION
 from trapgate.cpu.walk import NativeFunction
 from trapgate.isa.ir import Emitter, Value
@@ -34,6 +34,7 @@ def emit_runtime() -> tuple[list[str], set[str]]:
     declarations: set[str] = set()
     functions = [walk.emit_entry_access(declarations), *walk.emit_walks(declarations)]
     functions += walk_cache.emit_walk_caches(declarations)
+    functions += walk_memory.emit_walk_memory(declarations)
     for side in (DATA, INSTRUCTION):
         functions += lookup.emit_side(side, declarations)
     functions += flush.emit_flushes(declarations)

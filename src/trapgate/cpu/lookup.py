@@ -353,6 +353,7 @@ def _emit_translate(side: Side, declarations: set[str]) -> str:
     e.jump(level_one)
 
     e.label(level_one)
+    f.add_to_field(tlb.DATA_LINES, f.field(tlb.LINES_PER_MISS))
     mask = f.field(layout.WALK_MASK)
     tag = (linear & mask) | f.field(layout.ASID)
     page = f.field(layout.WALK_PAGE)

@@ -46,7 +46,7 @@ class State:
         return self.q[layout.counter(name) >> 3]
 
     def empty_tlb(self) -> None:
-        """Both levels of the modelled TLB and the fast tables as after a reset."""
+        """Both levels of the modelled TLB, the walker's caches and the fast tables as after a reset."""
         for side in (tlb.DATA, tlb.INSTRUCTION):
             for offset in range(side.fast, side.fast + 2 * tlb.FAST_ENTRIES * tlb.FAST_SIZE, tlb.FAST_SIZE):
                 self._empty_fast(offset)
@@ -65,6 +65,9 @@ class State:
             for i in range(cache.entries):
                 self.set(cache.tags + 8 * i, tlb.NO_PAGE)
                 self.set(cache.stamps + 8 * i, 0)
+        if self.counter("walk_memory_references"):
+            size = tlb.OPTERON_2007.cache_lines * tlb.CACHE_ENTRY
+            self.bytes[tlb.CACHE_LINES : tlb.CACHE_LINES + size] = bytes(size)
         for offset in range(tlb.NEVER, tlb.NEVER + tlb.FAST_ENTRIES * tlb.FAST_SIZE, tlb.FAST_SIZE):
             self._empty_fast(offset)
 

@@ -30,6 +30,7 @@ class Geometry(NamedTuple):
     l2_large: int = 128  # direct-mapped, 2 MB pages, data only
     walk_cache: int = 24  # fully associative, page-table entries
     nested_tlb: int = 16  # fully associative, 4 KB pages
+    cache_lines: int = 18432  # of page tables, in all levels of the modelled caches together
 
 
 #: Bhargava et al., "Accelerating Two-Dimensional Page Walks for Virtualized Systems", ASPLOS 2008, table 2.
@@ -138,4 +139,39 @@ PAGE_WALK_CACHE = _cache("page_walk_cache", layout.PWC_SIZE, OPTERON_2007.walk_c
 NESTED_TLB = _cache("nested_tlb", layout.NESTED_TLB_SIZE, OPTERON_2007.nested_tlb)
 #: Counts lookups of level 2: the stamp of the least recently used way is the smallest.
 STAMP = _take(8, 8)
+
+
+class CacheLevel(NamedTuple):
+    """Offsets in the state block of one level of the caches that walks go through (cpu/walk_memory.py)."""
+
+    name: str
+    #: Ways of a set that may hold lines of page tables; 0: there is no such level.
+    held: int
+    #: All ways of a set; the number of sets less one, and its logarithm.
+    ways: int
+    set_mask: int
+    set_bits: int
+    #: Where in the state block its lines begin.
+    lines: int
+    #: Cycles of a hit.
+    cycles: int
+    #: The counter of its hits.
+    hits: int
+
+
+def _level(name: str) -> CacheLevel:
+    return CacheLevel(name, *(_take(8, 8) for _ in range(6)), layout.counter(f"walk_{name}_hits"))
+
+
+CACHE_LEVELS = (_level("l1"), _level("l2"), _level("l3"))
+#: Cycles of a reference that none of them holds.
+COST_MEMORY = _take(8, 8)
+#: Lines of other data that have gone through the caches: those of the processor's own accesses, and of hypervisors at
+#: #VMEXIT; and how many go with a translation that level 1 of the TLB lacks.
+DATA_LINES = _take(8, 8)
+EXIT_LINES = _take(8, 8)
+LINES_PER_MISS = _take(8, 8)
+#: An entry: 1 + line address (0: empty), DATA_LINES and EXIT_LINES at its last use. Those of a set: the last used first.
+CACHE_ENTRY = 24
+CACHE_LINES = _take(OPTERON_2007.cache_lines * CACHE_ENTRY)
 STATE_SIZE = (_next + 4095) // 4096 * 4096

@@ -4,7 +4,8 @@ of nested paging (15.25).
 `walk` is the plain one. Under nested paging `nested_walk` translates guest-physical addresses by the host's tables, and
 `guest_walk` walks the guest's tables, whose entries it reaches through `nested_walk`.
 
-Accessed and dirty bits are set when the translation succeeds. Every entry read counts as one memory reference.
+Accessed and dirty bits are set when the translation succeeds. Every entry read counts as one memory reference, whose
+cycles `walk_reference` tells (cpu/walk_memory.py).
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ NESTED_PAGE_FAULT = EXIT_NPF
 FOR_FETCH = 1 << 34
 #: In a tag of the page walk cache or the nested TLB: the entry came from nested tables (cpu/walk_cache.py).
 FROM_NESTED = 1 << 62
+#: The kind of a reference that the page walk cache does not hold (cpu/walk_memory.py).
+LAST_LEVEL = -1
 _SMALL, _LARGE_2M, _LARGE_4M, _LARGE_1G = 4 << 10, 2 << 20, 4 << 20, 1 << 30
 
 
@@ -178,8 +181,8 @@ class _Walk:
         self.table: Variable = e.variable(0)
         self.rights: Variable = e.variable(RIGHT_W | RIGHT_U)
         self.references: Variable = e.variable(0)
-        #: Those of them that the page walk cache held.
-        self.held: Variable = e.variable(0)
+        #: Modelled cycles of them.
+        self.stall: Variable = e.variable(0)
         self.error: Variable = e.variable(0)
         self.leaf: Variable = e.variable(0)
         self.leaf_place: Variable = e.variable(0)
@@ -236,10 +239,9 @@ class _Walk:
         elif not self.tables.nested:
             place = place & f.field(layout.A20_MASK)
         self.references.set(self.references.get() + 1)
-        if upper or self.tables.nested:
-            with e.when(f.field(layout.PWC_SIZE).ne(0), likely=False):
-                kind = e.constant(FROM_NESTED if self.tables.nested else 0, 64)
-                self.held.set(self.held.get() + e.call("@walk_cache", "i64", [f.state, place, kind]))
+        kind = FROM_NESTED if self.tables.nested else 0 if upper else LAST_LEVEL
+        cycles = e.call("@walk_reference", "i64", [f.state, place, e.constant(kind, 64)])
+        self.stall.set(self.stall.get() + cycles)
         return e.call("@read_entry", "i64", [f.state, place]), place
 
     def _for_fetch(self) -> Value:
@@ -425,9 +427,8 @@ class _Walk:
 
     def _count(self) -> None:
         e, f = self.e, self.f
-        references, held = self.references.get(), self.held.get()
-        stall = (references - held) * f.field(layout.COST_WALK_REFERENCE) + held * f.field(layout.COST_PWC_HIT)
-        f.add_to_field(layout.STALL, stall)
+        references = self.references.get()
+        f.add_to_field(layout.STALL, self.stall.get())
         fetch = (self.access & (PF_I | FOR_FETCH if self.tables.nested else PF_I)).ne(0)
         for what in ("walk_references", "nested_references") if self.tables.nested else ("walk_references",):
             place = fetch.select(

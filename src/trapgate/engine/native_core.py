@@ -17,7 +17,7 @@ from trapgate.arch.costs import profile as cost_profile
 from trapgate.arch.cpuid import CpuProfile
 from trapgate.arch.paging import PF_I
 from trapgate.arch.registers import CS
-from trapgate.cpu import tlb
+from trapgate.cpu import tlb, walk_memory
 from trapgate.cpu.faults import Fault, Unimplemented, VmExit
 from trapgate.cpu.lookup import NON_CANONICAL
 from trapgate.cpu.mode import Mode
@@ -132,16 +132,16 @@ class NativeCore(GuestMode):
         set_(layout.PAGE_COUNT, self.memory.page_count)
         costs = self.costs
         set_(layout.COST_L2_HIT, costs.l2_tlb_hit)
-        set_(layout.COST_WALK_REFERENCE, costs.walk_reference)
         set_(layout.COST_PWC_HIT, costs.walk_cache_hit)
         set_(layout.COST_NESTED_TLB_HIT, costs.nested_tlb_hit)
         set_(layout.PWC_SIZE, costs.walk_cache_entries)
         set_(layout.NESTED_TLB_SIZE, costs.nested_tlb_entries)
+        walk_memory.configure(self.state, costs)
         self._kept_by_reset = frozenset(
             (layout.ON_DEVICE_READ, layout.ON_DEVICE_WRITE, layout.ON_CODE_WRITE, layout.SLOW_ACCESS, layout.COMMIT,
              layout.FETCH_PAGE, layout.RAM_BASE, layout.PAGE_KIND, layout.CODE_MAP, layout.PAGE_COUNT,
-             layout.COST_L2_HIT, layout.COST_WALK_REFERENCE, layout.COST_PWC_HIT, layout.COST_NESTED_TLB_HIT,
-             layout.PWC_SIZE, layout.NESTED_TLB_SIZE)
+             layout.COST_L2_HIT, layout.COST_PWC_HIT, layout.COST_NESTED_TLB_HIT, layout.PWC_SIZE,
+             layout.NESTED_TLB_SIZE)
         )  # fmt: skip
         self.blocks.on_new_code_page = lambda page: self._protect(address, page)
         self.blocks.peek_page = self._peek_page

@@ -190,10 +190,12 @@ def _places(
 ) -> dict[str, int]:
     """`cycles` by PLACES. What is not accounted for elsewhere are the guest's instructions."""
     costs = processor.costs
-    references = tlb["itlb_walk_references"] + tlb["dtlb_walk_references"] - tlb["pwc_hits"]
     translation = (
         (tlb["itlb_l2_hits"] + tlb["dtlb_l2_hits"]) * costs.l2_tlb_hit
-        + references * costs.walk_reference
+        + tlb["walk_l1_hits"] * costs.l1_hit
+        + tlb["walk_l2_hits"] * costs.l2_hit
+        + tlb["walk_l3_hits"] * costs.l3_hit
+        + tlb["walk_memory_references"] * costs.memory
         + tlb["pwc_hits"] * costs.walk_cache_hit
         + tlb["nested_tlb_hits"] * costs.nested_tlb_hit
     )

@@ -1,6 +1,7 @@
 """What things cost in modelled cycles. Each profile is a TOML file here; docs/costs.md explains every entry.
 
-A number stands in the file beside its source: a publication and a section, or the word `assumed`.
+A number stands in the file beside its source: a publication and a section, or the word `assumed`. Its unit is its key:
+cycles, entries, kilobytes, ways, lines.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from importlib import resources
 from typing import Any
 
 DEFAULT_COSTS = "opteron-2007"
+#: What numbers in the files can be of: the key of each.
+UNITS = ("cycles", "entries", "kilobytes", "ways", "lines")
 NAMES = ("core2-2006", "opteron-2006", "opteron-2007", "pentium4-2005")
 
 
 @dataclass(frozen=True)
 class Costs:
-    """A cost profile. All numbers are modelled cycles, but for the two `_entries`."""
+    """A cost profile. Numbers are modelled cycles, where nothing else is said."""
 
     name: str
     description: str
@@ -26,15 +29,31 @@ class Costs:
     instructions: Mapping[str, int]
     #: A translation that level 1 of the TLB lacks and level 2 has.
     l2_tlb_hit: int
-    #: A memory reference of a page walk that the page walk cache does not hold.
-    walk_reference: int
-    #: One that it holds.
+    #: A memory reference of a page walk that the page walk cache holds.
     walk_cache_hit: int
     #: A nested walk that the nested TLB saves.
     nested_tlb_hit: int
     #: Sizes of the two caches, 0: there is none.
     walk_cache_entries: int
     nested_tlb_entries: int
+    #: The caches that other references of walks go through (cpu/walk_memory.py): size in KB (0: there is no such level),
+    #: ways, cycles of a hit. Lines have 64 bytes.
+    l1_size: int
+    l1_ways: int
+    l1_hit: int
+    l2_size: int
+    l2_ways: int
+    l2_hit: int
+    l3_size: int
+    l3_ways: int
+    l3_hit: int
+    #: A reference that none of them holds.
+    memory: int
+    #: Page tables hold one in so many ways of a set.
+    walk_share: int
+    #: Lines of other data that come into the caches with a translation that level 1 of the TLB lacks; and with a #VMEXIT.
+    data_lines: int
+    exit_lines: int
     #: Delivery of an exception and of an external interrupt, besides their memory accesses.
     exception: int
     interrupt: int
@@ -55,13 +74,21 @@ class Costs:
     #: Besides: an instruction of the guest that it carries out by decoding it.
     emulated_instruction: int
 
+    @property
+    def caches(self) -> tuple[tuple[int, int, int], ...]:
+        """Size in KB, ways, and cycles of a hit of the three levels."""
+        return (
+            (self.l1_size, self.l1_ways, self.l1_hit), (self.l2_size, self.l2_ways, self.l2_hit),
+            (self.l3_size, self.l3_ways, self.l3_hit),
+        )  # fmt: skip
+
     def exit_work(self, name: str) -> int:
         """The hypervisor's own work for an exit (arch/vmcb.py: exit_name)."""
         return self.exits.get(name, self.exit)
 
 
 def _numbers(table: Mapping[str, Any]) -> dict[str, int]:
-    return {name: entry["cycles"] if "cycles" in entry else entry["entries"] for name, entry in table.items()}
+    return {name: next(entry[unit] for unit in UNITS if unit in entry) for name, entry in table.items()}
 
 
 def read(name: str) -> dict[str, Any]:
@@ -79,7 +106,7 @@ def profile(name: str) -> Costs:
     hypervisor = dict(data["hypervisor"])
     exits = _numbers(hypervisor.pop("exits", {}))
     single = {
-        **_numbers(data["translation"]), **_numbers(data["events"]), **_numbers(data["world_switch"]),
-        **_numbers(data["devices"]), **_numbers(hypervisor),
+        **_numbers(data["translation"]), **_numbers(data["caches"]), **_numbers(data["events"]),
+        **_numbers(data["world_switch"]), **_numbers(data["devices"]), **_numbers(hypervisor),
     }  # fmt: skip
     return Costs(data["name"], data["description"], operations, exits=exits, **single)

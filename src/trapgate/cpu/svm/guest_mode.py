@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from trapgate.arch import layout, vectors, vmcb
 from trapgate.arch.registers import CR0_PG, CR0_WP, RF, TF
+from trapgate.cpu import tlb
 from trapgate.cpu.faults import Fault, TripleFault, VmExit
 from trapgate.cpu.svm import guest_state
 from trapgate.cpu.svm.checks import control_fault
@@ -162,6 +163,8 @@ class GuestMode(GuestEvents):
             cycles = costs.vmrun if entering else costs.vmexit
         self.charged += cycles
         self.switch_cycles += cycles
+        if not entering:
+            self.q[tlb.EXIT_LINES >> 3] += costs.exit_lines
 
     def _refuse(self, why: str) -> None:
         """#VMEXIT(INVALID): the guest is not entered, and its state not saved (15.5.1)."""
