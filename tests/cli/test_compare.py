@@ -107,7 +107,8 @@ def test_compare_leaves_out_what_a_processor_cannot_do(process: Command, sector:
         (("compare", "--csv", "/nowhere/x"),
          "wanted a file that can be written at /nowhere/x, got no directory /nowhere: name another file with --csv"),
         (("run", "--costs", "z80"),
-         "wanted a cost profile that trapgate has (core2-2006, opteron-2006, opteron-2007, pentium4-2005), got 'z80': "
+         "wanted a cost profile that trapgate has (core2-2006, opteron-2006, opteron-2007, "
+         "opteron-2007-plain, pentium4-2005), got 'z80': "
          "choose one with --costs"),
         (("run", "--technique", "nested", "--cpu", "486"),
          "technique nested: wanted a processor with AMD-V, got 486: choose another with --cpu"),

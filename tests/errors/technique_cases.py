@@ -74,7 +74,8 @@ case(
 case(
     UnknownCosts,
     (
-        "wanted a cost profile that trapgate has (core2-2006, opteron-2006, opteron-2007, pentium4-2005), got 'free': "
+        "wanted a cost profile that trapgate has (core2-2006, opteron-2006, opteron-2007, "
+        "opteron-2007-plain, pentium4-2005), got 'free': "
         "choose one with --costs"
     ),
     _cli("run", "--costs", "free"),

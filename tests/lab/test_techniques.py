@@ -132,7 +132,8 @@ def test_shadow_paging_wins_on_access_and_loses_on_changes() -> None:
         loop_cycles(run("trapgate-guest", "loops=1", name).console) for name in ("shadow", "nested", "bare")
     )
     for loop in ("page stride over 4 MB", "page stride over 64 MB"):
-        assert bare[loop] == shadow[loop] < nested[loop]
+        # Exits have pushed the shadow tables out of the caches by the first turns.
+        assert bare[loop] <= shadow[loop] < 0.75 * nested[loop]
     for loop in ("pgfault", "pgfault, page mapped and unmapped", "ptemod, present to not present", "CR3 switch"):
         assert bare[loop] <= nested[loop] < shadow[loop] / 5
     for loop in ("syscall", "call/ret", "divzero"):

@@ -36,6 +36,7 @@ HIERARCHIES = {
     "three": SMALL,
     "two": replace(SMALL, l1_size=0, l3_ways=4, walk_share=1),
     "one": replace(SMALL, l2_size=0, l3_size=0, l1_ways=16),
+    "plain": replace(SMALL, walk_cache_nested_entries=0),
     "none": replace(SMALL, l1_size=0, l2_size=0, l3_size=0),
 }
 
@@ -60,6 +61,7 @@ class Caches:
 
     def __init__(self, walk_cache: int, nested_tlb: int, memory: CacheHierarchy) -> None:
         self.memory = memory
+        self.holds_nested = True
         self.walk_cache_size, self.nested_tlb_size = walk_cache, nested_tlb
         self.walk_cache: OrderedDict[tuple[int, int, bool], None] = OrderedDict()
         self.nested_tlb: OrderedDict[tuple[int, int, bool], int] = OrderedDict()
@@ -69,7 +71,7 @@ class Caches:
     def reference(self, place: int) -> None:
         """An entry is read."""
         nested = NESTED_AT <= place < NESTED_AT + 0x10_0000
-        if not self.walk_cache_size or place & -4096 in LAST_LEVEL:
+        if not self.walk_cache_size or place & -4096 in LAST_LEVEL or (nested and not self.holds_nested):
             self.memory.reference(place)
             return
         key = (place // 8, self.asid, nested)
@@ -134,7 +136,7 @@ def _world(choose: random.Random) -> World:
     ("walk_cache", "nested_tlb", "hierarchy"),
     [
         (0, 0, "three"), (0, 0, "default"), (0, 0, "none"), (24, 0, "two"), (0, 16, "one"), (24, 16, "default"),
-        (5, 6, "three"),
+        (5, 6, "three"), (24, 0, "plain"),
     ],
 )  # fmt: skip
 def test_hits_and_cycles(
@@ -147,6 +149,7 @@ def test_hits_and_cycles(
     configure(processor, costs)
     memory = CacheHierarchy(costs)
     state, caches = processor.state, Caches(walk_cache, nested_tlb, memory)
+    caches.holds_nested = hierarchy != "plain"
     state.set(layout.NESTED, nested)
     state.set(layout.PWC_SIZE, walk_cache)
     state.set(layout.NESTED_TLB_SIZE, nested_tlb)
@@ -299,5 +302,5 @@ def test_who_pushes_a_line_out(processor: Processor) -> None:
 def test_sizes_that_cannot_be(processor: Processor) -> None:
     with pytest.raises(ValueError, match=r"^opteron-2007, l2: wanted a power of two for the number of sets, got 48$"):
         walk_memory.configure(processor.state, replace(COSTS, l2_size=48))
-    with pytest.raises(ValueError, match=r"^opteron-2007: wanted at most 18432 lines of page tables, got 526336$"):
+    with pytest.raises(ValueError, match=r"^opteron-2007: wanted at most 33280 lines of page tables, got 1052672$"):
         walk_memory.configure(processor.state, replace(COSTS, l3_size=128 << 10))

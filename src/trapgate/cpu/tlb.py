@@ -30,7 +30,7 @@ class Geometry(NamedTuple):
     l2_large: int = 128  # direct-mapped, 2 MB pages, data only
     walk_cache: int = 24  # fully associative, page-table entries
     nested_tlb: int = 16  # fully associative, 4 KB pages
-    cache_lines: int = 18432  # of page tables, in all levels of the modelled caches together
+    cache_lines: int = 33280  # of page tables, in all levels of the modelled caches together
 
 
 #: Bhargava et al., "Accelerating Two-Dimensional Page Walks for Virtualized Systems", ASPLOS 2008, table 2.
@@ -171,6 +171,8 @@ COST_MEMORY = _take(8, 8)
 DATA_LINES = _take(8, 8)
 EXIT_LINES = _take(8, 8)
 LINES_PER_MISS = _take(8, 8)
+#: Not 0 if the page walk cache holds entries of nested tables.
+PWC_NESTED = _take(8, 8)
 #: An entry: 1 + line address (0: empty), DATA_LINES and EXIT_LINES at its last use. Those of a set: the last used first.
 CACHE_ENTRY = 24
 CACHE_LINES = _take(OPTERON_2007.cache_lines * CACHE_ENTRY)

@@ -22,7 +22,7 @@ from trapgate.arch.costs import Costs
 from trapgate.cpu import tlb
 from trapgate.cpu.state import State
 from trapgate.cpu.tlb import CACHE_ENTRY, CACHE_LEVELS, CacheLevel
-from trapgate.cpu.walk import LAST_LEVEL, NativeFunction
+from trapgate.cpu.walk import FROM_NESTED, LAST_LEVEL, NativeFunction
 
 LINE_BITS = 6
 #: What `find_<level>` returns.
@@ -50,6 +50,7 @@ def configure(state: State, costs: Costs) -> None:
         )
     state.set(tlb.COST_MEMORY, costs.memory)
     state.set(tlb.LINES_PER_MISS, costs.data_lines)
+    state.set(tlb.PWC_NESTED, costs.walk_cache_nested_entries)
 
 
 def emit_walk_memory(declarations: set[str]) -> list[str]:
@@ -97,7 +98,8 @@ def _emit_reference(declarations: set[str]) -> str:
     """
     f = NativeFunction("walk_reference", "i64", (("i64", "place"), ("i64", "kind")), declarations)
     e, place, kind = f.emit, f.argument("place"), f.argument("kind")
-    held = kind.ne(LAST_LEVEL) & f.field(layout.PWC_SIZE).ne(0)
+    may = kind.ne(FROM_NESTED) | f.field(tlb.PWC_NESTED).ne(0)
+    held = kind.ne(LAST_LEVEL) & f.field(layout.PWC_SIZE).ne(0) & may
     with e.when(held), e.when(e.call("@walk_cache", "i64", [f.state, place, kind]).ne(0)):
         e.ret(f.field(layout.COST_PWC_HIT))
     line = place >> LINE_BITS

@@ -129,12 +129,15 @@ class VirtualCpu:
         return self.stopped
 
     def _work(self, code: int) -> int:
-        """Modelled cycles of what the hypervisor did since the last exit, its accesses to the VMCB included."""
+        """Modelled cycles of what the hypervisor did since the last exit, its accesses to the guest's state included."""
         costs, block = self.backend.costs, self.block
         work = self._exit_work.get(code)
         if work is None:
             work = self._exit_work[code] = costs.exit_work(vmcb.exit_name(code))
-        work += block.reads * costs.vmcb_read + block.writes * costs.vmcb_write
+        if self.technique.needs_amd_v:
+            work += block.reads * costs.vmcb_read + block.writes * costs.vmcb_write
+        else:
+            work += (block.reads + block.writes) * costs.deprivileged_field
         work += self._emulated * costs.emulated_instruction
         block.reads = block.writes = self._emulated = 0
         return work

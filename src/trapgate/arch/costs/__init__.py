@@ -16,7 +16,7 @@ from typing import Any
 DEFAULT_COSTS = "opteron-2007"
 #: What numbers in the files can be of: the key of each.
 UNITS = ("cycles", "entries", "kilobytes", "ways", "lines")
-NAMES = ("core2-2006", "opteron-2006", "opteron-2007", "pentium4-2005")
+NAMES = ("core2-2006", "opteron-2006", "opteron-2007", "opteron-2007-plain", "pentium4-2005")
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,10 @@ class Costs:
     walk_cache_hit: int
     #: A nested walk that the nested TLB saves.
     nested_tlb_hit: int
-    #: Sizes of the two caches, 0: there is none.
+    #: Sizes of the two caches, 0: there is none; and how many of the page walk cache's entries may be of nested tables:
+    #: all or none.
     walk_cache_entries: int
+    walk_cache_nested_entries: int
     nested_tlb_entries: int
     #: The caches that other references of walks go through (cpu/walk_memory.py): size in KB (0: there is no such level),
     #: ways, cycles of a hit. Lines have 64 bytes.
@@ -62,6 +64,8 @@ class Costs:
     #: The same for a guest without AMD-V: an exception into the hypervisor, and the return from it.
     deprivileged_exit: int
     deprivileged_entry: int
+    #: Read or write of a field of such a guest's state by the hypervisor, which keeps it in plain memory.
+    deprivileged_field: int
     #: Read and write of a field of the VMCB by the hypervisor.
     vmcb_read: int
     vmcb_write: int
