@@ -60,6 +60,8 @@ def _rows(comparison: Comparison, exits: int | None) -> Iterator[Row | None]:
     yield None
     yield count("TLB misses, walks", walks)
     yield row("references per walk", lambda s: f"{references_per_walk(s):.2f}")
+    yield count("references that go to memory", lambda s: s.tlb["walk_memory_references"])
+    yield count("references lost to exits", lambda s: s.tlb["walk_references_lost_to_exits"])
     yield count("TLB hits in level 2", lambda s: s.tlb["itlb_l2_hits"] + s.tlb["dtlb_l2_hits"])
     yield count("TLB flushes", lambda s: s.tlb["tlb_flushes"])
     yield count("flushes of a page", lambda s: s.tlb["tlb_page_flushes"])
