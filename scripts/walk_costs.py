@@ -2,9 +2,10 @@
 
     python scripts/walk_costs.py [GUEST:TEXT ...]
 
-Runs each guest on the bare machine and under `nested-tagged`: with the host's frames as they come, so that nested pages
-have 2 MB, and with frames scattered, so that they have 4 KB; with the cost profile `opteron-2007` and with the one whose
-caches of walks know nothing of nested tables. TEXT is the kernel command line's end, for `debian` the command.
+Runs each guest on the bare machine and under `nested-tagged`: with the host's frames as they come, so that nested
+pages have 2 MB, and with frames scattered, so that they have 4 KB; with the cost profile `opteron-2007` and with the
+one whose caches of walks know nothing of nested tables. TEXT is the end of the kernel's command line, for `debian` the
+command.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from trapgate.arch.costs import profile  # noqa: E402
-from trapgate.lab.compare import CapturedConsole, references_per_walk, walks  # noqa: E402
-from trapgate.lab.options import RunOptions  # noqa: E402
-from trapgate.lab.run import run_guest  # noqa: E402
-from trapgate.lab.statistics import Statistics  # noqa: E402
-from trapgate.vmm.memory.errors import OutOfHostMemory  # noqa: E402
-from trapgate.vmm.memory.frames import RUN, FrameAllocator  # noqa: E402
+from trapgate.arch.costs import profile
+from trapgate.lab.compare import CapturedConsole, references_per_walk, walks
+from trapgate.lab.options import RunOptions
+from trapgate.lab.run import run_guest
+from trapgate.lab.statistics import Statistics
+from trapgate.vmm.memory.errors import OutOfHostMemory
+from trapgate.vmm.memory.frames import RUN, FrameAllocator
 
 AWK = "awk 'BEGIN { for (i = 0; i < 60000; i++) a[int(rand() * 1000000)] = i; print length(a) }'"
 GUESTS = ("bench:bench=stride n=500000", "debian:uname -a", f"debian:{AWK}")
@@ -79,7 +80,9 @@ def main() -> None:
     """Print a table for each guest."""
     for guest, text in (argument.split(":", 1) for argument in sys.argv[1:] or GUESTS):
         print(f"{guest} {text}")
-        print("| run | profile | nested pages | walks | references | PWC | L2 | L3 | memory | cycles of a walk | ratio |")
+        print(
+            "| run | profile | nested pages | walks | references | PWC | L2 | L3 | memory | cycles of a walk | ratio |"
+        )
         print("|---|---|---|---|---|---|---|---|---|---|---|")
         native = 0.0
         for technique, costs, scattered in RUNS:

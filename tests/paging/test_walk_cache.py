@@ -139,9 +139,7 @@ def _world(choose: random.Random) -> World:
         (5, 6, "three"), (24, 0, "plain"),
     ],
 )  # fmt: skip
-def test_hits_and_cycles(
-    processor: Processor, walk_cache: int, nested_tlb: int, hierarchy: str, nested: bool
-) -> None:
+def test_hits_and_cycles(processor: Processor, walk_cache: int, nested_tlb: int, hierarchy: str, nested: bool) -> None:
     choose = random.Random(walk_cache * 100 + nested_tlb)
     costs = HIERARCHIES[hierarchy]
     world = _world(choose)
@@ -258,7 +256,6 @@ def test_a_cold_and_a_warm_walk(processor: Processor) -> None:
     assert seen[0] == (1, 24, cold_hits, 0, cold)
     warm = COSTS.l2_hit + 7 * COSTS.walk_cache_hit + 4 * COSTS.nested_tlb_hit
     assert seen[1] == (1, 8, 7, 4, warm)
-
 
 
 def test_who_pushes_a_line_out(processor: Processor) -> None:

@@ -160,7 +160,8 @@ class CacheLevel(NamedTuple):
 
 
 def _level(name: str) -> CacheLevel:
-    return CacheLevel(name, *(_take(8, 8) for _ in range(6)), layout.counter(f"walk_{name}_hits"))
+    held, ways, mask, bits, lines, cycles = (_take(8, 8) for _ in range(6))
+    return CacheLevel(name, held, ways, mask, bits, lines, cycles, layout.counter(f"walk_{name}_hits"))
 
 
 CACHE_LEVELS = (_level("l1"), _level("l2"), _level("l3"))
@@ -173,7 +174,7 @@ EXIT_LINES = _take(8, 8)
 LINES_PER_MISS = _take(8, 8)
 #: Not 0 if the page walk cache holds entries of nested tables.
 PWC_NESTED = _take(8, 8)
-#: An entry: 1 + line address (0: empty), DATA_LINES and EXIT_LINES at its last use. Those of a set: the last used first.
+#: An entry: 1 + line address (0: empty), DATA_LINES and EXIT_LINES at its last use. The last used of a set is first.
 CACHE_ENTRY = 24
 CACHE_LINES = _take(OPTERON_2007.cache_lines * CACHE_ENTRY)
 STATE_SIZE = (_next + 4095) // 4096 * 4096

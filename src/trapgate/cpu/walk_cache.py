@@ -4,8 +4,9 @@ After Bhargava et al. (ASPLOS 2008), whose processor has 24 and 16 entries, full
 sizes in the state block are 0.
 
 - The page walk cache holds table entries by their host-physical address: those of nested tables (with PWC_NESTED), and
-  of the other tables all but the last level's (which the TLB holds). A hit costs COST_PWC_HIT, and the reference does not go to the
-  caches behind (cpu/walk_memory.py). Nothing else changes: the entry counts as a reference, and its value is memory's.
+  of the other tables all but the last level's (which the TLB holds). A hit costs COST_PWC_HIT, and the reference does
+  not go to the caches behind (cpu/walk_memory.py). Nothing else changes: the entry counts as a reference, and its
+  value is memory's.
 - The nested TLB holds translations of guest-physical pages of 4 KB in which guest page tables lie. A hit costs
   COST_NESTED_TLB_HIT, and there is no nested walk. (Assumed: the final address does not go through it, the TLB
   holds that one's translation.)

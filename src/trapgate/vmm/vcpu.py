@@ -129,7 +129,7 @@ class VirtualCpu:
         return self.stopped
 
     def _work(self, code: int) -> int:
-        """Modelled cycles of what the hypervisor did since the last exit, its accesses to the guest's state included."""
+        """Modelled cycles of what the hypervisor did since the last exit, accesses to the guest's state included."""
         costs, block = self.backend.costs, self.block
         work = self._exit_work.get(code)
         if work is None:

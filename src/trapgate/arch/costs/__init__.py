@@ -38,8 +38,8 @@ class Costs:
     walk_cache_entries: int
     walk_cache_nested_entries: int
     nested_tlb_entries: int
-    #: The caches that other references of walks go through (cpu/walk_memory.py): size in KB (0: there is no such level),
-    #: ways, cycles of a hit. Lines have 64 bytes.
+    #: The caches that other references of walks go through (cpu/walk_memory.py): size in KB (0: there is no such
+    #: level), ways, cycles of a hit. Lines have 64 bytes.
     l1_size: int
     l1_ways: int
     l1_hit: int
@@ -53,7 +53,8 @@ class Costs:
     memory: int
     #: Page tables hold one in so many ways of a set.
     walk_share: int
-    #: Lines of other data that come into the caches with a translation that level 1 of the TLB lacks; and with a #VMEXIT.
+    #: Lines of other data that come into the caches with a translation that level 1 of the TLB lacks; and with a
+    #: #VMEXIT.
     data_lines: int
     exit_lines: int
     #: Delivery of an exception and of an external interrupt, besides their memory accesses.
