@@ -69,6 +69,8 @@ CODE_DESCRIPTOR = _field("code_descriptor")
 STACK_DESCRIPTOR = _field("stack_descriptor")
 GDTR_BASE = _field("gdtr_base")
 GDTR_LIMIT = _field("gdtr_limit")
+IDTR_BASE = _field("idtr_base")
+IDTR_LIMIT = _field("idtr_limit")
 TSC_AUX = _field("tsc_aux")
 
 # Control registers as the page walker needs them.
@@ -76,6 +78,7 @@ CR0 = _field("cr0")
 CR3 = _field("cr3")
 CR4 = _field("cr4")
 EFER = _field("efer")
+CR2 = _field("cr2")
 PDPTE = _field("pdpte", 4 * 8)
 ASID = _field("asid")
 #: Guest-physical bits that are reserved in page-table entries (1 = reserved), without NX.
@@ -108,6 +111,24 @@ STEPPING = _field("stepping")
 NMI_BLOCKED = _field("nmi_blocked")
 #: Exception flags (MXCSR's bits 5:0) of an SSE instruction that raises an unmasked exception.
 SIMD_FLAGS = _field("simd_flags")
+
+# World switches (cpu/svm/world_switch.py). The VMCB in question (host-physical address), and what plain Python knows of
+# the guest and the native code is to save.
+WORLD_VMCB = _field("world_vmcb")
+WORLD_CPL = _field("world_cpl")
+WORLD_DR6 = _field("world_dr6")
+WORLD_DR7 = _field("world_dr7")
+#: Which VMCBs (address + 1, 0: none) the two copies below are of: its control area as it was when VMRUN accepted it,
+#: and its state save area as #VMEXIT left it, with the guest's state still in the registers.
+WORLD_CONTROLS_OF = _field("world_controls_of")
+WORLD_STATE_OF = _field("world_state_of")
+WORLD_CONTROLS = _field("world_controls", 20 * 8)
+WORLD_STATE = _field("world_state", 16 * 8)
+#: RFLAGS without the arithmetic flags, as #VMEXIT left it.
+WORLD_FLAGS = _field("world_flags")
+#: The host's fields of this block while its guest runs, and that guest's while the host runs.
+WORLD_HOST = _field("world_host", 64 * 8)
+WORLD_GUEST = _field("world_guest", 64 * 8)
 
 # Guest RAM (see machine/memory.py)
 RAM_BASE = _field("ram_base")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from trapgate.arch import layout
 from trapgate.arch.paging import PF_I, PF_W
 from trapgate.cpu import flush, lookup, walk, walk_cache, walk_memory
+from trapgate.cpu.svm.world_switch import emit_world_switch
 from trapgate.cpu.tlb import DATA, INSTRUCTION
 from trapgate.cpu.walk import NativeFunction
 from trapgate.isa.ir import Emitter, Value
@@ -38,6 +39,7 @@ def emit_runtime() -> tuple[list[str], set[str]]:
     for side in (DATA, INSTRUCTION):
         functions += lookup.emit_side(side, declarations)
     functions += flush.emit_flushes(declarations)
+    functions += emit_world_switch(declarations)
     functions += [
         _emit_drop_code(declarations),
         _emit_watch(declarations),

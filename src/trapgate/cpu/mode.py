@@ -54,3 +54,7 @@ class Mode(NamedTuple):
     code_limit: int
     #: Linear addresses of instruction breakpoints.
     breakpoints: tuple[int, ...] = ()
+
+
+#: A mode that may come back: with the engine's code for it, and MXCSR's masks, which are part of it and nobody's own.
+KeptMode = tuple[Mode, object, int] | None

@@ -76,9 +76,10 @@ class Registers:
         self.bus = bus
         self.apic: LocalApicRegisters | None = None
         self.segments = [SegmentRegister(self.state, i) for i in range(6)]
+        #: Those; and the same with ES to DS of a guest, whose host has the others (cpu/svm).
+        self.own_segments = self.segments
+        self.guest_segments = [SegmentRegister(self.state, i) for i in range(4)] + self.segments[4:]
         self.ldtr, self.tr = SystemSegment(), SystemSegment()
-        self.idtr_base = self.idtr_limit = 0
-        self.cr2 = 0
         self.dr = [0] * 8
         #: Linear addresses of the enabled instruction breakpoints (cpu/debug.py).
         self.breakpoints: frozenset[int] = frozenset()
@@ -113,6 +114,13 @@ class Registers:
         self.native_flush_page: Callable[[int, int], None] = _missing
         self.native_flush_page_asid: Callable[[int, int, int], None] = _missing
         self.native_reset_fast: Callable[[int], None] = _missing
+        # cpu/svm/world_switch.py says what each does.
+        self.native_world_enter: Callable[[int], int] = _missing
+        self.native_world_exchange: Callable[[int], int] = _missing
+        self.native_world_restore: Callable[[int], None] = _missing
+        self.native_world_load: Callable[[int], None] = _missing
+        self.native_world_accept: Callable[[int], None] = _missing
+        self.native_world_save: Callable[[int], None] = _missing
 
     @property
     def nmi_blocked(self) -> bool:
@@ -146,7 +154,6 @@ class Registers:
         self.set_state_field(layout.CODE_DESCRIPTOR, -1)
         self.set_state_field(layout.STACK_DESCRIPTOR, -1)
         self.rip, self.cpl = 0xFFF0, 0
-        self.cr2 = 0
         self.dr = [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400]
         self.breakpoints = frozenset()
         self.msrs = dict(self.profile.reset_msrs)
@@ -280,6 +287,33 @@ class Registers:
     @gdtr_limit.setter
     def gdtr_limit(self, value: int) -> None:
         self.q[layout.GDTR_LIMIT >> 3] = value & 0xFFFF
+
+    @property
+    def idtr_base(self) -> int:
+        """Linear address of the IDT."""
+        return self.q[layout.IDTR_BASE >> 3]
+
+    @idtr_base.setter
+    def idtr_base(self, value: int) -> None:
+        self.q[layout.IDTR_BASE >> 3] = value & _M64
+
+    @property
+    def idtr_limit(self) -> int:
+        """Limit of the IDT in bytes."""
+        return self.q[layout.IDTR_LIMIT >> 3]
+
+    @idtr_limit.setter
+    def idtr_limit(self, value: int) -> None:
+        self.q[layout.IDTR_LIMIT >> 3] = value & 0xFFFF
+
+    @property
+    def cr2(self) -> int:
+        """Linear address of the last page fault."""
+        return self.q[layout.CR2 >> 3]
+
+    @cr2.setter
+    def cr2(self, value: int) -> None:
+        self.q[layout.CR2 >> 3] = value & _M64
 
     # -- modes
 

@@ -6,7 +6,7 @@ import ctypes
 import mmap
 
 from trapgate.arch import layout
-from trapgate.arch.registers import SEGMENT_NAMES
+from trapgate.arch.registers import FS, SEGMENT_NAMES
 from trapgate.arch.segments import (
     ATTRIBUTE_CODE,
     ATTRIBUTE_DB,
@@ -30,7 +30,7 @@ class State:
         self.w = self.bytes.cast("H")
         self.d = self.bytes.cast("I")
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-        #: How often a segment register was written: two equal numbers mean that none was in between.
+        #: How often ES, CS, SS or DS was written: two equal numbers mean that none was in between.
         self.segment_writes = 0
 
     def get(self, offset: int) -> int:
@@ -84,10 +84,11 @@ class SegmentRegister:
     The base lives in the state block, where native code reads (and SWAPGS writes) it.
     """
 
-    __slots__ = ("_offset", "_selector", "_state", "_unchecked", "attributes", "limit", "name")
+    __slots__ = ("_counted", "_offset", "_selector", "_state", "_unchecked", "attributes", "limit", "name")
 
     def __init__(self, state: State, number: int) -> None:
         self._state = state
+        self._counted = number < FS
         self._offset = layout.segment(number)
         self._selector = layout.selector(number) >> 3
         self.name = SEGMENT_NAMES[number]
@@ -103,7 +104,7 @@ class SegmentRegister:
     @selector.setter
     def selector(self, value: int) -> None:
         self._state.q[self._selector] = value & 0xFFFF
-        self._state.segment_writes += 1
+        self._state.segment_writes += self._counted
 
     @property
     def base(self) -> int:
@@ -113,7 +114,7 @@ class SegmentRegister:
     @base.setter
     def base(self, value: int) -> None:
         self._state.q[self._offset >> 3] = value & _MASK64
-        self._state.segment_writes += 1
+        self._state.segment_writes += self._counted
 
     def load(self, selector: int, base: int, limit: int, attributes: int) -> None:
         """Load the register and its hidden part; `limit` is in bytes (already scaled)."""

@@ -96,6 +96,8 @@ class Translation:
         self.decoder = decoder
         self.blocks: dict[tuple[int, int], Block] = {}
         self.single: dict[tuple[int, int], Block] = {}
+        #: True when there were too many modes: its blocks are not told any more when they go.
+        self.forgotten = False
         self._cache = mmap.mmap(-1, record.JUMP_CACHE_ENTRY << record.JUMP_CACHE_BITS)
         self._cache_words = memoryview(self._cache).cast("Q")
         self.jump_cache = ctypes.addressof(ctypes.c_char.from_buffer(self._cache))
@@ -415,6 +417,8 @@ class BlockStore:
 
     def forget_translations(self) -> None:
         """Forget all modes; after drop_all, when there are too many."""
+        for translation in self._translations:
+            translation.forgotten = True
         self._translations.clear()
 
     def drop_all(self) -> None:

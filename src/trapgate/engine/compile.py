@@ -31,7 +31,7 @@ _GENERATING = (
     "arch/*.py", "isa/ir/*.py", "isa/context.py", "isa/flags.py", "isa/form.py",
     "isa/general_purpose/*.py", "isa/simd/*.py", "isa/x87/*.py",
     "cpu/tlb.py", "cpu/lookup.py", "cpu/flush.py", "cpu/walk_cache.py", "cpu/walk.py",
-    "cpu/walk_memory.py", "cpu/access.py",
+    "cpu/walk_memory.py", "cpu/access.py", "cpu/svm/world_switch.py",
     "engine/cold.py", "engine/fixed.py", "engine/operands.py", "engine/record.py", "engine/compile.py",
     "engine/handlers.py",
 )  # fmt: skip

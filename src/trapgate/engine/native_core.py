@@ -20,10 +20,10 @@ from trapgate.arch.registers import CS
 from trapgate.cpu import tlb, walk_memory
 from trapgate.cpu.faults import Fault, Unimplemented, VmExit
 from trapgate.cpu.lookup import NON_CANONICAL
-from trapgate.cpu.mode import Mode
+from trapgate.cpu.access import MXCSR_MASKS
+from trapgate.cpu.mode import KeptMode, Mode
 from trapgate.cpu.peek import peek
 from trapgate.cpu.svm.guest_mode import GuestMode
-from trapgate.cpu.svm.guest_state import Resident
 from trapgate.cpu.walk import NESTED_PAGE_FAULT
 from trapgate.engine.blocks import Block, BlockStore, Translation
 from trapgate.engine.handlers import HandlerStore
@@ -83,7 +83,6 @@ class NativeCore(GuestMode):
         self._translation: Translation | None = None
         self._forced = 0
         self._pending_error: BaseException | None = None
-        self.resident = Resident()
         self.ram_words = memory.view.cast("Q")
         #: Called when the processor has halted, with the cycles until the next event: a place to wait for real.
         self.on_idle: Callable[[int], None] = lambda cycles: None
@@ -113,6 +112,12 @@ class NativeCore(GuestMode):
         self.native_flush_page = prototype(None, word, word)(runtime["flush_page"])
         self.native_flush_page_asid = prototype(None, word, word, word)(runtime["flush_page_asid"])
         self.native_reset_fast = prototype(None, word)(runtime["reset_fast"])
+        self.native_world_enter = prototype(word, word)(runtime["world_enter"])
+        self.native_world_exchange = prototype(word, word)(runtime["world_exchange"])
+        self.native_world_restore = prototype(None, word)(runtime["world_restore"])
+        self.native_world_load = prototype(None, word)(runtime["world_load"])
+        self.native_world_accept = prototype(None, word)(runtime["world_accept"])
+        self.native_world_save = prototype(None, word)(runtime["world_save"])
         self._protect = prototype(None, word, word)(runtime["protect"])
         nothing = prototype(None)
         pair = prototype(None, word, word)
@@ -277,6 +282,23 @@ class NativeCore(GuestMode):
         self._force_exit()
 
     # -- finding code
+
+    def keep_mode(self) -> KeptMode:
+        """The present mode with its code, where the state block has what belongs to both."""
+        mode, translation = self._mode, self._translation
+        if mode is None or translation is None or translation.mode is not mode:
+            return None
+        return mode, translation, self.state.d[layout.MXCSR >> 2] & MXCSR_MASKS
+
+    def take_mode(self, kept: KeptMode) -> None:
+        """Go on in a mode that was kept."""
+        self.redirected = True
+        self._mode = None
+        if kept is not None:
+            mode, translation, masks = kept
+            assert isinstance(translation, Translation)
+            if not translation.forgotten and masks == self.state.d[layout.MXCSR >> 2] & MXCSR_MASKS:
+                self._mode, self._translation = mode, translation
 
     def _select(self) -> Translation:
         """Make the current mode's tables the ones that native code uses."""

@@ -12,7 +12,8 @@ from trapgate.arch.vectors import WITH_ERROR_CODE
 from trapgate.cpu.faults import VMEXIT, Fault, TripleFault, VmExit
 from trapgate.cpu.smm import SystemManagement
 from trapgate.cpu.svm.controls import Controls
-from trapgate.cpu.svm.guest_state import HostState
+from trapgate.cpu.svm.guest_state import Host
+from trapgate.cpu.svm.world_switch import HOST_SYSTEM_FLAGS
 from trapgate.cpu.tasks import SwitchKind
 
 _QWORD = struct.Struct("<Q")
@@ -32,7 +33,7 @@ class GuestEvents(SystemManagement):
     delivering = 0
     #: A virtual interrupt waits (V_IRQ).
     v_irq = False
-    host: HostState | None = None
+    host: Host | None = None
 
     @property
     @abstractmethod
@@ -116,7 +117,7 @@ class GuestEvents(SystemManagement):
         if not self.gif:
             return False
         if self.in_guest and self.controls.v_intr_masking:
-            return self.host is None or self.python_host or bool(self.host.rflags & IF)
+            return self.python_host or bool(self.q[HOST_SYSTEM_FLAGS >> 3] & IF)
         return bool(self.q[layout.SYSTEM_FLAGS >> 3] & IF)
 
     def takes_virtual_interrupt(self) -> bool:

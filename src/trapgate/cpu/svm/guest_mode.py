@@ -13,12 +13,13 @@ from trapgate.arch import layout, vectors, vmcb
 from trapgate.arch.registers import CR0_PG, CR0_WP, RF, TF
 from trapgate.cpu import tlb
 from trapgate.cpu.faults import Fault, TripleFault, VmExit
+from trapgate.cpu.mode import KeptMode
 from trapgate.cpu.svm import guest_state
-from trapgate.cpu.svm.checks import control_fault
+from trapgate.cpu.svm.checks import control_fault, event_fault
 from trapgate.cpu.svm.controls import Controls
 from trapgate.cpu.svm.guest_events import GuestEvents
-from trapgate.cpu.svm.guest_state import Resident
 from trapgate.cpu.svm.intercepts import guest_forms, translated_forms
+from trapgate.cpu.svm.world_switch import SAME_ALL, SAME_CONTROLS
 from trapgate.isa.processor import PythonForm
 
 _EXIT = struct.Struct("<4Q")
@@ -40,11 +41,12 @@ class GuestMode(GuestEvents):
     costs_as_translated = False
     #: The hypervisor carries out an event or an instruction in its guest's stead.
     interpreting = False
-    #: What of the last guest's state is still in the registers.
-    resident: Resident
+    #: `segment_writes` of the state block when WORLD_STATE got ES to DS.
+    stored_segments = -1
     #: Host RAM as 64-bit words.
     ram_words: memoryview
-    _controls_raw = (b"", b"")
+    #: `translated` at the last VMRUN.
+    _was_translated = False
     _host_forms: Mapping[str, PythonForm] = {}
     _forms_inside: Mapping[str, PythonForm] = {}
     #: Why the last VMRUN was refused.
@@ -61,6 +63,8 @@ class GuestMode(GuestEvents):
     shadow_place = (-1, -1)
     forms: Mapping[str, PythonForm]
     tsc_offset: int
+    #: The mode in which the last guest was left.
+    kept_guest: KeptMode = None
 
     @property
     def python_host(self) -> bool:
@@ -70,6 +74,7 @@ class GuestMode(GuestEvents):
     @python_host.setter
     def python_host(self, value: bool) -> None:
         self._python_host = value
+        self.q[layout.WORLD_STATE_OF >> 3] = 0
         if not value and self.forms is self._forms_inside:
             # What runs next is a host's own code.
             self.forms = self._host_forms
@@ -79,6 +84,8 @@ class GuestMode(GuestEvents):
         """The state after RESET#: no guest, GIF set."""
         if self.in_guest:
             self._leave_mode()
+            self.pending_changed()
+        self.segments = self.own_segments
         self.gif = True
         self.trap_after_vmrun = False
         self.vm_cr = self.hsave_pa = 0
@@ -99,39 +106,76 @@ class GuestMode(GuestEvents):
         """Enter the guest whose VMCB is at host-physical `place`, which was checked to be a page of RAM."""
         q = self.q
         self._charge_switch(entering=True)
-        self.vmcb = place
+        self.vmcb = q[layout.WORLD_VMCB >> 3] = place
         self.before_write(place, vmcb.SIZE)
-        known, controls = self._read_controls(place)
-        if not known:
-            self.controls = controls
-            host_cr0 = q[layout.CR0 >> 3] if not self.python_host else CR0_PG
+        if self._python_host:
+            same = self.native_world_enter(self.state.address)
+            known = (
+                same == SAME_ALL
+                and self.stored_segments == self.state.segment_writes
+                and self.translated == self._was_translated
+            )
+        else:
+            self.host = guest_state.Host(self)
+            if self.dr[7] & 0xFF:
+                q[layout.WORLD_STATE_OF >> 3] = 0  # breakpoints are worked out anew
+            same = self.native_world_exchange(self.state.address)
+            known = same == SAME_ALL
+            if known:
+                guest_state.take_guest(self)
+        if known:
+            self._enter_again(place)
+        else:
+            self._enter_anew(place, same)
+
+    def _enter_again(self, place: int) -> None:
+        """The guest that was left last, and nothing in its VMCB is new that would have to be checked or worked out."""
+        q, controls, place = self.q, self.controls, place >> 3
+        self.rip = q[layout.RIP >> 3]
+        self.in_guest, self.redirected = True, True
+        self.left_guest = self.halted = False
+        q[layout.IN_GUEST >> 3] = 1
+        words = self.ram_words
+        controls.interrupt_shadow = words[place + (vmcb.INTERRUPT_SHADOW >> 3)] & 0xFF
+        self.shadow = bool(controls.interrupt_shadow & 1)
+        controls.v_word = words[place + (vmcb.VIRTUAL_INTERRUPT >> 3)]  # the guest may have written CR8
+        self.v_irq = controls.v_irq
+        self._pause_left = controls.pause_count
+        if controls.tsc_offset:
+            self._move_time_stamp(controls.tsc_offset)
+        if controls.tlb_control:
+            self._flush_as_told(controls)
+        self.pending_changed()
+
+    def _enter_anew(self, place: int, same: int) -> None:
+        """Any other guest, or one whose VMCB has changed."""
+        q = self.q
+        if not same & SAME_CONTROLS:
+            q[layout.WORLD_CONTROLS_OF >> 3] = 0
+            controls = Controls(self.ram, place, self.profile.svm_features)
+            host_cr0 = q[layout.CR0 >> 3] if not self._python_host else CR0_PG
             refused = control_fault(controls, self.profile, bool(host_cr0 & CR0_PG))
+            self.controls = controls
             if refused:
                 self._refuse(refused)
                 return
-        if not self.python_host:
-            self.host = guest_state.save_host(self)
-            q[layout.HOST_CR4 >> 3], q[layout.HOST_EFER >> 3] = q[layout.CR4 >> 3], q[layout.EFER >> 3]
-        refused = guest_state.load_guest(self, place)
+            if not controls.lbr_virtualization:
+                self.native_world_accept(self.state.address)
+        else:
+            controls = self.controls
+            controls.interrupt_shadow = self.ram[place + vmcb.INTERRUPT_SHADOW]
+            controls.v_word = self.ram_words[place + vmcb.VIRTUAL_INTERRUPT >> 3]
+            controls.eventinj = self.ram_words[place + vmcb.EVENTINJ >> 3]
+            refused = event_fault(controls.eventinj)
+            if refused:
+                self._refuse(refused)
+                return
+        refused = guest_state.load_guest(self, place, same)
         if refused:
             self._refuse(refused)
             return
         self._enter_mode(controls)
         self._inject_event(place)
-
-    def _read_controls(self, place: int) -> tuple[bool, Controls]:
-        """The control area, and whether it is that of the last VMRUN of a hypervisor outside, which was accepted."""
-        ram = self.ram
-        raw = bytes(ram[place : place + vmcb.INTERRUPT_SHADOW]), bytes(ram[place + vmcb.NESTED_CONTROL : place + _END])
-        if self.python_host and raw == self._controls_raw:
-            controls = self.controls
-            controls.interrupt_shadow = ram[place + vmcb.INTERRUPT_SHADOW]
-            controls.v_word = self.ram_words[place + vmcb.VIRTUAL_INTERRUPT >> 3]  # the guest may have written CR8
-            return True, controls
-        controls = Controls(ram, place, self.profile.svm_features)
-        # An event makes the next VMCB another one, and so does a refused one.
-        self._controls_raw = raw if not controls.eventinj & vmcb.EVENT_VALID else (b"", b"")
-        return False, controls
 
     def _inject_event(self, place: int) -> None:
         """EVENTINJ's valid bit is cleared when the event has been delivered or its delivery intercepted (15.20)."""
@@ -145,6 +189,22 @@ class GuestMode(GuestEvents):
             self.leave_guest(exit_)
         except TripleFault:
             self.intercept_shutdown()
+
+    def enter_forms(self) -> None:
+        """Carry out what the guest's instructions do, as at its last VMRUN."""
+        if self.forms is not self._host_forms:
+            self._host_forms = self.forms
+            self._forms_inside = guest_forms(self.forms)
+        self.forms = self._forms_inside
+        self.intercepted = self.controls.natives or frozenset()
+
+    def keep_mode(self) -> KeptMode:
+        """The present mode, if it comes back; the engine knows its code."""
+        return None
+
+    def take_mode(self, kept: KeptMode) -> None:
+        """Go on in a mode that was kept, with the fields of the state block that belong to it in place."""
+        self.mode_changed()
 
     def set_translated(self, translated: bool, deprivileged: bool) -> None:
         """How the next guest runs: its code translated, or as it is; its kernel at CPL 3."""
@@ -169,7 +229,6 @@ class GuestMode(GuestEvents):
     def _refuse(self, why: str) -> None:
         """#VMEXIT(INVALID): the guest is not entered, and its state not saved (15.5.1)."""
         self.refusal = why
-        self._controls_raw = (b"", b"")
         self.exit_counts[vmcb.EXIT_INVALID] = self.exit_counts.get(vmcb.EXIT_INVALID, 0) + 1
         _EXIT.pack_into(self.ram, self.vmcb + vmcb.EXITCODE, vmcb.EXIT_INVALID, 0, 0, 0)
         self._charge_switch(entering=False)
@@ -191,6 +250,7 @@ class GuestMode(GuestEvents):
         self.fast_tables_belong_to_mode()
         if self.forms is not self._forms_inside or not self.python_host:
             self._host_forms = self.forms
+        self._was_translated = self.translated
         make = translated_forms if self.translated else guest_forms
         self.forms = self._forms_inside = make(self._host_forms)
         self.halted = False
@@ -261,8 +321,8 @@ class GuestMode(GuestEvents):
         self.gif = False
         assert self.host is not None
         guest_state.restore_host(self, self.host)
-        q[layout.ASID >> 3] = q[layout.NESTED >> 3] = 0
-        self.fast_tables_belong_to_mode()
+        self._fast_context = ()  # they are empty
+        self.pending_changed()
         if self.trap_after_vmrun:
             self.trap_after_vmrun = False
             self.deliver_exception(self.debug_trap(0, single_step=True))
@@ -293,9 +353,8 @@ class GuestMode(GuestEvents):
         self.q[layout.IN_GUEST >> 3] = 0
         if self.python_host:
             return  # the next instruction is a guest's again
-        self.forms = self._host_forms
-        self.intercepts_changed()
-        self.pending_changed()
+        self.kept_guest = self.keep_mode()
+        self.forms, self.intercepted = self._host_forms, frozenset()
 
     def _save_bytes(self, exit_: VmExit) -> None:
         """The bytes of the instruction whose data access faulted (15.8.4); none for a fetch and for other exits."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from trapgate.arch import layout, vmcb
 from trapgate.arch.registers import (
@@ -29,6 +29,8 @@ from trapgate.arch.registers import (
 from trapgate.arch.segments import ATTRIBUTE_L
 from trapgate.cpu.faults import Fault, TripleFault
 from trapgate.cpu.svm.checks import impossible_event, pat_fault, state_fault
+from trapgate.cpu.svm.world_switch import SAME_STATE
+
 
 if TYPE_CHECKING:
     from trapgate.cpu.svm.guest_mode import GuestMode
@@ -45,18 +47,20 @@ _STAR_TO_SFMASK = (0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084)
 _SYSENTER = (0x174, 0x175, 0x176)
 
 
-class HostState(NamedTuple):
-    """What VMRUN keeps of the host, on chip rather than at VM_HSAVE_PA as the manual allows (15.30.4)."""
+class Host:
+    """What plain Python keeps of the host while its guest runs; the rest is in the state block (world_switch.py).
 
-    segments: tuple[tuple[int, int, int, int], ...]
-    gdtr: tuple[int, int]
-    idtr: tuple[int, int]
-    control: tuple[int, int, int, int]
-    rflags: int
-    rip: int
-    rsp: int
-    rax: int
-    pat: int
+    The processor keeps all of it on chip rather than at VM_HSAVE_PA, as the manual allows (15.30.4).
+    """
+
+    __slots__ = ("mode", "pat", "rip", "segments")
+
+    def __init__(self, p: GuestMode) -> None:
+        """`rip` is already that of the instruction after VMRUN."""
+        self.segments, self.rip = p.segments, p.rip
+        self.pat = p.msrs.get(_MSR_PAT, 0)
+        # Breakpoints are part of a mode, and off after #VMEXIT.
+        self.mode = None if p.dr[7] & 0xFF else p.keep_mode()
 
 
 def _segment_words(p: GuestMode) -> list[int]:
@@ -68,79 +72,41 @@ def _segment_words(p: GuestMode) -> list[int]:
     return words
 
 
-class Resident:
-    """What of a VMCB's state save area the processor still holds since it last wrote or read it.
-
-    The registers of a hypervisor outside are no business of the processor's, so the guest's stay where they are between
-    #VMEXIT and the next VMRUN. VMRUN compares bytes, and loads what is not the same.
-    """
-
-    __slots__ = ("control", "place", "segment_writes", "segments")
-
-    def __init__(self) -> None:
-        self.place = -1
-        self.segments = self.control = b""
-        self.segment_writes = -1
-
-    def forget(self) -> None:
-        """Somebody else has used the registers."""
-        self.place = -1
-
-    def note(self, p: GuestMode, place: int) -> None:
-        """The registers and the VMCB at `place` agree now."""
-        self.place = place
-        self.segment_writes = p.state.segment_writes
-        ram = p.ram
-        self.segments = bytes(ram[place + vmcb.ES : place + vmcb.FS])
-        self.control = bytes(ram[place + _CONTROL_START : place + _CONTROL_END])
-
-
-_CONTROL_START, _CONTROL_END = vmcb.CPL & ~7, vmcb.RFLAGS
-
-
-def load_guest(p: GuestMode, place: int) -> str:
+def load_guest(p: GuestMode, place: int, same: int) -> str:
     """Load the guest's state from the VMCB at host-physical `place`; why it is refused, or ''.
 
-    When it is refused nothing has changed.
+    `same` is what `world_enter` has said. When the state is refused nothing has changed.
     """
-    ram, q, resident = p.ram, p.q, p.resident
+    ram, q, controls = p.ram, p.q, p.controls
     words = p.ram_words
     at = place >> 3
-    flags = words[at + (vmcb.RFLAGS >> 3)]
-    moved = (flags ^ q[layout.SYSTEM_FLAGS >> 3]) & (VM | IOPL | AC)
-    same = (
-        resident.place == place
-        and not moved & VM
-        and ram[place + _CONTROL_START : place + _CONTROL_END] == resident.control
-        and ram[place + vmcb.ES : place + vmcb.FS] == resident.segments
-        and p.state.segment_writes == resident.segment_writes
-    )
-    if not same:
+    if same & SAME_STATE and p.stored_segments == p.state.segment_writes:
+        refused = impossible_event(controls.eventinj, p.bits == 64) or _pdptes_refused(
+            p, q[layout.CR0 >> 3], q[layout.CR3 >> 3], q[layout.CR4 >> 3], q[layout.EFER >> 3]
+        )
+        if not refused and controls.nested:
+            pat = words[at + (vmcb.G_PAT >> 3)]
+            if pat != p.msrs.get(_MSR_PAT):
+                refused = pat_fault(pat)
+        moved = 0
+    else:
+        moved = not p.python_host or (words[at + (vmcb.RFLAGS >> 3)] ^ q[layout.SYSTEM_FLAGS >> 3]) & (VM | IOPL | AC)
         refused = _load_all(p, place)
-        if refused:
-            return refused
-    elif refused := impossible_event(p.controls.eventinj, p.bits == 64) or _pdptes_refused(
-        p, q[layout.CR0 >> 3], q[layout.CR3 >> 3], q[layout.CR4 >> 3], q[layout.EFER >> 3]
-    ):
+    if refused:
         return refused
-    elif p.controls.nested:
-        pat = words[at + (vmcb.G_PAT >> 3)]
-        if pat != p.msrs.get(_MSR_PAT) and (refused := pat_fault(pat)):
-            return refused
-    if p.controls.nested:
+    if controls.nested:
         p.msrs[_MSR_PAT] = words[at + (vmcb.G_PAT >> 3)]
-    limit = words[at + (vmcb.GDTR >> 3)] >> 32 & 0xFFFF
-    q[layout.GDTR_LIMIT >> 3], q[layout.GDTR_BASE >> 3] = limit, words[at + (vmcb.GDTR >> 3) + 1]
-    p.idtr_limit, p.idtr_base = words[at + (vmcb.IDTR >> 3)] >> 32 & 0xFFFF, words[at + (vmcb.IDTR >> 3) + 1]
-    p.rflags = flags if q[layout.CR0 >> 3] & CR0_PE and not q[layout.EFER >> 3] & EFER_LMA else flags & ~VM
+    p.native_world_load(p.state.address)
+    q[layout.WORLD_STATE_OF >> 3] = 0
+    if not q[layout.CR0 >> 3] & CR0_PE or q[layout.EFER >> 3] & EFER_LMA:
+        # Virtual-8086 mode is legacy protected mode's; elsewhere the bit means nothing (assumed).
+        q[layout.SYSTEM_FLAGS >> 3] &= ~VM
     if moved:
         p.mode_changed()
-    if p.controls.lbr_virtualization:
+    if controls.lbr_virtualization:
         p.host_lbr = tuple(p.read_msr(number) for number in _LBR_MSRS)
         _set_lbr(p, _LBR.unpack_from(ram, place + vmcb.DBGCTL))
-    p.rip = words[at + (vmcb.RIP >> 3)]
-    q[RSP], q[RAX] = words[at + (vmcb.RSP >> 3)], words[at + (vmcb.RAX >> 3)]
-    p.cr2 = words[at + (vmcb.CR2 >> 3)]
+    p.rip = q[layout.RIP >> 3]
     p.redirected = True
     return ""
 
@@ -175,7 +141,9 @@ def _load_all(p: GuestMode, place: int) -> str:
     refused = _pdptes_refused(p, cr0, cr3, cr4, efer)
     if refused:
         return refused
-    changed = list(words) != _segment_words(p)
+    if not p.python_host:
+        p.segments = p.guest_segments
+    changed = not p.python_host or list(words) != _segment_words(p)
     if changed:
         for number in (ES, CS, SS, DS):
             word = words[2 * number]
@@ -192,35 +160,23 @@ def _load_all(p: GuestMode, place: int) -> str:
         p.write_dr(7, dr7)
     if changed or old != (cr0, cr4, efer, p.cpl, q[layout.SYSTEM_FLAGS >> 3] & VM):
         p.mode_changed()
-    p.resident.forget()
     return ""
 
 
 def save_guest(p: GuestMode, place: int) -> None:
     """Save the guest's state into the VMCB at host-physical `place`."""
-    ram, q, words = p.ram, p.q, p.ram_words
-    resident = p.resident
-    at = place >> 3
-    if resident.place != place or resident.segment_writes != p.state.segment_writes:
-        _SEGMENTS.pack_into(ram, place + vmcb.ES, *_segment_words(p))
-    words[at + (vmcb.GDTR >> 3)] = q[layout.GDTR_LIMIT >> 3] << 32
-    words[at + (vmcb.GDTR >> 3) + 1] = q[layout.GDTR_BASE >> 3]
-    words[at + (vmcb.IDTR >> 3)] = p.idtr_limit << 32
-    words[at + (vmcb.IDTR >> 3) + 1] = p.idtr_base
-    _CONTROL.pack_into(
-        ram, place + vmcb.CR4, q[layout.CR4 >> 3], q[layout.CR3 >> 3], q[layout.CR0 >> 3], p.dr[7], p.dr[6], p.rflags,
-        p.rip,
-    )  # fmt: skip
-    words[at + (vmcb.EFER >> 3)] = q[layout.EFER >> 3]
-    words[at + (vmcb.RSP >> 3)], words[at + (vmcb.RAX >> 3)] = q[RSP], q[RAX]
-    words[at + (vmcb.CR2 >> 3)] = p.cr2
-    ram[place + vmcb.CPL] = p.cpl
-    if p.controls.nested:
-        words[at + (vmcb.G_PAT >> 3)] = p.msrs.get(_MSR_PAT, 0)
-    if p.controls.lbr_virtualization:
-        _LBR.pack_into(ram, place + vmcb.DBGCTL, *(p.read_msr(number) for number in _LBR_MSRS))
+    q, controls, dr = p.q, p.controls, p.dr
+    if p.stored_segments != p.state.segment_writes:
+        p.stored_segments = p.state.segment_writes
+        _SEGMENTS.pack_into(p.state.bytes, layout.WORLD_STATE, *_segment_words(p))
+    if controls.nested:
+        p.ram_words[place + vmcb.G_PAT >> 3] = p.msrs.get(_MSR_PAT, 0)
+    if controls.lbr_virtualization:
+        _LBR.pack_into(p.ram, place + vmcb.DBGCTL, *(p.read_msr(number) for number in _LBR_MSRS))
         _set_lbr(p, p.host_lbr)
-    resident.note(p, place)
+    q[layout.WORLD_VMCB >> 3], q[layout.RIP >> 3], q[layout.WORLD_CPL >> 3] = place, p.rip, p.cpl
+    q[layout.WORLD_DR6 >> 3], q[layout.WORLD_DR7 >> 3] = dr[6], dr[7]
+    p.native_world_save(p.state.address)
 
 
 def _set_lbr(p: GuestMode, values: tuple[int, ...]) -> None:
@@ -229,46 +185,38 @@ def _set_lbr(p: GuestMode, values: tuple[int, ...]) -> None:
         p.msrs[number] = value & p.profile.msrs.get(number, (1 << 64) - 1)
 
 
-def save_host(p: GuestMode) -> HostState:
-    """The host's state, to be restored at #VMEXIT; `rip` is already that of the instruction after VMRUN."""
-    q = p.q
-    return HostState(
-        segments=tuple((s.selector, s.base, s.limit, s.attributes) for s in p.segments[:4]),
-        gdtr=(p.gdtr_base, p.gdtr_limit),
-        idtr=(p.idtr_base, p.idtr_limit),
-        control=(q[layout.CR0 >> 3], q[layout.CR3 >> 3], q[layout.CR4 >> 3], q[layout.EFER >> 3]),
-        rflags=p.rflags,
-        rip=p.rip,
-        rsp=q[RSP],
-        rax=q[RAX],
-        pat=p.msrs.get(_MSR_PAT, 0),
-    )
+def take_guest(p: GuestMode) -> None:
+    """Go back into the last guest, whose fields of the state block are in place already."""
+    q, dr = p.q, p.dr
+    p.segments, p.cpl = p.guest_segments, q[layout.WORLD_CPL >> 3]
+    p.stored_segments = p.state.segment_writes  # nobody can have written to those
+    dr[6], dr[7] = q[layout.WORLD_DR6 >> 3], q[layout.WORLD_DR7 >> 3]
+    controls = p.controls
+    if controls.nested:
+        p.msrs[_MSR_PAT] = p.ram_words[p.vmcb + vmcb.G_PAT >> 3]
+    p.enter_forms()
+    p.gif = True
+    p.take_mode(p.kept_guest)
 
 
-def restore_host(p: GuestMode, host: HostState) -> None:
+def restore_host(p: GuestMode, host: Host) -> None:
     """Give the host back its state: CPL 0, RFLAGS.VM clear, no breakpoint enabled (15.6)."""
-    q = p.q
-    for segment, values in zip(p.segments[:4], host.segments, strict=True):
-        segment.load(*values)
-    p.resident.forget()
-    q[layout.CODE_DESCRIPTOR >> 3] = q[layout.STACK_DESCRIPTOR >> 3] = (1 << 64) - 1
-    p.gdtr_base, p.gdtr_limit = host.gdtr
-    p.idtr_base, p.idtr_limit = host.idtr
-    q[layout.CR0 >> 3], q[layout.CR3 >> 3], q[layout.CR4 >> 3], q[layout.EFER >> 3] = host.control
-    q[layout.NESTED >> 3] = 0
-    cr0, cr3, cr4, efer = host.control
+    q, dr = p.q, p.dr
+    p.native_world_restore(p.state.address)
+    p.segments, p.rip, p.cpl = host.segments, host.rip, 0
+    if p.controls.nested:
+        p.msrs[_MSR_PAT] = host.pat  # else there is one PAT, the host's, which the guest may have written (15.25.8)
+    cr0, cr3, cr4, efer = (q[field >> 3] for field in (layout.CR0, layout.CR3, layout.CR4, layout.EFER))
     if cr0 & CR0_PG and cr4 & CR4_PAE and not efer & EFER_LMA:
         try:
             p.load_pdptes(cr3)
         except Fault:
             raise TripleFault from None  # shutdown (15.6)
-    p.rflags = host.rflags & ~VM
-    p.rip, q[RSP], q[RAX] = host.rip, host.rsp, host.rax
-    if p.controls.nested:
-        p.msrs[_MSR_PAT] = host.pat  # else there is one PAT, the host's, which the guest may have written (15.25.8)
-    p.cpl = 0
-    p.write_dr(7, 0x400)
-    p.mode_changed()
+    p.take_mode(host.mode)
+    if dr[7] & 0xFF:
+        q[layout.WORLD_STATE_OF >> 3] = 0  # the next VMRUN works them out anew
+        p.write_dr(7, 0x400)
+    dr[7] = 0x400
 
 
 def vmload(p: GuestMode, place: int) -> None:

@@ -1,0 +1,257 @@
+"""The part of VMRUN and #VMEXIT that only moves data, as native code (APM vol. 2, 15.5 and 15.6).
+
+A hypervisor mostly goes back into the guest that it comes from, and changes little in the VMCB. So the processor keeps
+two copies: of what VMRUN has checked (the control area), and of what #VMEXIT has stored (the state save area) as long as
+it still has that guest's state. VMRUN reads the VMCB each time and compares: what is the same need be neither checked nor
+worked out again. Nothing is taken on trust, clean bits included, for the VMCB is memory that anybody may have written to.
+
+A host that the processor runs itself needs its registers back at #VMEXIT: then the fields of the state block that a
+switch changes are exchanged, those of the host for those of its last guest.
+
+Fields that begin with WORLD (arch/layout.py) are arguments: the VMCB's place, and what plain Python alone knows, which is
+CPL, debug registers, and ES to DS, which it puts at the head of WORLD_STATE when any was written.
+"""
+
+from __future__ import annotations
+
+from trapgate.arch import layout, vmcb
+from trapgate.arch.registers import (
+    AC,
+    ARITHMETIC_FLAGS,
+    CR0_PG,
+    CR4_PAE,
+    EFER_LMA,
+    IOPL,
+    RAX,
+    RFLAGS_ONE,
+    RFLAGS_WRITABLE,
+    RSP,
+    SYSTEM_FLAGS,
+    VM,
+)
+from trapgate.cpu.walk import NativeFunction
+from trapgate.isa.ir import Value
+
+#: What `world_enter` and `world_exchange` return: what of the VMCB is as it was; with SAME_ALL the guest's state has been
+#: loaded. EVENT: there is one to inject.
+SAME_STATE, SAME_CONTROLS, EVENT = 1, 2, 4
+SAME_ALL = SAME_STATE | SAME_CONTROLS
+
+Ranges = tuple[tuple[int, int], ...]
+#: First offset and end in the VMCB of what is compared. EVENTINJ is looked at each time.
+_CONTROLS: Ranges = (
+    (0, vmcb.INTERRUPT_SHADOW), (vmcb.NESTED_CONTROL, vmcb.EVENTINJ), (vmcb.N_CR3, vmcb.LBR_CONTROL + 8),
+)  # fmt: skip
+#: ES to DS, CPL and EFER, CR4 to DR6, G_PAT. What is no part of a mode is loaded each time.
+_STATE: Ranges = (
+    (vmcb.ES, vmcb.FS), (vmcb.CPL & ~7, vmcb.EFER + 8), (vmcb.CR4, vmcb.RFLAGS), (vmcb.G_PAT, vmcb.G_PAT + 8),
+)  # fmt: skip
+_SEGMENT_WORDS = (vmcb.FS - vmcb.ES) // 8
+#: Changes of these make code another code.
+_MODE_FLAGS = VM | IOPL | AC
+
+#: Field of the VMCB -> of the state block: loaded and stored, or only stored.
+_MOVED = (
+    (vmcb.GDTR + vmcb.SEGMENT_BASE, layout.GDTR_BASE), (vmcb.IDTR + vmcb.SEGMENT_BASE, layout.IDTR_BASE),
+    (vmcb.CR2, layout.CR2), (vmcb.RSP, layout.gpr(RSP)), (vmcb.RAX, layout.gpr(RAX)), (vmcb.RIP, layout.RIP),
+)  # fmt: skip
+_STORED = (
+    (vmcb.EFER, layout.EFER), (vmcb.CR4, layout.CR4), (vmcb.CR3, layout.CR3), (vmcb.CR0, layout.CR0),
+    (vmcb.DR6, layout.WORLD_DR6), (vmcb.DR7, layout.WORLD_DR7),
+)  # fmt: skip
+_LIMITS = ((vmcb.GDTR, layout.GDTR_LIMIT), (vmcb.IDTR, layout.IDTR_LIMIT))
+
+#: Fields of the state block that are a host's or a guest's: what VMRUN and #VMEXIT change, and what follows from it.
+_EXCHANGED: tuple[int, ...] = (
+    layout.SYSTEM_FLAGS, layout.FLAG_ZERO, layout.FLAG_SIGN, layout.FLAG_CARRY,
+    layout.gpr(RAX), layout.gpr(RSP), layout.RIP,
+    *range(layout.segment(0), layout.segment(4), 8), *range(layout.selector(0), layout.selector(4), 8),
+    layout.CODE_DESCRIPTOR, layout.STACK_DESCRIPTOR,
+    layout.GDTR_BASE, layout.GDTR_LIMIT, layout.IDTR_BASE, layout.IDTR_LIMIT,
+    layout.CR0, layout.CR3, layout.CR4, layout.EFER, *range(layout.PDPTE, layout.PDPTE + 32, 8),
+    layout.ASID, layout.NESTED, layout.NESTED_CR3, layout.IN_GUEST,
+    layout.USER, layout.DTLB, layout.ITLB, layout.CODE_BASE, layout.CODE_LIMIT, layout.CODE_BITS, layout.JUMP_CACHE,
+    layout.WATCH_DATA, layout.ALIGNMENT_CHECK,
+)  # fmt: skip
+#: RFLAGS of the host, without the arithmetic flags, while its guest runs.
+HOST_SYSTEM_FLAGS = layout.WORLD_HOST
+
+assert sum(end - first for first, end in _CONTROLS) <= layout.WORLD_STATE - layout.WORLD_CONTROLS
+assert sum(end - first for first, end in _STATE) <= layout.WORLD_FLAGS - layout.WORLD_STATE
+assert len(_EXCHANGED) * 8 <= layout.WORLD_GUEST - layout.WORLD_HOST
+
+
+def emit_world_switch(declarations: set[str]) -> list[str]:
+    """The functions, of (state) alone:
+
+    - `i64 @world_enter()`: VMRUN for a hypervisor outside, the last guest's state being in the registers still. Returns
+      SAME_STATE, SAME_CONTROLS, EVENT; with SAME_ALL the state has been loaded.
+    - `i64 @world_exchange()`: the same for a host that the processor runs: its fields are kept, and with SAME_ALL
+      (and without EVENT, else it does not say SAME_ALL) exchanged for the guest's.
+    - `void @world_load()`: RIP, RSP, RAX, RFLAGS, CR2 and the descriptor tables from the VMCB.
+    - `void @world_accept()`: VMRUN has checked this VMCB's control area.
+    - `void @world_save()`: the guest's state to the VMCB, without what few guests have (G_PAT, last branches).
+    - `void @world_restore()`: the guest's fields are kept, and the host's are back.
+    """
+    return [
+        _emit_compare(declarations),
+        _emit_enter(declarations),
+        _emit_exchange(declarations),
+        _emit_load(declarations),
+        _emit_accept(declarations),
+        _emit_save(declarations),
+        _emit_restore(declarations),
+    ]
+
+
+def _function(name: str, result: str, declarations: set[str]) -> NativeFunction:
+    return NativeFunction(name, result, (), declarations)
+
+
+def _control_block(f: NativeFunction) -> Value:
+    return f.emit.pointer(f.field(layout.RAM_BASE) + f.field(layout.WORLD_VMCB))
+
+
+def _words(ranges: Ranges, copy: int) -> list[tuple[int, int]]:
+    """(offset in the VMCB, offset in the state block) of each word of a copy."""
+    offsets = [offset for first, end in ranges for offset in range(first, end, 8)]
+    return [(offset, copy + 8 * i) for i, offset in enumerate(offsets)]
+
+
+def _difference(f: NativeFunction, block: Value, ranges: Ranges, copy: int) -> Value:
+    e = f.emit
+    difference = e.constant(0, 64)
+    for offset, place in _words(ranges, copy):
+        difference = difference | (e.load(64, e.offset(block, offset)) ^ f.field(place))
+    return difference
+
+
+def _emit_compare(declarations: set[str]) -> str:
+    """`i64 @world_compare(state)`: what `world_enter` returns."""
+    f = _function("world_compare", "i64", declarations)
+    e = f.emit
+    wanted = f.field(layout.WORLD_VMCB) + 1
+    block = _control_block(f)
+    same = e.variable(0)
+    with e.when(f.field(layout.WORLD_STATE_OF).eq(wanted)):
+        moved = (e.load(64, e.offset(block, vmcb.RFLAGS)) ^ f.field(layout.WORLD_FLAGS)) & _MODE_FLAGS
+        with e.when((_difference(f, block, _STATE, layout.WORLD_STATE) | moved).eq(0)):
+            same.set(SAME_STATE)
+    with e.when(f.field(layout.WORLD_CONTROLS_OF).eq(wanted)):
+        with e.when(_difference(f, block, _CONTROLS, layout.WORLD_CONTROLS).eq(0)):
+            same.set(same.get() | SAME_CONTROLS)
+    event = e.load(64, e.offset(block, vmcb.EVENTINJ)) & vmcb.EVENT_VALID
+    with e.when(event.ne(0)):
+        same.set(same.get() | EVENT)
+    e.ret(same.get())
+    return f.text()
+
+
+def _emit_enter(declarations: set[str]) -> str:
+    f = _function("world_enter", "i64", declarations)
+    e = f.emit
+    same = e.call("@world_compare", "i64", [f.state])
+    with e.when((same & SAME_ALL).eq(SAME_ALL)):
+        e.call_void("@world_load", [f.state])
+        f.set_field(layout.WORLD_STATE_OF, 0)
+    e.ret(same)
+    return f.text()
+
+
+def _emit_exchange(declarations: set[str]) -> str:
+    f = _function("world_exchange", "i64", declarations)
+    e = f.emit
+    for i, field in enumerate(_EXCHANGED):
+        f.set_field(layout.WORLD_HOST + 8 * i, f.field(field))
+    same = e.call("@world_compare", "i64", [f.state])
+    # Nested paging is refused while the host has paging off.
+    with e.when((f.field(layout.CR0) & CR0_PG).eq(0)):
+        e.ret(same & ~SAME_CONTROLS)
+    f.set_field(layout.HOST_CR4, f.field(layout.CR4))
+    f.set_field(layout.HOST_EFER, f.field(layout.EFER))
+    with e.when(same.ne(SAME_ALL)):
+        e.ret(same & ~SAME_CONTROLS)
+    for i, field in enumerate(_EXCHANGED):
+        f.set_field(field, f.field(layout.WORLD_GUEST + 8 * i))
+    e.call_void("@world_load", [f.state])
+    f.set_field(layout.WORLD_STATE_OF, 0)
+    e.call_void("@reset_fast", [f.state])
+    e.ret(same)
+    return f.text()
+
+
+def _emit_load(declarations: set[str]) -> str:
+    f = _function("world_load", "void", declarations)
+    e = f.emit
+    block = _control_block(f)
+    for offset, field in _MOVED:
+        f.set_field(field, e.load(64, e.offset(block, offset)))
+    for offset, field in _LIMITS:
+        f.set_field(field, e.load(64, e.offset(block, offset)) >> 32 & 0xFFFF)
+    flags = e.load(64, e.offset(block, vmcb.RFLAGS))
+    # As cpu/registers.py: rflags takes them apart.
+    carry, overflow = flags & 1, flags >> 11 & 1
+    f.set_field(layout.FLAG_ZERO, ~flags & 0x40)
+    f.set_field(layout.FLAG_SIGN, ((flags & 0x80) << 56) | ((flags >> 2 & 1) ^ 1))
+    f.set_field(layout.FLAG_CARRY, (carry << 63) | ((carry ^ overflow) << 62) | (flags >> 1 & 8))
+    f.set_field(layout.SYSTEM_FLAGS, flags & (RFLAGS_WRITABLE & ~ARITHMETIC_FLAGS))
+    e.ret_void()
+    return f.text()
+
+
+def _emit_accept(declarations: set[str]) -> str:
+    f = _function("world_accept", "void", declarations)
+    e = f.emit
+    block = _control_block(f)
+    for offset, place in _words(_CONTROLS, layout.WORLD_CONTROLS):
+        f.set_field(place, e.load(64, e.offset(block, offset)))
+    f.set_field(layout.WORLD_CONTROLS_OF, f.field(layout.WORLD_VMCB) + 1)
+    e.ret_void()
+    return f.text()
+
+
+def _emit_save(declarations: set[str]) -> str:
+    f = _function("world_save", "void", declarations)
+    e = f.emit
+    block = _control_block(f)
+    for offset, field in _MOVED + _STORED:
+        e.store(f.field(field), e.offset(block, offset))
+    for offset, field in _LIMITS:
+        e.store(f.field(field) << 32, e.offset(block, offset))
+    # As cpu/registers.py: rflags puts them together.
+    zero, sign, carry = (f.field(field) for field in (layout.FLAG_ZERO, layout.FLAG_SIGN, layout.FLAG_CARRY))
+    system = f.field(layout.SYSTEM_FLAGS)
+    flags = (system & SYSTEM_FLAGS) | RFLAGS_ONE | carry >> 63 | ((carry >> 3 & 1) << 4)
+    flags = flags | (((carry >> 63) ^ (carry >> 62 & 1)) << 11) | ((sign >> 63) << 7) | (zero.eq(0).zext(64) << 6)
+    odd = e.intrinsic("ctpop", "i8", [sign.trunc(8)]) & 1
+    e.store(flags | ((odd ^ 1).zext(64) << 2), e.offset(block, vmcb.RFLAGS))
+    e.store(f.field(layout.WORLD_CPL).trunc(8), e.offset(block, vmcb.CPL))
+    words = _words(_STATE, layout.WORLD_STATE)
+    for offset, place in words[:_SEGMENT_WORDS]:
+        e.store(f.field(place), e.offset(block, offset))
+    for offset, place in words[_SEGMENT_WORDS:]:
+        f.set_field(place, e.load(64, e.offset(block, offset)))
+    f.set_field(layout.WORLD_FLAGS, system)
+    f.set_field(layout.WORLD_STATE_OF, f.field(layout.WORLD_VMCB) + 1)
+    # VMRUN reads the page-directory pointers of PAE each time.
+    legacy = (f.field(layout.CR0) & CR0_PG).ne(0) & (f.field(layout.CR4) & CR4_PAE).ne(0)
+    legacy = legacy & (f.field(layout.EFER) & EFER_LMA).eq(0) & f.field(layout.NESTED).eq(0)
+    with e.when(legacy):
+        f.set_field(layout.WORLD_CONTROLS_OF, 0)
+    e.ret_void()
+    return f.text()
+
+
+def _emit_restore(declarations: set[str]) -> str:
+    f = _function("world_restore", "void", declarations)
+    e = f.emit
+    for i, field in enumerate(_EXCHANGED):
+        f.set_field(layout.WORLD_GUEST + 8 * i, f.field(field))
+    for i, field in enumerate(_EXCHANGED):
+        f.set_field(field, f.field(layout.WORLD_HOST + 8 * i))
+    f.set_field(layout.SYSTEM_FLAGS, f.field(layout.SYSTEM_FLAGS) & ~VM)
+    f.set_field(layout.CODE_DESCRIPTOR, -1)
+    f.set_field(layout.STACK_DESCRIPTOR, -1)
+    e.call_void("@reset_fast", [f.state])
+    e.ret_void()
+    return f.text()
