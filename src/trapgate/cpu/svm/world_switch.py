@@ -86,8 +86,8 @@ def emit_world_switch(declarations: set[str]) -> list[str]:
 
     - `i64 @world_enter()`: VMRUN for a hypervisor outside, the last guest's state being in the registers still. Returns
       SAME_STATE, SAME_CONTROLS, EVENT; with SAME_ALL the state has been loaded.
-    - `i64 @world_exchange()`: the same for a host that the processor runs: its fields are kept, and with SAME_ALL
-      (and without EVENT, else it does not say SAME_ALL) exchanged for the guest's.
+    - `i64 @world_exchange()`: the same for a host that the processor runs: its fields are kept. SAME_ALL: they have been
+      exchanged for the guest's, whose state has been loaded; there is no event. Else SAME_CONTROLS or 0.
     - `void @world_load()`: RIP, RSP, RAX, RFLAGS, CR2 and the descriptor tables from the VMCB.
     - `void @world_accept()`: VMRUN has checked this VMCB's control area.
     - `void @world_save()`: the guest's state to the VMCB, without what few guests have (G_PAT, last branches).
@@ -166,11 +166,11 @@ def _emit_exchange(declarations: set[str]) -> str:
     same = e.call("@world_compare", "i64", [f.state])
     # Nested paging is refused while the host has paging off.
     with e.when((f.field(layout.CR0) & CR0_PG).eq(0)):
-        e.ret(same & ~SAME_CONTROLS)
+        e.ret(0)
     f.set_field(layout.HOST_CR4, f.field(layout.CR4))
     f.set_field(layout.HOST_EFER, f.field(layout.EFER))
     with e.when(same.ne(SAME_ALL)):
-        e.ret(same & ~SAME_CONTROLS)
+        e.ret(same & SAME_CONTROLS)
     for i, field in enumerate(_EXCHANGED):
         f.set_field(field, f.field(layout.WORLD_GUEST + 8 * i))
     e.call_void("@world_load", [f.state])
