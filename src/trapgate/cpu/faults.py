@@ -60,8 +60,10 @@ class VmExit(Fault):
     stands when that is not the instruction itself.
     """
 
+    vector = VMEXIT
+    error = address = None
+
     def __init__(self, code: int, info1: int = 0, info2: int = 0, rip: int | None = None, next_rip: int = 0) -> None:
-        super().__init__(VMEXIT)
         self.code, self.info1, self.info2 = code, info1, info2
         self.rip, self.next_rip = rip, next_rip
 

@@ -96,6 +96,8 @@ class Translation:
         self.decoder = decoder
         self.blocks: dict[tuple[int, int], Block] = {}
         self.single: dict[tuple[int, int], Block] = {}
+        #: The block that was found last at a rip. Its header says whether its page is still there.
+        self.latest: dict[int, Block] = {}
         #: True when there were too many modes: its blocks are not told any more when they go.
         self.forgotten = False
         self._cache = mmap.mmap(-1, record.JUMP_CACHE_ENTRY << record.JUMP_CACHE_BITS)
@@ -410,6 +412,8 @@ class BlockStore:
             del blocks[key]
         if block.translation.single.get(key) is block:
             del block.translation.single[key]
+        if block.translation.latest.get(block.rip) is block:
+            del block.translation.latest[block.rip]
 
     def forget(self, block: Block) -> None:
         """Drop one block: what it was decoded from is no longer there."""
@@ -434,6 +438,7 @@ class BlockStore:
         for translation in self._translations:
             translation.blocks.clear()
             translation.single.clear()
+            translation.latest.clear()
             translation.clear_jump_cache()
 
 

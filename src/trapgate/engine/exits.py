@@ -12,7 +12,7 @@ from trapgate.arch import layout, vectors, vmcb
 from trapgate.arch.registers import RSP
 from trapgate.cpu.access import WATCHED
 from trapgate.cpu.debug import DR7_GD
-from trapgate.cpu.faults import VMEXIT, Fault, VmExit
+from trapgate.cpu.faults import Fault, VmExit
 from trapgate.cpu.lookup import NON_CANONICAL
 from trapgate.cpu.walk import NESTED_PAGE_FAULT
 from trapgate.engine import record
@@ -31,10 +31,10 @@ class Exits(NativeCore):
     def _deliver(self, fault: Fault) -> None:
         if self.debug_hits or self.q[layout.WATCH_HITS >> 3]:
             self.take_hits()  # what a faulting instruction touched does not count
-        if fault.vector == VMEXIT:
-            assert isinstance(fault, VmExit)
+        if isinstance(fault, VmExit):
             self.leave_guest(fault)
-            self.spend_charged()
+            self.clock.now += self.charged
+            self.charged = 0
             self.redirected = True
             return
         if fault.vector == vectors.DB:
@@ -157,6 +157,7 @@ class Exits(NativeCore):
         try:
             self.forms[decoded.name](self, decoded.instruction)
         except Fault as fault:
+            # It has not been carried out: native code has counted it.
             self.instructions -= 1
             self.clock.now -= decoded.cycles
             self.rip = site.rip
@@ -246,6 +247,7 @@ class Exits(NativeCore):
     def _exit_refetch(self, uop: int) -> int:
         block = self.blocks.block_at(uop)
         self.rip = block.rip
+        block.translation.latest.pop(block.rip, None)
         if block.second_page is not None and block.valid:
             # The page that its instruction crosses into has changed.
             self.blocks.forget(block)

@@ -342,7 +342,10 @@ class NativeCore(GuestMode):
                 raise Fault(vectors.GP, 0)
             linear = mode.code_base + rip & 0xFFFF_FFFF
         page = self._fetch(linear)
-        return self.blocks.find(translation, rip, page, single)
+        block = self.blocks.find(translation, rip, page, single)
+        if not single:
+            translation.latest[rip] = block
+        return block
 
     def _fetch(self, linear: int) -> int:
         """Guest-physical page of code, through the modelled TLB."""

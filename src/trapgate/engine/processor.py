@@ -18,6 +18,7 @@ from trapgate.engine.native_core import LOW, SLICE
 from trapgate.engine.stepping import UNCOUNTED
 from trapgate.machine.errors import UnimplementedDevice
 
+_M64 = (1 << 64) - 1
 #: How long a run with a limit may go on without completing an instruction: modelled cycles of work (an exception costs
 #: 100, a turn of a repeated instruction 1: longer than any string that is meant), modelled seconds in HLT.
 MOST_STALLED = 1 << 26
@@ -31,6 +32,9 @@ class Stopped:
 
     reason: str
     report: str = ""
+
+
+_LEFT_GUEST = Stopped("vmexit")
 
 
 class Processor(DebugTraps):
@@ -77,8 +81,8 @@ class Processor(DebugTraps):
         """
         try:
             self.vmrun(vmcb_address)
-            if self.charged:
-                self.spend_charged()
+            self.clock.now += self.charged
+            self.charged = 0
             if self.left_guest:
                 return "vmexit"
             return self._run(limit).reason
@@ -136,7 +140,7 @@ class Processor(DebugTraps):
             if why:
                 return Stopped(why)
             if self.left_guest:
-                return Stopped("vmexit")
+                return _LEFT_GUEST
             deadline = clock.deadline
             if deadline is not None and deadline <= clock.now:
                 clock.run_due()
@@ -192,7 +196,8 @@ class Processor(DebugTraps):
                         why, uop = self._walk(block, 0), 0
                         continue
             if self.charged:
-                self.spend_charged()
+                clock.now += self.charged
+                self.charged = 0
             now = clock.now
             if cut:
                 # The limit has cut a repeated instruction short: the rest of it in one go, not turn by turn.
@@ -209,7 +214,8 @@ class Processor(DebugTraps):
             if limit is not None:
                 zero = min(zero, now + limit - self.instructions, working_from + max_stall)
             if zero != self._zero:
-                self._set_zero(zero)
+                self._zero = zero  # as _set_zero
+                q[layout.TSC_AT_ZERO >> 3] = zero + self.tsc_offset & _M64
             code = enter(state_address, uop, (zero - now << 32) + LOW)
             budget = q[layout.EXIT_BUDGET >> 3]
             if budget >> 63:
@@ -242,6 +248,11 @@ class Processor(DebugTraps):
 
     def _look_up(self) -> int:
         """The record at rip, or 0 when a fault was delivered instead."""
+        translation = self._translation
+        if translation is not None and self._mode is translation.mode:
+            block = translation.latest.get(self.rip)
+            if block is not None:
+                return block.address  # its header looks the page up
         try:
             return self._find(self.rip).address
         except Fault as fault:

@@ -63,6 +63,8 @@ class GuestMode(GuestEvents):
     shadow_place = (-1, -1)
     forms: Mapping[str, PythonForm]
     tsc_offset: int
+    #: Features of the profile.
+    _saves_next_rip = _saves_bytes = False
     #: The mode in which the last guest was left.
     kept_guest: KeptMode = None
 
@@ -83,8 +85,13 @@ class GuestMode(GuestEvents):
     def reset(self) -> None:
         """The state after RESET#: no guest, GIF set."""
         if self.in_guest:
-            self._leave_mode()
+            self.in_guest = self.v_irq = False
+            self._move_time_stamp(-self.controls.tsc_offset)
+            if not self._python_host:
+                self._leave_forms()
             self.pending_changed()
+        self._saves_next_rip = "NRIP_SAVE" in self.profile.svm_features
+        self._saves_bytes = "DECODE_ASSISTS" in self.profile.svm_features
         self.segments = self.own_segments
         self.gif = True
         self.trap_after_vmrun = False
@@ -104,9 +111,8 @@ class GuestMode(GuestEvents):
 
     def vmrun(self, place: int) -> None:
         """Enter the guest whose VMCB is at host-physical `place`, which was checked to be a page of RAM."""
-        q = self.q
         self._charge_switch(entering=True)
-        self.vmcb = q[layout.WORLD_VMCB >> 3] = place
+        self.vmcb = self.q[layout.WORLD_VMCB >> 3] = place
         self.before_write(place, vmcb.SIZE)
         if self._python_host:
             same = self.native_world_enter(self.state.address)
@@ -116,17 +122,23 @@ class GuestMode(GuestEvents):
                 and self.translated == self._was_translated
             )
         else:
-            self.host = guest_state.Host(self)
-            if self.dr[7] & 0xFF:
-                q[layout.WORLD_STATE_OF >> 3] = 0  # breakpoints are worked out anew
-            same = self.native_world_exchange(self.state.address)
+            same = self._leave_host()
             known = same == SAME_ALL
-            if known:
-                guest_state.take_guest(self)
         if known:
             self._enter_again(place)
         else:
             self._enter_anew(place, same)
+
+    def _leave_host(self) -> int:
+        """Keep the state of a host that the processor runs itself; what `world_exchange` says."""
+        self.host = guest_state.Host(self)
+        if self.dr[7] & 0xFF:
+            self.q[layout.WORLD_STATE_OF >> 3] = 0  # breakpoints are worked out anew
+        same = self.native_world_exchange(self.state.address)
+        if same == SAME_ALL:
+            self._enter_forms()
+            guest_state.take_guest(self)
+        return same
 
     def _enter_again(self, place: int) -> None:
         """The guest that was left last, and nothing in its VMCB is new that would have to be checked or worked out."""
@@ -190,13 +202,12 @@ class GuestMode(GuestEvents):
         except TripleFault:
             self.intercept_shutdown()
 
-    def enter_forms(self) -> None:
-        """Carry out what the guest's instructions do, as at its last VMRUN."""
+    def _enter_forms(self) -> None:
+        """Instructions are the last guest's again."""
         if self.forms is not self._host_forms:
             self._host_forms = self.forms
             self._forms_inside = guest_forms(self.forms)
-        self.forms = self._forms_inside
-        self.intercepted = self.controls.natives or frozenset()
+        self.forms, self.intercepted = self._forms_inside, self.controls.natives or frozenset()
 
     def keep_mode(self) -> KeptMode:
         """The present mode, if it comes back; the engine knows its code."""
@@ -295,30 +306,36 @@ class GuestMode(GuestEvents):
 
     def leave_guest(self, exit_: VmExit) -> None:
         """#VMEXIT (15.6): save the guest, note why, and go on in the host."""
-        place, controls, q = self.vmcb, self.controls, self.q
-        code = exit_.code
-        self.exit_counts[code] = self.exit_counts.get(code, 0) + 1
+        place, controls, counts, code = self.vmcb, self.controls, self.exit_counts, exit_.code
+        counts[code] = counts.get(code, 0) + 1
         self._charge_switch(entering=False)
         if exit_.rip is not None:
             self.rip = exit_.rip
-        ram = self.ram
         guest_state.save_guest(self, place)
+        ram, words = self.ram, self.ram_words
         _EXIT.pack_into(ram, place + vmcb.EXITCODE, code, exit_.info1, exit_.info2, self.delivering)
         self.delivering = 0
-        self.ram_words[place + vmcb.VIRTUAL_INTERRUPT >> 3] = controls.v_word & ~vmcb.V_IRQ | (
-            vmcb.V_IRQ if self.v_irq else 0
-        )
+        word = controls.v_word & ~vmcb.V_IRQ
+        words[place + vmcb.VIRTUAL_INTERRUPT >> 3] = word | vmcb.V_IRQ if self.v_irq else word
         shadowed = self.shadow or self.shadow_place == (self.rip, self.instructions_done())
-        ram[place + vmcb.INTERRUPT_SHADOW] = int(shadowed)
-        if "NRIP_SAVE" in self.profile.svm_features:
-            self.ram_words[place + vmcb.NEXT_RIP >> 3] = exit_.next_rip
-        if "DECODE_ASSISTS" in self.profile.svm_features:
+        ram[place + vmcb.INTERRUPT_SHADOW] = shadowed
+        if self._saves_next_rip:
+            words[place + vmcb.NEXT_RIP >> 3] = exit_.next_rip
+        if self._saves_bytes:
             self._save_bytes(exit_)
-        self._leave_mode()
-        if self.python_host:
-            self.left_guest = True
-            return
+        self.in_guest = self.v_irq = self.shadow = self.halted = False
+        if controls.tsc_offset:
+            self._move_time_stamp(-controls.tsc_offset)
+        self.q[layout.IN_GUEST >> 3] = 0
+        if self._python_host:
+            self.left_guest = True  # and the next instruction is a guest's again
+        else:
+            self._enter_host()
+
+    def _enter_host(self) -> None:
+        """Go on in the host that the processor runs itself."""
         self.gif = False
+        self._leave_forms()
         assert self.host is not None
         guest_state.restore_host(self, self.host)
         self._fast_context = ()  # they are empty
@@ -347,12 +364,8 @@ class GuestMode(GuestEvents):
     def time_stamp_moved(self) -> None:
         """The offset of the TSC has changed; the engine tells native code."""
 
-    def _leave_mode(self) -> None:
-        self.in_guest = self.v_irq = self.shadow = self.halted = False
-        self._move_time_stamp(-self.controls.tsc_offset)
-        self.q[layout.IN_GUEST >> 3] = 0
-        if self.python_host:
-            return  # the next instruction is a guest's again
+    def _leave_forms(self) -> None:
+        """Instructions are the host's again."""
         self.kept_guest = self.keep_mode()
         self.forms, self.intercepted = self._host_forms, frozenset()
 

@@ -194,7 +194,6 @@ def take_guest(p: GuestMode) -> None:
     controls = p.controls
     if controls.nested:
         p.msrs[_MSR_PAT] = p.ram_words[p.vmcb + vmcb.G_PAT >> 3]
-    p.enter_forms()
     p.gif = True
     p.take_mode(p.kept_guest)
 

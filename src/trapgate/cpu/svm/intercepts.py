@@ -30,8 +30,8 @@ def _leave(p: GuestMode, code: int, info1: int = 0, info2: int = 0) -> None:
     raise VmExit(code, info1, info2, next_rip=p.rip)
 
 
-def _no_check(p: GuestMode) -> None:
-    return None
+#: Nothing goes before the intercept.
+_no_check = None
 
 
 def _privileged(p: GuestMode) -> None:
@@ -78,24 +78,26 @@ def _monitor(p: GuestMode) -> None:
         raise Fault(vectors.GP, 0)
 
 
-def _in_first_word(name: str, before: Callable[[GuestMode], None]) -> Check:
+def _in_first_word(name: str, before: Callable[[GuestMode], None] | None) -> Check:
     mask, code = vmcb.misc1(name), vmcb.EXIT[name]
 
     def check(p: GuestMode, instruction: iced.Instruction) -> None:
         if p.controls.misc1 & mask:
-            before(p)
-            _leave(p, code)
+            if before is not None:
+                before(p)
+            raise VmExit(code, next_rip=p.rip)
 
     return check
 
 
-def _in_second_word(name: str, before: Callable[[GuestMode], None]) -> Check:
+def _in_second_word(name: str, before: Callable[[GuestMode], None] | None) -> Check:
     mask, code = vmcb.misc2(name), vmcb.EXIT[name]
 
     def check(p: GuestMode, instruction: iced.Instruction) -> None:
         if p.controls.misc2 & mask:
-            before(p)
-            _leave(p, code)
+            if before is not None:
+                before(p)
+            raise VmExit(code, next_rip=p.rip)
 
     return check
 
