@@ -19,6 +19,9 @@ from trapgate.engine.stepping import UNCOUNTED
 from trapgate.machine.errors import UnimplementedDevice
 
 _M64 = (1 << 64) - 1
+# Words of the state block.
+_EXIT_BUDGET, _EXIT_UOP = layout.EXIT_BUDGET >> 3, layout.EXIT_UOP >> 3
+_SYSTEM_FLAGS, _TSC_AT_ZERO = layout.SYSTEM_FLAGS >> 3, layout.TSC_AT_ZERO >> 3
 #: How long a run with a limit may go on without completing an instruction: modelled cycles of work (an exception costs
 #: 100, a turn of a repeated instruction 1: longer than any string that is meant), modelled seconds in HLT.
 MOST_STALLED = 1 << 26
@@ -85,6 +88,11 @@ class Processor(DebugTraps):
             self.charged = 0
             if self.left_guest:
                 return "vmexit"
+            try:
+                return self._loop(limit, MOST_STALLED).reason
+            except TripleFault:
+                self.intercept_shutdown()
+                self.spend_charged()
             return self._run(limit).reason
         except (Unimplemented, UnimplementedDevice) as error:
             self.stop_report = str(error)
@@ -173,16 +181,17 @@ class Processor(DebugTraps):
                         return Stopped("halted")
                     working_from += clock.now - before
                     continue
-            flags = q[layout.SYSTEM_FLAGS >> 3]
-            if flags & RF and not self.breakpoints:
-                flags = q[layout.SYSTEM_FLAGS >> 3] = flags & ~RF  # only instruction breakpoints look at it
+            flags = q[_SYSTEM_FLAGS]
             if flags & (TF | RF) or self.step_wanted:
-                self._settle(uop)
-                uop = 0
-                if self._stops_here():
-                    return Stopped("breakpoint")
-                self._single_step()
-                continue
+                if flags & RF and not self.breakpoints:
+                    flags = q[_SYSTEM_FLAGS] = flags & ~RF  # only instruction breakpoints look at it
+                if flags & (TF | RF) or self.step_wanted:
+                    self._settle(uop)
+                    uop = 0
+                    if self._stops_here():
+                        return Stopped("breakpoint")
+                    self._single_step()
+                    continue
             if uop == 0 or self.redirected or stepped:
                 self.redirected = False
                 if uop:
@@ -215,9 +224,9 @@ class Processor(DebugTraps):
                 zero = min(zero, now + limit - self.instructions, working_from + max_stall)
             if zero != self._zero:
                 self._zero = zero  # as _set_zero
-                q[layout.TSC_AT_ZERO >> 3] = zero + self.tsc_offset & _M64
+                q[_TSC_AT_ZERO] = zero + self.tsc_offset & _M64
             code = enter(state_address, uop, (zero - now << 32) + LOW)
-            budget = q[layout.EXIT_BUDGET >> 3]
+            budget = q[_EXIT_BUDGET]
             if budget >> 63:
                 budget -= 1 << 64
             clock.now = zero - (budget >> 32)
@@ -230,7 +239,7 @@ class Processor(DebugTraps):
                 error, self._pending_error = self._pending_error, None
                 raise error
             cut = limit is not None and code == record.EXIT_REPEAT
-            uop = exits[code](q[layout.EXIT_UOP >> 3])
+            uop = exits[code](q[_EXIT_UOP])
 
     @cached_property
     def _exits(self) -> tuple[Callable[[int], int], ...]:

@@ -7,7 +7,7 @@ import struct
 from trapgate.arch import vmcb
 
 _INTERCEPTS = struct.Struct("<IIIII")
-_FILTER = struct.Struct("<HHQQQIBxxxQB")
+_FILTER = struct.Struct("<HHQQQIBxxxQ")
 _EVENT = struct.Struct("<QQB")
 
 
@@ -15,7 +15,7 @@ class Controls:
     """What a guest's VMCB asks for, while the guest runs."""
 
     __slots__ = (
-        "asid", "cr", "dr", "eventinj", "exceptions", "interrupt_shadow", "iopm", "lbr_virtualization", "misc1",
+        "asid", "cr", "dr", "eventinj", "exceptions", "iopm", "lbr_virtualization", "misc1",
         "misc2", "msrpm", "n_cr3", "natives", "nested", "pause_count", "pause_threshold", "tlb_control", "tsc_offset",
         "v_intr_masking", "v_irq", "v_word",
     )  # fmt: skip
@@ -29,7 +29,7 @@ class Controls:
         self.cr, self.dr, self.exceptions, self.misc1, self.misc2 = _INTERCEPTS.unpack_from(ram, place)
         (
             self.pause_threshold, self.pause_count, self.iopm, self.msrpm, self.tsc_offset, self.asid,
-            self.tlb_control, self.v_word, self.interrupt_shadow,
+            self.tlb_control, self.v_word,
         ) = _FILTER.unpack_from(ram, place + vmcb.PAUSE_FILTER_THRESHOLD)  # fmt: skip
         self.natives = None
         self.nested = "NP" in features and bool(ram[place + vmcb.NESTED_CONTROL] & 1)

@@ -22,6 +22,11 @@ from trapgate.cpu.svm.intercepts import guest_forms, translated_forms
 from trapgate.cpu.svm.world_switch import SAME_ALL, SAME_CONTROLS
 from trapgate.isa.processor import PythonForm
 
+# As words of the state block, and of a VMCB.
+_WORLD_VMCB, _RIP, _IN_GUEST = layout.WORLD_VMCB >> 3, layout.RIP >> 3, layout.IN_GUEST >> 3
+_VIRTUAL_INTERRUPT, _NEXT_RIP = vmcb.VIRTUAL_INTERRUPT >> 3, vmcb.NEXT_RIP >> 3
+_INTERRUPT_SHADOW = vmcb.INTERRUPT_SHADOW >> 3
+_EXITCODE, _V_IRQ = vmcb.EXITCODE, vmcb.V_IRQ
 _EXIT = struct.Struct("<4Q")
 _QWORD = struct.Struct("<Q")
 _END = vmcb.LBR_CONTROL + 8
@@ -111,20 +116,15 @@ class GuestMode(GuestEvents):
 
     def vmrun(self, place: int) -> None:
         """Enter the guest whose VMCB is at host-physical `place`, which was checked to be a page of RAM."""
-        self._charge_switch(entering=True)
-        self.vmcb = self.q[layout.WORLD_VMCB >> 3] = place
-        self.before_write(place, vmcb.SIZE)
-        if self._python_host:
-            same = self.native_world_enter(self.state.address)
-            known = (
-                same == SAME_ALL
-                and self.stored_segments == self.state.segment_writes
-                and self.translated == self._was_translated
-            )
-        else:
+        self._charge_switch(True)
+        self.vmcb = self.q[_WORLD_VMCB] = place
+        if not self._python_host:
             same = self._leave_host()
-            known = same == SAME_ALL
-        if known:
+        elif self.stored_segments == self.state.segment_writes and self.translated == self._was_translated:
+            same = self.native_world_enter(self.state.address)
+        else:
+            same = 0
+        if same == SAME_ALL:
             self._enter_again(place)
         else:
             self._enter_anew(place, same)
@@ -142,26 +142,27 @@ class GuestMode(GuestEvents):
 
     def _enter_again(self, place: int) -> None:
         """The guest that was left last, and nothing in its VMCB is new that would have to be checked or worked out."""
-        q, controls, place = self.q, self.controls, place >> 3
-        self.rip = q[layout.RIP >> 3]
-        self.in_guest, self.redirected = True, True
+        q, controls, words = self.q, self.controls, self.ram_words
+        self.rip = q[_RIP]
+        self.in_guest = self.redirected = True
         self.left_guest = self.halted = False
-        q[layout.IN_GUEST >> 3] = 1
-        words = self.ram_words
-        controls.interrupt_shadow = words[place + (vmcb.INTERRUPT_SHADOW >> 3)] & 0xFF
-        self.shadow = bool(controls.interrupt_shadow & 1)
-        controls.v_word = words[place + (vmcb.VIRTUAL_INTERRUPT >> 3)]  # the guest may have written CR8
-        self.v_irq = controls.v_irq
+        q[_IN_GUEST] = 1
+        place >>= 3
+        self.shadow = bool(words[place + _INTERRUPT_SHADOW] & 1)
+        controls.v_word = words[place + _VIRTUAL_INTERRUPT]  # the guest may have written CR8
         self._pause_left = controls.pause_count
         if controls.tsc_offset:
             self._move_time_stamp(controls.tsc_offset)
         if controls.tlb_control:
             self._flush_as_told(controls)
-        self.pending_changed()
+        if controls.v_irq:
+            self.v_irq = True
+            self.pending_changed()
 
     def _enter_anew(self, place: int, same: int) -> None:
         """Any other guest, or one whose VMCB has changed."""
         q = self.q
+        self.before_write(place, vmcb.SIZE)
         if not same & SAME_CONTROLS:
             q[layout.WORLD_CONTROLS_OF >> 3] = 0
             controls = Controls(self.ram, place, self.profile.svm_features)
@@ -175,7 +176,6 @@ class GuestMode(GuestEvents):
                 self.native_world_accept(self.state.address)
         else:
             controls = self.controls
-            controls.interrupt_shadow = self.ram[place + vmcb.INTERRUPT_SHADOW]
             controls.v_word = self.ram_words[place + vmcb.VIRTUAL_INTERRUPT >> 3]
             controls.eventinj = self.ram_words[place + vmcb.EVENTINJ >> 3]
             refused = event_fault(controls.eventinj)
@@ -227,11 +227,10 @@ class GuestMode(GuestEvents):
     def _charge_switch(self, entering: bool) -> None:
         if self.interpreting:
             return  # nobody is entered: the hypervisor works
-        costs = self.costs
         if self.translated or self.costs_as_translated:
-            cycles = costs.deprivileged_entry if entering else costs.deprivileged_exit
+            cycles = self.costs.deprivileged_entry if entering else self.costs.deprivileged_exit
         else:
-            cycles = costs.vmrun if entering else costs.vmexit
+            cycles = self.costs.vmrun if entering else self.costs.vmexit
         self.charged += cycles
         self.switch_cycles += cycles
         if not entering:
@@ -242,7 +241,7 @@ class GuestMode(GuestEvents):
         self.refusal = why
         self.exit_counts[vmcb.EXIT_INVALID] = self.exit_counts.get(vmcb.EXIT_INVALID, 0) + 1
         _EXIT.pack_into(self.ram, self.vmcb + vmcb.EXITCODE, vmcb.EXIT_INVALID, 0, 0, 0)
-        self._charge_switch(entering=False)
+        self._charge_switch(False)
         self.left_guest = self.python_host
         if not self.python_host:
             self.gif = False
@@ -265,7 +264,7 @@ class GuestMode(GuestEvents):
         make = translated_forms if self.translated else guest_forms
         self.forms = self._forms_inside = make(self._host_forms)
         self.halted = False
-        self.shadow = bool(controls.interrupt_shadow & 1)
+        self.shadow = bool(self.ram[self.vmcb + vmcb.INTERRUPT_SHADOW] & 1)
         self.v_irq = controls.v_irq
         self._pause_left = controls.pause_count
         self.intercepts_changed()
@@ -308,25 +307,30 @@ class GuestMode(GuestEvents):
         """#VMEXIT (15.6): save the guest, note why, and go on in the host."""
         place, controls, counts, code = self.vmcb, self.controls, self.exit_counts, exit_.code
         counts[code] = counts.get(code, 0) + 1
-        self._charge_switch(entering=False)
+        self._charge_switch(False)
         if exit_.rip is not None:
             self.rip = exit_.rip
         guest_state.save_guest(self, place)
-        ram, words = self.ram, self.ram_words
-        _EXIT.pack_into(ram, place + vmcb.EXITCODE, code, exit_.info1, exit_.info2, self.delivering)
+        words = self.ram_words
+        _EXIT.pack_into(self.ram, place + _EXITCODE, code, exit_.info1, exit_.info2, self.delivering)
         self.delivering = 0
-        word = controls.v_word & ~vmcb.V_IRQ
-        words[place + vmcb.VIRTUAL_INTERRUPT >> 3] = word | vmcb.V_IRQ if self.v_irq else word
-        shadowed = self.shadow or self.shadow_place == (self.rip, self.instructions_done())
-        ram[place + vmcb.INTERRUPT_SHADOW] = shadowed
+        word = controls.v_word & ~_V_IRQ
+        at = place >> 3
+        if self.v_irq:
+            self.v_irq = False
+            self.pending_changed()
+            word |= _V_IRQ
+        words[at + _VIRTUAL_INTERRUPT] = word
+        shadowed = self.shadow or (self.shadow_place[0] == self.rip and self.shadow_place[1] == self.instructions_done())
+        self.ram[place + vmcb.INTERRUPT_SHADOW] = shadowed
         if self._saves_next_rip:
-            words[place + vmcb.NEXT_RIP >> 3] = exit_.next_rip
+            words[at + _NEXT_RIP] = exit_.next_rip
         if self._saves_bytes:
             self._save_bytes(exit_)
-        self.in_guest = self.v_irq = self.shadow = self.halted = False
+        self.in_guest = self.shadow = self.halted = False
         if controls.tsc_offset:
             self._move_time_stamp(-controls.tsc_offset)
-        self.q[layout.IN_GUEST >> 3] = 0
+        self.q[_IN_GUEST] = 0
         if self._python_host:
             self.left_guest = True  # and the next instruction is a guest's again
         else:
@@ -339,7 +343,6 @@ class GuestMode(GuestEvents):
         assert self.host is not None
         guest_state.restore_host(self, self.host)
         self._fast_context = ()  # they are empty
-        self.pending_changed()
         if self.trap_after_vmrun:
             self.trap_after_vmrun = False
             self.deliver_exception(self.debug_trap(0, single_step=True))

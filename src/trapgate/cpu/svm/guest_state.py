@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 _SEGMENTS = struct.Struct("<8Q")
 _CONTROL = struct.Struct("<7Q")
 _QWORD = struct.Struct("<Q")
+# Words of the state block.
+_WORLD_VMCB, _RIP, _WORLD_CPL = layout.WORLD_VMCB >> 3, layout.RIP >> 3, layout.WORLD_CPL >> 3
+_WORLD_DR6, _WORLD_DR7 = layout.WORLD_DR6 >> 3, layout.WORLD_DR7 >> 3
+_CR0, _CR4, _EFER = layout.CR0 >> 3, layout.CR4 >> 3, layout.EFER >> 3
 _MSR_PAT = 0x277
 #: DebugCtl, LastBranchFromIP, LastBranchToIP, LastIntFromIP, LastIntToIP: as they lie in the VMCB.
 _LBR_MSRS = (0x1D9, 0x1DB, 0x1DC, 0x1DD, 0x1DE)
@@ -174,8 +178,8 @@ def save_guest(p: GuestMode, place: int) -> None:
     if controls.lbr_virtualization:
         _LBR.pack_into(p.ram, place + vmcb.DBGCTL, *(p.read_msr(number) for number in _LBR_MSRS))
         _set_lbr(p, p.host_lbr)
-    q[layout.WORLD_VMCB >> 3], q[layout.RIP >> 3], q[layout.WORLD_CPL >> 3] = place, p.rip, p.cpl
-    q[layout.WORLD_DR6 >> 3], q[layout.WORLD_DR7 >> 3] = dr[6], dr[7]
+    q[_WORLD_VMCB], q[_RIP], q[_WORLD_CPL] = place, p.rip, p.cpl
+    q[_WORLD_DR6], q[_WORLD_DR7] = dr[6], dr[7]
     p.native_world_save(p.state.address)
 
 
@@ -188,9 +192,9 @@ def _set_lbr(p: GuestMode, values: tuple[int, ...]) -> None:
 def take_guest(p: GuestMode) -> None:
     """Go back into the last guest, whose fields of the state block are in place already."""
     q, dr = p.q, p.dr
-    p.segments, p.cpl = p.guest_segments, q[layout.WORLD_CPL >> 3]
+    p.segments, p.cpl = p.guest_segments, q[_WORLD_CPL]
     p.stored_segments = p.state.segment_writes  # nobody can have written to those
-    dr[6], dr[7] = q[layout.WORLD_DR6 >> 3], q[layout.WORLD_DR7 >> 3]
+    dr[6], dr[7] = q[_WORLD_DR6], q[_WORLD_DR7]
     controls = p.controls
     if controls.nested:
         p.msrs[_MSR_PAT] = p.ram_words[p.vmcb + vmcb.G_PAT >> 3]
@@ -205,10 +209,9 @@ def restore_host(p: GuestMode, host: Host) -> None:
     p.segments, p.rip, p.cpl = host.segments, host.rip, 0
     if p.controls.nested:
         p.msrs[_MSR_PAT] = host.pat  # else there is one PAT, the host's, which the guest may have written (15.25.8)
-    cr0, cr3, cr4, efer = (q[field >> 3] for field in (layout.CR0, layout.CR3, layout.CR4, layout.EFER))
-    if cr0 & CR0_PG and cr4 & CR4_PAE and not efer & EFER_LMA:
+    if not q[_EFER] & EFER_LMA and q[_CR4] & CR4_PAE and q[_CR0] & CR0_PG:
         try:
-            p.load_pdptes(cr3)
+            p.load_pdptes(q[layout.CR3 >> 3])
         except Fault:
             raise TripleFault from None  # shutdown (15.6)
     p.take_mode(host.mode)

@@ -133,6 +133,9 @@ def _emit_compare(declarations: set[str]) -> str:
     wanted = f.field(layout.WORLD_VMCB) + 1
     block = _control_block(f)
     same = e.variable(0)
+    code = e.load(64, e.pointer(f.field(layout.CODE_MAP) + (f.field(layout.WORLD_VMCB) >> 12) * 8))
+    with e.when(code.ne(0), likely=False):
+        e.ret(0)  # it has to go before #VMEXIT writes there
     with e.when(f.field(layout.WORLD_STATE_OF).eq(wanted)):
         moved = (e.load(64, e.offset(block, vmcb.RFLAGS)) ^ f.field(layout.WORLD_FLAGS)) & _MODE_FLAGS
         with e.when((_difference(f, block, _STATE, layout.WORLD_STATE) | moved).eq(0)):
