@@ -34,6 +34,7 @@ class VirtualCpu:
     def __init__(self, vm: VirtualMachine, backend: Backend, block: ControlBlock) -> None:
         self.vm, self.backend, self.block = vm, backend, block
         self.gpr = backend.gprs
+        self._has_next_rip = "NRIP_SAVE" in backend.profile.svm_features
         self.technique: Technique
         #: The guest's own AMD-V.
         self.nested: NestedSvm
@@ -56,7 +57,11 @@ class VirtualCpu:
         self.statistics = ExitStatistics()
         self.memory = LinearMemory(vm.memory, vm.board.bus, self._translate, self._is_wide)
         self._extra_saved = False
+        #: Modelled cycles of an exit's handler, and of an access to the guest's state: a VMCB, or plain memory.
         self._exit_work: dict[int, int] = {}
+        costs = backend.costs
+        self._read_cost = costs.vmcb_read if technique.needs_amd_v else costs.deprivileged_field
+        self._write_cost = costs.vmcb_write if technique.needs_amd_v else costs.deprivileged_field
         #: Calls of the emulator in the present exit.
         self._emulated = 0
         self.exits: dict[int, Callable[[VirtualCpu], None]] = {}
@@ -87,7 +92,7 @@ class VirtualCpu:
         """Run the guest until the run is to end: "request", "limit", "triple-fault", "halted", "unimplemented"."""
         backend, control, nested = self.backend, self.vm.control, self.nested
         exits, clock = self.exits, backend.clock
-        statistics = self.statistics
+        statistics, memory, vm = self.statistics, self.memory, self.vm
         while not self.stopped:
             if control.request is not None:
                 return "request"
@@ -98,7 +103,10 @@ class VirtualCpu:
                 prepare_event(nested)
                 nested.before_entry()
             else:
-                self._prepare_event()
+                if self.event or self.intr or self.nmi or self.window:
+                    self._prepare_event()
+                else:
+                    self.block[vmcb.EVENTINJ] = self.injected = 0
                 self.technique.before_entry()
             block = self.block
             self.inside = True
@@ -116,30 +124,29 @@ class VirtualCpu:
             handler = handler or exits.get(code) or self.technique.exits.get(code)
             if handler is None:
                 raise self._unexpected(code)
-            slept = self.vm.idle_cycles
+            slept = vm.idle_cycles
             try:
                 handler(self)
             except NestedPageFault as fault:
                 nested.leave(vmcb.EXIT_NPF, fault.info1, fault.info2)
             backend.charge(self._work(code))
-            if self.memory.device_accesses:
-                backend.charge_device(self.memory.device_accesses * backend.costs.device_memory)
-                self.memory.device_accesses = 0
-            statistics.add(code, clock.now - started - (self.vm.idle_cycles - slept))
+            if memory.device_accesses:
+                backend.charge_device(memory.device_accesses * backend.costs.device_memory)
+                memory.device_accesses = 0
+            statistics.add(code, clock.now - started - (vm.idle_cycles - slept))
         return self.stopped
 
     def _work(self, code: int) -> int:
         """Modelled cycles of what the hypervisor did since the last exit, accesses to the guest's state included."""
-        costs, block = self.backend.costs, self.block
+        block = self.block
         work = self._exit_work.get(code)
         if work is None:
-            work = self._exit_work[code] = costs.exit_work(vmcb.exit_name(code))
-        if self.technique.needs_amd_v:
-            work += block.reads * costs.vmcb_read + block.writes * costs.vmcb_write
-        else:
-            work += (block.reads + block.writes) * costs.deprivileged_field
-        work += self._emulated * costs.emulated_instruction
-        block.reads = block.writes = self._emulated = 0
+            work = self._exit_work[code] = self.backend.costs.exit_work(vmcb.exit_name(code))
+        work += block.reads * self._read_cost + block.writes * self._write_cost
+        block.reads = block.writes = 0
+        if self._emulated:
+            work += self._emulated * self.backend.costs.emulated_instruction
+            self._emulated = 0
         return work
 
     def _unexpected(self, code: int) -> Exception:
@@ -323,9 +330,7 @@ class VirtualCpu:
     @property
     def next_rip(self) -> int:
         """The instruction pointer behind the instruction that exited."""
-        if "NRIP_SAVE" not in self.backend.profile.svm_features:
-            return self.vm.next_rip(self)
-        return self.block[vmcb.NEXT_RIP]
+        return self.block[vmcb.NEXT_RIP] if self._has_next_rip else self.vm.next_rip(self)
 
     def skip(self) -> None:
         """Go on behind the instruction that exited."""
