@@ -118,12 +118,17 @@ WORLD_VMCB = _field("world_vmcb")
 WORLD_CPL = _field("world_cpl")
 WORLD_DR6 = _field("world_dr6")
 WORLD_DR7 = _field("world_dr7")
+WORLD_PAT = _field("world_pat")
 #: Which VMCBs (address + 1, 0: none) the two copies below are of: its control area as it was when VMRUN accepted it,
 #: and its state save area as #VMEXIT left it, with the guest's state still in the registers.
 WORLD_CONTROLS_OF = _field("world_controls_of")
 WORLD_STATE_OF = _field("world_state_of")
 WORLD_CONTROLS = _field("world_controls", 20 * 8)
 WORLD_STATE = _field("world_state", 16 * 8)
+#: Of `world_run`: the budget, and which #VMEXITs it does itself: 0 none, 1 those of `world_switch.simple_exit`, 3 those
+#: with nRIP saved.
+WORLD_BUDGET = _field("world_budget")
+WORLD_EXITS = _field("world_exits")
 #: RFLAGS without the arithmetic flags, as #VMEXIT left it.
 WORLD_FLAGS = _field("world_flags")
 #: The host's fields of this block while its guest runs, and that guest's while the host runs.

@@ -117,6 +117,7 @@ class Registers:
         # cpu/svm/world_switch.py says what each does.
         self.native_world_enter: Callable[[int], int] = _missing
         self.native_world_exchange: Callable[[int], int] = _missing
+        self.native_world_run: Callable[[int], int] = _missing
         self.native_world_restore: Callable[[int], None] = _missing
         self.native_world_load: Callable[[int], None] = _missing
         self.native_world_accept: Callable[[int], None] = _missing

@@ -13,6 +13,8 @@ from bisect import bisect_right
 from collections.abc import Callable
 
 from trapgate.cpu.mode import Mode
+from trapgate.cpu.svm.intercepts import SIMPLE_EXITS
+from trapgate.cpu.svm.world_switch import simple_exit
 from trapgate.engine import record
 from trapgate.engine.breakpoints import Breakpoints
 from trapgate.engine.handlers import HandlerStore
@@ -272,8 +274,11 @@ class BlockStore:
                     parts.append(d.body[:16])
                     parts.append(pack("<Q", (rip + d.relative) & 0xFFFF_FFFF_FFFF_FFFF))
             else:
-                parts.append(pack("<QQQQ", python, 0, 0, len(self.sites)))
-                self.sites.append(Site(block, d, rip, (rip + length) & d.target_mask))
+                next_rip = (rip + length) & d.target_mask
+                code = SIMPLE_EXITS.get(d.name, 0) if next_rip == rip + length else 0
+                simple = simple_exit(code, length, d.cycles) if code else 0
+                parts.append(pack("<QQQQ", python, simple, rip, len(self.sites)))
+                self.sites.append(Site(block, d, rip, next_rip))
             rip += length
         last = decoded[-1]
         block.length = rip - block.rip

@@ -5,6 +5,9 @@ Each gets the host address of a record and returns the record to go on at, or 0 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
+
 from iced_x86 import Register
 
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
@@ -52,6 +55,15 @@ class Exits(NativeCore):
         """Let the modelled time pass that plain Python has charged."""
         self.clock.now += self.charged
         self.charged = 0
+
+    @cached_property
+    def _exits(self) -> tuple[Callable[[int], int], ...]:
+        """What is done for each exit code of native code."""
+        return (
+            self._exit_budget, self._exit_unlinked_target, self._exit_unlinked_next, self._exit_fault,
+            self._exit_python, self._exit_lookup, self._exit_stale, self._exit_python_inside, self._exit_window,
+            self._exit_repeat, self._exit_refetch,
+        )  # fmt: skip
 
     def _exit_budget(self, uop: int) -> int:
         return uop

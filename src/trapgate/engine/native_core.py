@@ -95,6 +95,8 @@ class NativeCore(GuestMode):
         self.forms: Mapping[str, PythonForm] = PYTHON_FORMS
         self._python_forms = frozenset(PYTHON_FORMS)
         self.reset()
+        if "DECODE_ASSISTS" not in profile.svm_features:
+            self.q[layout.WORLD_EXITS >> 3] = 3 if "NRIP_SAVE" in profile.svm_features else 1
 
     # -- connecting native code
 
@@ -114,6 +116,7 @@ class NativeCore(GuestMode):
         self.native_reset_fast = prototype(None, word)(runtime["reset_fast"])
         self.native_world_enter = prototype(word, word)(runtime["world_enter"])
         self.native_world_exchange = prototype(word, word)(runtime["world_exchange"])
+        self.native_world_run = prototype(word, word)(runtime["world_run"])
         self.native_world_restore = prototype(None, word)(runtime["world_restore"])
         self.native_world_load = prototype(None, word)(runtime["world_load"])
         self.native_world_accept = prototype(None, word)(runtime["world_accept"])
@@ -146,7 +149,7 @@ class NativeCore(GuestMode):
             (layout.ON_DEVICE_READ, layout.ON_DEVICE_WRITE, layout.ON_CODE_WRITE, layout.SLOW_ACCESS, layout.COMMIT,
              layout.FETCH_PAGE, layout.RAM_BASE, layout.PAGE_KIND, layout.CODE_MAP, layout.PAGE_COUNT,
              layout.COST_L2_HIT, layout.COST_PWC_HIT, layout.COST_NESTED_TLB_HIT, layout.PWC_SIZE,
-             layout.NESTED_TLB_SIZE)
+             layout.NESTED_TLB_SIZE, layout.WORLD_EXITS)
         )  # fmt: skip
         self.blocks.on_new_code_page = lambda page: self._protect(address, page)
         self.blocks.peek_page = self._peek_page
@@ -275,6 +278,16 @@ class NativeCore(GuestMode):
             self.q[layout.EXIT_BUDGET >> 3] = budget - (cycles << 32) & _M64
             # A RDTSC at the block's end must not see the budget jump.
             self.q[layout.TSC_AT_ZERO >> 3] = self.q[layout.TSC_AT_ZERO >> 3] - cycles & _M64
+
+    def settle_native(self, zero: int) -> None:
+        """Behind native code whose budget was 0 at the cycle `zero`: what a device's callback has left behind."""
+        if self._forced:
+            self.clock.now -= self._forced
+            self._forced = 0
+            self._set_zero(zero)
+        if self._pending_error is not None:
+            error, self._pending_error = self._pending_error, None
+            raise error
 
     def _remember(self, error: BaseException) -> None:
         if self._pending_error is None:

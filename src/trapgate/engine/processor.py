@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
 from trapgate.arch import layout, vectors, vmcb
@@ -13,7 +11,7 @@ from trapgate.arch.registers import RF, TF
 from trapgate.arch.vmcb import EVENT_INTR, EVENT_NMI, VM_CR_R_INIT
 from trapgate.cpu.faults import Fault, TripleFault, Unimplemented, VmExit
 from trapgate.engine import record
-from trapgate.engine.debug_traps import DebugTraps
+from trapgate.engine.guest_runs import GuestRuns
 from trapgate.engine.native_core import LOW, SLICE
 from trapgate.engine.stepping import UNCOUNTED
 from trapgate.machine.errors import UnimplementedDevice
@@ -40,11 +38,8 @@ class Stopped:
 _LEFT_GUEST = Stopped("vmexit")
 
 
-class Processor(DebugTraps):
+class Processor(GuestRuns):
     """One processor with its engine."""
-
-    #: What was wanted, where `run_guest` has returned "unimplemented".
-    stop_report = ""
 
     # -- the loop
 
@@ -76,52 +71,14 @@ class Processor(DebugTraps):
                 self.intercept_shutdown()
                 self.spend_charged()
 
-    def run_guest(self, vmcb_address: int, limit: int | None = None) -> str:
-        """For a hypervisor outside: VMRUN of the VMCB at a host-physical address, until #VMEXIT or a stop of the run.
-
-        Returns "vmexit", or the reason for which the run has stopped: "request", "triple-fault", "unimplemented" (see
-        `stop_report`), or "limit" once `limit` instructions have run since the processor was made.
-        """
+    def go_on(self, limit: int | None, uop: int) -> str:
+        """Run from a record (0: look up `rip`) until something stops the run; why."""
         try:
-            self.vmrun(vmcb_address)
-            self.clock.now += self.charged
-            self.charged = 0
-            if self.left_guest:
-                return "vmexit"
-            try:
-                return self._loop(limit, MOST_STALLED).reason
-            except TripleFault:
-                self.intercept_shutdown()
-                self.spend_charged()
-            return self._run(limit).reason
-        except (Unimplemented, UnimplementedDevice) as error:
-            self.stop_report = str(error)
-            return "unimplemented"
+            return self._loop(limit, MOST_STALLED, uop).reason
         except TripleFault:
-            return "triple-fault"
-
-    def interpret_guest(self, vmcb_address: int, instructions: int) -> str:
-        """As `run_guest`, for the injected event and at most `instructions` (0 or 1) of the guest: then it is left.
-
-        With this a hypervisor without AMD-V carries out in the guest's stead what the guest must not do itself.
-        """
-        self.interpreting = True
-        try:
-            self.vmrun(vmcb_address)
-            if instructions and not self.left_guest:
-                self._step()
-            if not self.left_guest:
-                self.leave_guest(VmExit(vmcb.EXIT_INTERPRETED, rip=self.rip))
-        except (Unimplemented, UnimplementedDevice) as error:
-            self.stop_report = str(error)
-            return "unimplemented"
-        except TripleFault:
-            return "triple-fault"
-        finally:
-            self.interpreting = False
-        if self.charged:
+            self.intercept_shutdown()
             self.spend_charged()
-        return "vmexit"
+        return self._run(limit).reason
 
     def step(self, count: int = 1) -> Stopped:
         """Run `count` instructions, the delivery of interrupts between them included; "steps" when all are done.
@@ -134,11 +91,10 @@ class Processor(DebugTraps):
         finally:
             self.steps_left = UNCOUNTED
 
-    def _loop(self, limit: int | None, max_stall: int) -> Stopped:
+    def _loop(self, limit: int | None, max_stall: int, uop: int = 0) -> Stopped:
         clock, control, q = self.clock, self.control, self.q
         state_address, enter = self.state.address, self._enter
         exits = self._exits
-        uop = 0  # 0: look up rip
         cut = False
         stepped = self.observer is not None or self.steps_left != UNCOUNTED
         why = self._resume()
@@ -231,24 +187,10 @@ class Processor(DebugTraps):
                 budget -= 1 << 64
             clock.now = zero - (budget >> 32)
             self.instructions += LOW - (budget & LOW)
-            if self._forced:
-                clock.now -= self._forced
-                self._forced = 0
-                self._set_zero(zero)
-            if self._pending_error is not None:
-                error, self._pending_error = self._pending_error, None
-                raise error
+            if self._forced or self._pending_error is not None:
+                self.settle_native(zero)
             cut = limit is not None and code == record.EXIT_REPEAT
             uop = exits[code](q[_EXIT_UOP])
-
-    @cached_property
-    def _exits(self) -> tuple[Callable[[int], int], ...]:
-        """What is done for each exit code of native code."""
-        return (
-            self._exit_budget, self._exit_unlinked_target, self._exit_unlinked_next, self._exit_fault,
-            self._exit_python, self._exit_lookup, self._exit_stale, self._exit_python_inside, self._exit_window,
-            self._exit_repeat, self._exit_refetch,
-        )  # fmt: skip
 
     def _settle(self, uop: int) -> None:
         """Make `rip` true where the run has come to."""

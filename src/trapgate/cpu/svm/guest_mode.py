@@ -30,6 +30,7 @@ _EXITCODE, _V_IRQ = vmcb.EXITCODE, vmcb.V_IRQ
 _EXIT = struct.Struct("<4Q")
 _QWORD = struct.Struct("<Q")
 _END = vmcb.LBR_CONTROL + 8
+_NOWHERE = (-1, -1)
 _EXIT_CODES_WITH_BYTES = frozenset((vmcb.EXIT_EXCEPTION + vectors.PF, vmcb.EXIT_NPF))
 _M64 = (1 << 64) - 1
 
@@ -65,7 +66,7 @@ class GuestMode(GuestEvents):
     #: RFLAGS.TF was set at the host's VMRUN: #DB follows when that is done, at #VMEXIT.
     trap_after_vmrun = False
     #: Where the last interrupt shadow was: rip and instructions done.
-    shadow_place = (-1, -1)
+    shadow_place = _NOWHERE
     forms: Mapping[str, PythonForm]
     tsc_offset: int
     #: Features of the profile.
@@ -124,6 +125,11 @@ class GuestMode(GuestEvents):
             same = self.native_world_enter(self.state.address)
         else:
             same = 0
+        self.enter(place, same)
+
+    def enter(self, place: int, same: int) -> None:
+        """The rest of VMRUN, behind `world_enter` or `world_exchange`, and with what that has said."""
+        self.vmcb, self.shadow_place = place, _NOWHERE
         if same == SAME_ALL:
             self._enter_again(place)
         else:

@@ -40,7 +40,7 @@ _CONTROL = struct.Struct("<7Q")
 _QWORD = struct.Struct("<Q")
 # Words of the state block.
 _WORLD_VMCB, _RIP, _WORLD_CPL = layout.WORLD_VMCB >> 3, layout.RIP >> 3, layout.WORLD_CPL >> 3
-_WORLD_DR6, _WORLD_DR7 = layout.WORLD_DR6 >> 3, layout.WORLD_DR7 >> 3
+_WORLD_DR6, _WORLD_DR7, _WORLD_PAT = layout.WORLD_DR6 >> 3, layout.WORLD_DR7 >> 3, layout.WORLD_PAT >> 3
 _CR0, _CR4, _EFER = layout.CR0 >> 3, layout.CR4 >> 3, layout.EFER >> 3
 _MSR_PAT = 0x277
 #: DebugCtl, LastBranchFromIP, LastBranchToIP, LastIntFromIP, LastIntToIP: as they lie in the VMCB.
@@ -174,7 +174,7 @@ def save_guest(p: GuestMode, place: int) -> None:
         p.stored_segments = p.state.segment_writes
         _SEGMENTS.pack_into(p.state.bytes, layout.WORLD_STATE, *_segment_words(p))
     if controls.nested:
-        p.ram_words[place + vmcb.G_PAT >> 3] = p.msrs.get(_MSR_PAT, 0)
+        q[_WORLD_PAT] = p.msrs.get(_MSR_PAT, 0)
     if controls.lbr_virtualization:
         _LBR.pack_into(p.ram, place + vmcb.DBGCTL, *(p.read_msr(number) for number in _LBR_MSRS))
         _set_lbr(p, p.host_lbr)

@@ -356,6 +356,9 @@ CHECKS: Mapping[str, Check] = {
     "mwait": _mwait,
 }  # fmt: skip
 
+#: Intercepts that look at nothing but their bit: form -> exit code.
+SIMPLE_EXITS = {"cpuid": vmcb.EXIT["cpuid"], "vmmcall": vmcb.EXIT["vmmcall"]}
+
 #: What a deprivileged guest's code cannot carry out in place, though it would not fault there: replaced by a call of
 #: the hypervisor when the code is translated. SYSCALL and software interrupts would enter a kernel that is not there.
 SENSITIVE = frozenset((

@@ -9,7 +9,7 @@ A host that the processor runs itself needs its registers back at #VMEXIT: then 
 switch changes are exchanged, those of the host for those of its last guest.
 
 Fields that begin with WORLD (arch/layout.py) are arguments: the VMCB's place, and what plain Python alone knows, which is
-CPL, debug registers, and ES to DS, which it puts at the head of WORLD_STATE when any was written.
+CPL, debug registers, PAT, and ES to DS, which it puts at the head of WORLD_STATE when any was written.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from trapgate.arch.registers import (
     EFER_LMA,
     IOPL,
     RAX,
+    RF,
     RFLAGS_ONE,
     RFLAGS_WRITABLE,
     RSP,
     SYSTEM_FLAGS,
+    TF,
     VM,
 )
 from trapgate.cpu.walk import NativeFunction
@@ -36,6 +38,9 @@ from trapgate.isa.ir import Value
 #: loaded. EVENT: there is one to inject.
 SAME_STATE, SAME_CONTROLS, EVENT = 1, 2, 4
 SAME_ALL = SAME_STATE | SAME_CONTROLS
+#: Besides the codes of engine/record.py, which has the first two (and those of a record) for the engine.
+EXIT_PYTHON, EXIT_LEFT_GUEST, NOT_RUN = 4, 64, 128
+SLOTS, DISPLACEMENT, JUMP_CACHE_BITS, JUMP_CACHE_ENTRY = 8, 16, 14, 16
 
 Ranges = tuple[tuple[int, int], ...]
 #: First offset and end in the VMCB of what is compared. EVENTINJ is looked at each time.
@@ -88,15 +93,19 @@ def emit_world_switch(declarations: set[str]) -> list[str]:
       SAME_STATE, SAME_CONTROLS, EVENT; with SAME_ALL the state has been loaded.
     - `i64 @world_exchange()`: the same for a host that the processor runs: its fields are kept. SAME_ALL: they have been
       exchanged for the guest's, whose state has been loaded; there is no event. Else SAME_CONTROLS or 0.
+    - `i64 @world_run()`: as `world_enter`, and the guest's code until native code is left, with WORLD_BUDGET. Returns why
+      (engine/record.py); or EXIT_LEFT_GUEST when #VMEXIT has been done, too; or NOT_RUN plus what `world_enter` says, where
+      plain Python has to look at something first.
     - `void @world_load()`: RIP, RSP, RAX, RFLAGS, CR2 and the descriptor tables from the VMCB.
     - `void @world_accept()`: VMRUN has checked this VMCB's control area.
-    - `void @world_save()`: the guest's state to the VMCB, without what few guests have (G_PAT, last branches).
+    - `void @world_save()`: the guest's state to the VMCB, without what few guests have (last branches).
     - `void @world_restore()`: the guest's fields are kept, and the host's are back.
     """
     return [
         _emit_compare(declarations),
         _emit_enter(declarations),
         _emit_exchange(declarations),
+        _emit_run(declarations),
         _emit_load(declarations),
         _emit_accept(declarations),
         _emit_save(declarations),
@@ -183,6 +192,59 @@ def _emit_exchange(declarations: set[str]) -> str:
     return f.text()
 
 
+def simple_exit(code: int, length: int, cycles: int) -> int:
+    """The first operand word of the record of an instruction that plain Python carries out, where its intercept has
+    nothing to look at but the intercept's bit: exit code, bytes, modelled cycles."""
+    return code | length << 16 | cycles << 32
+
+
+def _emit_run(declarations: set[str]) -> str:
+    f = _function("world_run", "i64", declarations)
+    e = f.emit
+    same = e.call("@world_enter", "i64", [f.state])
+    with e.when(same.ne(SAME_ALL)):
+        e.ret(same + NOT_RUN)
+    block = _control_block(f)
+    flush = e.load(8, e.offset(block, vmcb.TLB_CONTROL)).zext(64)
+    waits = (e.load(64, e.offset(block, vmcb.VIRTUAL_INTERRUPT)) & vmcb.V_IRQ) | (f.field(layout.SYSTEM_FLAGS) & (TF | RF))
+    waits = waits | (e.load(8, e.offset(block, vmcb.INTERRUPT_SHADOW)).zext(64) & 1) | (flush & ~vmcb.FLUSH_ALL)
+    rip = f.field(layout.RIP)
+    index = (rip ^ (rip >> JUMP_CACHE_BITS)) & ((1 << JUMP_CACHE_BITS) - 1)
+    entry = e.offset(e.pointer(f.field(layout.JUMP_CACHE)), index * JUMP_CACHE_ENTRY)
+    with e.when(waits.ne(0) | e.load(64, entry).ne(rip)):
+        e.ret(NOT_RUN + SAME_ALL)
+    f.set_field(layout.IN_GUEST, 1)
+    with e.when(flush.eq(vmcb.FLUSH_ALL)):
+        e.call_void("@flush_all", [f.state])
+    uop = e.load_type("ptr", e.offset(entry, 8))
+    code = e.call("@enter", "i64", [f.state, uop, f.field(layout.WORLD_BUDGET)])
+    with e.when(code.ne(EXIT_PYTHON) | f.field(layout.WORLD_EXITS).eq(0)):
+        e.ret(code)
+    at = e.pointer(f.field(layout.EXIT_UOP))
+    simple = e.load(64, e.offset(at, SLOTS))
+    intercepts = e.load(64, e.offset(f.state, layout.WORLD_CONTROLS + vmcb.INTERCEPT_MISC1), 4)
+    same_level = f.field(layout.USER).ne(0) ^ f.field(layout.WORLD_CPL).ne(3)
+    left = simple.ne(0) & ((intercepts >> ((simple & 0xFF) - 0x60)) & 1).ne(0)
+    with e.when((left & same_level & f.field(layout.WATCH_HITS).eq(0)) ^ 1):
+        e.ret(code)
+    # As leave_guest of guest_mode.py; the instruction has not been carried out.
+    at_rip = e.load(64, e.offset(at, DISPLACEMENT))
+    f.set_field(layout.EXIT_BUDGET, f.field(layout.EXIT_BUDGET) + (simple >> 32 << 32) + 1)
+    f.set_field(layout.RIP, at_rip)
+    e.call_void("@world_save", [f.state])
+    e.store(simple & 0xFF, e.offset(block, vmcb.EXITCODE))
+    for offset in (vmcb.EXITINFO1, vmcb.EXITINFO2, vmcb.EXITINTINFO):
+        e.store(e.constant(0, 64), e.offset(block, offset))
+    copy = layout.WORLD_CONTROLS + vmcb.VIRTUAL_INTERRUPT
+    e.store(f.field(copy), e.offset(block, vmcb.VIRTUAL_INTERRUPT))
+    e.store(e.constant(0, 8), e.offset(block, vmcb.INTERRUPT_SHADOW))
+    with e.when(f.field(layout.WORLD_EXITS).eq(3)):
+        e.store(at_rip + (simple >> 16 & 0xFF), e.offset(block, vmcb.NEXT_RIP))
+    f.set_field(layout.IN_GUEST, 0)
+    e.ret(EXIT_LEFT_GUEST)
+    return f.text()
+
+
 def _emit_load(declarations: set[str]) -> str:
     f = _function("world_load", "void", declarations)
     e = f.emit
@@ -230,6 +292,8 @@ def _emit_save(declarations: set[str]) -> str:
     e.store(flags | ((odd ^ 1).zext(64) << 2), e.offset(block, vmcb.RFLAGS))
     e.store(f.field(layout.WORLD_CPL).trunc(8), e.offset(block, vmcb.CPL))
     words = _words(_STATE, layout.WORLD_STATE)
+    with e.when(f.field(layout.NESTED).ne(0)):
+        e.store(f.field(layout.WORLD_PAT), e.offset(block, vmcb.G_PAT))
     for offset, place in words[:_SEGMENT_WORDS]:
         e.store(f.field(place), e.offset(block, offset))
     for offset, place in words[_SEGMENT_WORDS:]:
