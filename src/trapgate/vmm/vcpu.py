@@ -59,9 +59,7 @@ class VirtualCpu:
         self._extra_saved = False
         #: Modelled cycles of an exit's handler, and of an access to the guest's state: a VMCB, or plain memory.
         self._exit_work: dict[int, int] = {}
-        costs = backend.costs
-        self._read_cost = costs.vmcb_read if technique.needs_amd_v else costs.deprivileged_field
-        self._write_cost = costs.vmcb_write if technique.needs_amd_v else costs.deprivileged_field
+        self._read_cost = self._write_cost = 0
         #: Calls of the emulator in the present exit.
         self._emulated = 0
         self.exits: dict[int, Callable[[VirtualCpu], None]] = {}
@@ -135,6 +133,13 @@ class VirtualCpu:
                 memory.device_accesses = 0
             statistics.add(code, clock.now - started - (vm.idle_cycles - slept))
         return self.stopped
+
+    def use(self, technique: Technique) -> None:
+        """Run the guest by a technique, whose costs accesses to its state then have."""
+        self.technique = technique
+        costs = self.backend.costs
+        self._read_cost = costs.vmcb_read if technique.needs_amd_v else costs.deprivileged_field
+        self._write_cost = costs.vmcb_write if technique.needs_amd_v else costs.deprivileged_field
 
     def _work(self, code: int) -> int:
         """Modelled cycles of what the hypervisor did since the last exit, accesses to the guest's state included."""

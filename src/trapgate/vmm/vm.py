@@ -103,7 +103,7 @@ class VirtualMachine:
         self.vcpu = VirtualCpu(self, backend, block)
         self.vcpu.exits = EXITS
         self.technique: Technique = technique(self)
-        self.vcpu.technique = self.technique
+        self.vcpu.use(self.technique)
         #: Modelled cycles for which the guest had nothing to do.
         self.idle_cycles = 0
         self.vcpu.nested = NestedSvm(self.vcpu, self.technique.offers_svm)
