@@ -118,6 +118,7 @@ class Registers:
         self.native_world_enter: Callable[[int], int] = _missing
         self.native_world_exchange: Callable[[int], int] = _missing
         self.native_world_run: Callable[[int], int] = _missing
+        self.native_world_round_trip: Callable[[int], int] = _missing
         self.native_world_restore: Callable[[int], None] = _missing
         self.native_world_load: Callable[[int], None] = _missing
         self.native_world_accept: Callable[[int], None] = _missing

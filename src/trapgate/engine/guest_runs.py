@@ -5,7 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from trapgate.arch import layout, vmcb
+from trapgate.arch.registers import EFER_LMA
 from trapgate.cpu.faults import TripleFault, Unimplemented, VmExit
+from trapgate.cpu.svm.guest_mode import NOWHERE
+from trapgate.cpu.svm.guest_state import Host
 from trapgate.cpu.svm.world_switch import EXIT_LEFT_GUEST, NOT_RUN, SAME_ALL
 from trapgate.engine.debug_traps import DebugTraps
 from trapgate.engine.native_core import LOW, SLICE
@@ -16,6 +19,7 @@ _M64 = (1 << 64) - 1
 # Words of the state block and of a VMCB.
 _EXIT_BUDGET, _EXIT_UOP, _TSC_AT_ZERO = layout.EXIT_BUDGET >> 3, layout.EXIT_UOP >> 3, layout.TSC_AT_ZERO >> 3
 _WORLD_VMCB, _WORLD_BUDGET, _WORLD_EXITS = layout.WORLD_VMCB >> 3, layout.WORLD_BUDGET >> 3, layout.WORLD_EXITS >> 3
+_WORLD_STATE_OF, _WORLD_DR6, _EFER = layout.WORLD_STATE_OF >> 3, layout.WORLD_DR6 >> 3, layout.EFER >> 3
 _EXITCODE, _VIRTUAL_INTERRUPT = vmcb.EXITCODE >> 3, vmcb.VIRTUAL_INTERRUPT >> 3
 
 
@@ -24,6 +28,11 @@ class GuestRuns(DebugTraps):
 
     #: What was wanted, where `run_guest` has returned "unimplemented".
     stop_report = ""
+    #: Of the run that goes on.
+    _limit: int | None = None
+
+    @abstractmethod
+    def _settle(self, uop: int) -> None: ...
 
     @abstractmethod
     def go_on(self, limit: int | None, uop: int) -> str:
@@ -36,9 +45,14 @@ class GuestRuns(DebugTraps):
         `stop_report`), or "limit" once `limit` instructions have run since the processor was made.
         """
         try:
-            deadline = self.clock.deadline
-            if self._is_quiet(vmcb_address) and limit is None and self.control.request is None:
-                uop = self._run_again(vmcb_address, deadline)
+            if (
+                limit is None
+                and self.control.request is None
+                and self.stored_segments == self.state.segment_writes
+                and self.translated == self._was_translated
+                and self._is_quiet(vmcb_address)
+            ):
+                uop = self._run_again(vmcb_address)
             else:
                 self.vmrun(vmcb_address)
                 self.clock.now += self.charged
@@ -50,13 +64,29 @@ class GuestRuns(DebugTraps):
         except TripleFault:
             return "triple-fault"
 
+    def vmrun(self, place: int) -> None:
+        """VMRUN, and for a host that the processor runs as much as one native call does where nothing is new."""
+        kept, q = self.kept_guest, self.q
+        if (
+            not self._python_host
+            and kept is not None
+            and self._limit is None
+            and not self.one_at_a_time
+            and self.control.request is None
+            and not self.dr[7] & 0xFF
+            and q[_EFER] & EFER_LMA
+            and self._is_quiet(place)
+            and self.is_current(kept)
+        ):
+            self._round_trip(place)
+        else:
+            super().vmrun(place)
+
     def _is_quiet(self, place: int) -> bool:
         """Whether the guest can go on where it has left, for all that plain Python knows."""
         mode, translation = self._mode, self._translation
         return (
             self.vmcb == place
-            and self.stored_segments == self.state.segment_writes
-            and self.translated == self._was_translated
             and not (self._intr or self._nmi or self._reset_wanted or self.smi_pending or self.step_wanted)
             and not (self.delivering or self.interpreting or self.charged or self.blocks.breakpoints.addresses)
             and mode is not None
@@ -67,59 +97,113 @@ class GuestRuns(DebugTraps):
             and self._rest is None
         )
 
-    def _run_again(self, place: int, deadline: int | None) -> int:
+    def _begin(self, place: int) -> int:
+        """Charge VMRUN and set the budget; the cycle at which that is 0, or 0 when an event is due first."""
+        clock, q = self.clock, self.q
+        self._charge_switch(True)
+        clock.now += self.charged
+        self.charged = 0
+        now, deadline = clock.now, clock.deadline
+        zero = now + SLICE
+        if deadline is not None and deadline <= zero:
+            if deadline <= now:
+                return 0
+            zero = deadline - 1
+        self._zero = zero
+        q[_TSC_AT_ZERO] = zero + self.tsc_offset + self.controls.tsc_offset & _M64
+        q[_WORLD_VMCB], q[_WORLD_BUDGET] = place, (zero - now << 32) + LOW
+        self.in_guest, self.redirected = True, False
+        return zero
+
+    def _count(self, zero: int) -> None:
+        """Time and instructions, behind native code."""
+        budget = self.q[_EXIT_BUDGET]
+        if budget >> 63:
+            budget -= 1 << 64
+        self.clock.now = zero - (budget >> 32)
+        self.instructions += LOW - (budget & LOW)
+
+    def _count_exit(self, place: int) -> None:
+        """A #VMEXIT that native code has done."""
+        if self._forced or self._pending_error is not None:
+            self.settle_native(self._zero)
+        self.in_guest = False
+        counts, code = self.exit_counts, self.ram_words[(place >> 3) + _EXITCODE]
+        counts[code] = counts.get(code, 0) + 1
+        self._charge_switch(False)
+
+    def _run_again(self, place: int) -> int:
         """VMRUN, and the loop's first turn, in one native call where nothing is new; the record to go on at.
 
         It does what `vmrun` and the loop do, at the same modelled cycles.
         """
-        clock, q, controls = self.clock, self.q, self.controls
-        self._charge_switch(True)
-        now = clock.now + self.charged
-        self.charged = 0
-        zero = now + SLICE
-        if deadline is not None and deadline <= zero:
-            if deadline <= now:
-                return self._enter_slowly(place, now)
-            zero = deadline - 1
-        self._zero = zero
-        q[_TSC_AT_ZERO] = zero + self.tsc_offset + controls.tsc_offset & _M64
-        q[_WORLD_VMCB], q[_WORLD_BUDGET] = place, (zero - now << 32) + LOW
-        self.in_guest, self.redirected = True, False
-        code = self.native_world_run(self.state.address)
+        zero = self._begin(place)
+        code = self.native_world_run(self.state.address) if zero else NOT_RUN
         if code >= NOT_RUN:
-            self.in_guest = False
-            return self._enter_slowly(place, now, code - NOT_RUN)
-        budget = q[_EXIT_BUDGET]
-        if budget >> 63:
-            budget -= 1 << 64
-        clock.now = zero - (budget >> 32)
-        self.instructions += LOW - (budget & LOW)
-        if code == EXIT_LEFT_GUEST:
-            self.in_guest, self.left_guest = False, True
-            counts, code = self.exit_counts, self.ram_words[(place >> 3) + _EXITCODE]
-            counts[code] = counts.get(code, 0) + 1
-            self._charge_switch(False)
-            clock.now += self.charged
-            self.charged = 0
+            self._enter_slowly(place, code - NOT_RUN)
             return 0
-        self.left_guest = False
-        controls.v_word = self.ram_words[(place >> 3) + _VIRTUAL_INTERRUPT]
+        self._count(zero)
+        if code != EXIT_LEFT_GUEST:
+            return self._go_on_inside(code)
+        self.left_guest = True
+        self._count_exit(place)
+        self.clock.now += self.charged
+        self.charged = 0
+        return 0
+
+    def _round_trip(self, place: int) -> None:
+        """The same for a host that the processor runs. Where the guest has been left again, plain Python has the host's
+        state still."""
+        host = Host(self)
+        zero = self._begin(place)
+        if not zero:
+            self.q[_WORLD_STATE_OF] = 0
+        code = self.native_world_round_trip(self.state.address)
+        if code == EXIT_LEFT_GUEST:
+            self._count(zero)
+            self._count_exit(place)
+            if self.controls.tsc_offset:
+                self._set_zero(zero)
+            self.gif, self.redirected = False, True
+            self.dr[6], self.dr[7] = self.q[_WORLD_DR6], 0x400
+            self._fast_context = ()
+            return
+        self.host = host
+        if code < NOT_RUN:
+            self._count(zero)
+            self.take_guest()
+            uop = self._go_on_inside(code)
+            if uop:
+                self._settle(uop)
+            self.redirected = True
+            return
+        if code == NOT_RUN + SAME_ALL:
+            self.take_guest()
+        self._enter_slowly(place, code - NOT_RUN)
+
+    def _go_on_inside(self, code: int) -> int:
+        """Native code was left in the guest: plain Python follows it there, and does what it was left for."""
+        controls = self.controls
+        self.vmcb, self.shadow_place = self.q[_WORLD_VMCB], NOWHERE
+        self.in_guest = True
+        self.left_guest = self.halted = self.shadow = self.redirected = False
+        controls.v_word = self.ram_words[(self.vmcb >> 3) + _VIRTUAL_INTERRUPT]
         self._pause_left = controls.pause_count
         self.tsc_offset += controls.tsc_offset
-        self.settle_native(zero)
+        self.settle_native(self._zero)
         try:
-            return self._exits[code](q[_EXIT_UOP])
+            return self._exits[code](self.q[_EXIT_UOP])
         except TripleFault:
             self.intercept_shutdown()
             self.spend_charged()
             return 0
 
-    def _enter_slowly(self, place: int, now: int, same: int | None = None) -> int:
-        """What `vmrun` does behind what has been done."""
-        self.clock.now = now
-        self._set_zero(now)
+    def _enter_slowly(self, place: int, same: int) -> None:
+        """What `vmrun` does, behind `_begin`."""
+        self._set_zero(self.clock.now)
         self.q[_WORLD_VMCB] = place
-        self.enter(place, self.native_world_enter(self.state.address) if same is None else same)
+        self.in_guest = False
+        self.enter(place, same)
         self.clock.now += self.charged
         self.charged = 0
         translation = self._translation
@@ -127,7 +211,6 @@ class GuestRuns(DebugTraps):
             block = translation.latest.get(self.rip)
             if block is not None:
                 translation.remember(self.rip, block.address)  # where `world_run` looks
-        return 0
 
     def interpret_guest(self, vmcb_address: int, instructions: int) -> str:
         """As `run_guest`, for the injected event and at most `instructions` (0 or 1) of the guest: then it is left.

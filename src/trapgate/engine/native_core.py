@@ -117,6 +117,7 @@ class NativeCore(GuestMode):
         self.native_world_enter = prototype(word, word)(runtime["world_enter"])
         self.native_world_exchange = prototype(word, word)(runtime["world_exchange"])
         self.native_world_run = prototype(word, word)(runtime["world_run"])
+        self.native_world_round_trip = prototype(word, word)(runtime["world_round_trip"])
         self.native_world_restore = prototype(None, word)(runtime["world_restore"])
         self.native_world_load = prototype(None, word)(runtime["world_load"])
         self.native_world_accept = prototype(None, word)(runtime["world_accept"])
@@ -307,11 +308,16 @@ class NativeCore(GuestMode):
         """Go on in a mode that was kept."""
         self.redirected = True
         self._mode = None
-        if kept is not None:
-            mode, translation, masks = kept
+        if kept is not None and self.is_current(kept):
+            self._mode, translation, _ = kept
             assert isinstance(translation, Translation)
-            if not translation.forgotten and masks == self.state.d[layout.MXCSR >> 2] & MXCSR_MASKS:
-                self._mode, self._translation = mode, translation
+            self._translation = translation
+
+    def is_current(self, kept: tuple[Mode, object, int]) -> bool:
+        """Whether a mode that was kept is still what it was."""
+        _, translation, masks = kept
+        assert isinstance(translation, Translation)
+        return not translation.forgotten and masks == self.state.d[layout.MXCSR >> 2] & MXCSR_MASKS
 
     def _select(self) -> Translation:
         """Make the current mode's tables the ones that native code uses."""

@@ -92,6 +92,7 @@ class Processor(GuestRuns):
             self.steps_left = UNCOUNTED
 
     def _loop(self, limit: int | None, max_stall: int, uop: int = 0) -> Stopped:
+        self._limit = limit
         clock, control, q = self.clock, self.control, self.q
         state_address, enter = self.state.address, self._enter
         exits = self._exits

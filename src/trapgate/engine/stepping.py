@@ -43,6 +43,8 @@ class Stepping(Exits):
     #: With an observer every block is stepped.
     observer: Observer | None = None
     steps_left = UNCOUNTED
+    #: One instruction runs by itself.
+    one_at_a_time = False
     #: The rest of a block in which the run was stopped: the block, the next instruction's index.
     _rest: tuple[Block, int] | None = None
     _paused = False
@@ -135,7 +137,11 @@ class Stepping(Exits):
         observer = self.observer
         if observer is not None:
             observer.before()
-        code = self._step_natively(room)
+        self.one_at_a_time = True
+        try:
+            code = self._step_natively(room)
+        finally:
+            self.one_at_a_time = False
         self.steps_left -= self.steps_left != UNCOUNTED
         if observer is not None:
             observer.after()

@@ -30,7 +30,7 @@ _EXITCODE, _V_IRQ = vmcb.EXITCODE, vmcb.V_IRQ
 _EXIT = struct.Struct("<4Q")
 _QWORD = struct.Struct("<Q")
 _END = vmcb.LBR_CONTROL + 8
-_NOWHERE = (-1, -1)
+NOWHERE = (-1, -1)
 _EXIT_CODES_WITH_BYTES = frozenset((vmcb.EXIT_EXCEPTION + vectors.PF, vmcb.EXIT_NPF))
 _M64 = (1 << 64) - 1
 
@@ -66,7 +66,7 @@ class GuestMode(GuestEvents):
     #: RFLAGS.TF was set at the host's VMRUN: #DB follows when that is done, at #VMEXIT.
     trap_after_vmrun = False
     #: Where the last interrupt shadow was: rip and instructions done.
-    shadow_place = _NOWHERE
+    shadow_place = NOWHERE
     forms: Mapping[str, PythonForm]
     tsc_offset: int
     #: Features of the profile.
@@ -129,7 +129,7 @@ class GuestMode(GuestEvents):
 
     def enter(self, place: int, same: int) -> None:
         """The rest of VMRUN, behind `world_enter` or `world_exchange`, and with what that has said."""
-        self.vmcb, self.shadow_place = place, _NOWHERE
+        self.vmcb, self.shadow_place = place, NOWHERE
         if same == SAME_ALL:
             self._enter_again(place)
         else:
@@ -142,9 +142,13 @@ class GuestMode(GuestEvents):
             self.q[layout.WORLD_STATE_OF >> 3] = 0  # breakpoints are worked out anew
         same = self.native_world_exchange(self.state.address)
         if same == SAME_ALL:
-            self._enter_forms()
-            guest_state.take_guest(self)
+            self.take_guest()
         return same
+
+    def take_guest(self) -> None:
+        """What plain Python keeps is the last guest's again, behind `world_exchange`."""
+        self._enter_forms()
+        guest_state.take_guest(self)
 
     def _enter_again(self, place: int) -> None:
         """The guest that was left last, and nothing in its VMCB is new that would have to be checked or worked out."""

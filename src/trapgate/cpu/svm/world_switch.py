@@ -96,6 +96,7 @@ def emit_world_switch(declarations: set[str]) -> list[str]:
     - `i64 @world_run()`: as `world_enter`, and the guest's code until native code is left, with WORLD_BUDGET. Returns why
       (engine/record.py); or EXIT_LEFT_GUEST when #VMEXIT has been done, too; or NOT_RUN plus what `world_enter` says, where
       plain Python has to look at something first.
+    - `i64 @world_round_trip()`: the same for a host that the processor runs, by `world_exchange` and `world_restore`.
     - `void @world_load()`: RIP, RSP, RAX, RFLAGS, CR2 and the descriptor tables from the VMCB.
     - `void @world_accept()`: VMRUN has checked this VMCB's control area.
     - `void @world_save()`: the guest's state to the VMCB, without what few guests have (last branches).
@@ -105,7 +106,8 @@ def emit_world_switch(declarations: set[str]) -> list[str]:
         _emit_compare(declarations),
         _emit_enter(declarations),
         _emit_exchange(declarations),
-        _emit_run(declarations),
+        _emit_run("world_run", "@world_enter", False, declarations),
+        _emit_run("world_round_trip", "@world_exchange", True, declarations),
         _emit_load(declarations),
         _emit_accept(declarations),
         _emit_save(declarations),
@@ -198,10 +200,10 @@ def simple_exit(code: int, length: int, cycles: int) -> int:
     return code | length << 16 | cycles << 32
 
 
-def _emit_run(declarations: set[str]) -> str:
-    f = _function("world_run", "i64", declarations)
+def _emit_run(name: str, enter: str, exchanged: bool, declarations: set[str]) -> str:
+    f = _function(name, "i64", declarations)
     e = f.emit
-    same = e.call("@world_enter", "i64", [f.state])
+    same = e.call(enter, "i64", [f.state])
     with e.when(same.ne(SAME_ALL)):
         e.ret(same + NOT_RUN)
     block = _control_block(f)
@@ -241,6 +243,8 @@ def _emit_run(declarations: set[str]) -> str:
     with e.when(f.field(layout.WORLD_EXITS).eq(3)):
         e.store(at_rip + (simple >> 16 & 0xFF), e.offset(block, vmcb.NEXT_RIP))
     f.set_field(layout.IN_GUEST, 0)
+    if exchanged:
+        e.call_void("@world_restore", [f.state])
     e.ret(EXIT_LEFT_GUEST)
     return f.text()
 
