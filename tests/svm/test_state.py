@@ -75,7 +75,7 @@ def test_a_write_of_the_tsc_is_the_physical_one(world: Make) -> None:
 
 @pytest.mark.parametrize("enabled", [False, True])
 def test_debug_control_changes_hands(world: Make, enabled: bool) -> None:
-    """DebugCtl and the four last-branch registers. That branches are recorded is not modelled."""
+    """DebugCtl and the four last-branch registers."""
     w = long_mode(world, "b9 d9 01 00 00  mov ecx,0x1d9\n0f 32  rdmsr\n89 c3  mov ebx,eax\nb8 01 00 00 00  mov eax,1\n"
                   "0f 30  wrmsr\nb9 db 01 00 00  mov ecx,0x1db\n0f 32  rdmsr\n0f 01 d9  vmmcall")  # fmt: skip
     w.processor.write_msr(0x1D9, 4)
@@ -89,6 +89,31 @@ def test_debug_control_changes_hands(world: Make, enabled: bool) -> None:
     assert w.processor.read_msr(0x1D9) == (4 if enabled else 1)
     assert [w[place] for place in places] == [1 if enabled else 0x20, 0x21, 0x22, 0x23, 0x24]
     assert w.processor.read_msr(0x1DB) == 0
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_a_guest_records_its_branches_in_its_own_registers(world: Make, enabled: bool) -> None:
+    """With LBR virtualization DebugCtl and the records are the VMCB's; without, the host's, for both."""
+    w = long_mode(world, "eb 00  jmp short 0x8002\n0f 01 d9  vmmcall")
+    w[vmcb.LBR_CONTROL], w[vmcb.DBGCTL] = int(enabled), 1
+    for on in (0, 1):
+        w.processor.write_msr(0x1D9, on)
+        w.processor.msrs.update({0x1DB: 0, 0x1DC: 0})
+        w[vmcb.BR_FROM] = w[vmcb.BR_TO] = 0
+        assert w.go().run().code == VMMCALL
+        assert (w[vmcb.BR_FROM], w[vmcb.BR_TO]) == ((0x8000, 0x8002) if enabled else (0, 0))
+        recorded = on and not enabled
+        host = w.processor.read_msr(0x1DB), w.processor.read_msr(0x1DC)
+        assert host == ((0x8000, 0x8002) if recorded else (0, 0))
+        assert w.processor.records_branches == bool(on)
+
+
+def test_an_injected_exception_is_recorded(world: Make) -> None:
+    w = long_mode(world, "90  nop").inject(vmcb.EVENT_EXCEPTION, 6)
+    w[vmcb.LBR_CONTROL], w[vmcb.DBGCTL], w[vmcb.BR_FROM], w[vmcb.BR_TO] = 1, 1, 0x123, 0x456
+    assert w.run().code == HLT
+    assert (w[vmcb.BR_FROM], w[vmcb.BR_TO]) == (0x8000, 0x4060)
+    assert (w[vmcb.LAST_EXCEPTION_FROM], w[vmcb.LAST_EXCEPTION_TO]) == (0x123, 0x456)
 
 
 # -- clean bits (15.15)

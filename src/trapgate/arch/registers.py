@@ -75,3 +75,8 @@ EFER_NXE = 1 << 11
 EFER_SVME = 1 << 12
 EFER_LMSLE = 1 << 13
 EFER_FFXSR = 1 << 14
+
+# Control-transfer recording (APM vol. 2, 13.1.1.5 and 13.1.1.6): DebugCtl and what it has recorded.
+MSR_DEBUG_CTL = 0x1D9
+MSR_LAST_BRANCH_FROM, MSR_LAST_BRANCH_TO, MSR_LAST_EXCEPTION_FROM, MSR_LAST_EXCEPTION_TO = 0x1DB, 0x1DC, 0x1DD, 0x1DE
+DEBUG_CTL_LBR, DEBUG_CTL_BTF = 1 << 0, 1 << 1

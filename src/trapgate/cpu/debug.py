@@ -11,7 +11,7 @@ from __future__ import annotations
 from trapgate.arch import layout, vectors
 from trapgate.arch.registers import AC, CR0_AM, CR4_DE, CS, RF
 from trapgate.cpu.access import WATCH_READ, WATCH_WRITE
-from trapgate.cpu.control import Control
+from trapgate.cpu.branch_records import BranchRecords
 from trapgate.cpu.faults import Fault
 
 _M64 = (1 << 64) - 1
@@ -26,7 +26,7 @@ _EXECUTE, _WRITE, _PORT, _READ_WRITE = range(4)
 _LENGTHS = (1, 2, 8, 4)
 
 
-class Debugging(Control):
+class Debugging(BranchRecords):
     """Breakpoints, single steps and alignment checks."""
 
     #: Breakpoints that the current instruction has hit, besides those that native code has noted: bits 3:0 of DR6.

@@ -73,6 +73,7 @@ class SystemManagement(Debugging):
             state.set(offset, value)
         state.set(layout.CR0, self.cr0 & ~(CR0_CD | CR0_NW) | cache)
         self.msrs, self.smbase = msrs, smbase
+        self.debug_control_changed()
         self.mode_changed()
 
     def enter_smm(self) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import iced_x86 as iced
+
 from trapgate.arch import layout
 from trapgate.arch.registers import CS
 from trapgate.cpu.faults import Fault
@@ -40,6 +42,8 @@ class Stepping(Exits):
 
     #: Name of the operation that was stepped through last.
     last_operation = ""
+    #: And the instruction.
+    last_instruction = iced.Instruction()
     #: With an observer every block is stepped.
     observer: Observer | None = None
     steps_left = UNCOUNTED
@@ -154,7 +158,7 @@ class Stepping(Exits):
             self.instruction_rip = self.rip
             self._deliver(fault)
             return _NO_CODE
-        self.last_operation = block.decoded[0].name
+        self.last_operation, self.last_instruction = block.decoded[0].name, block.decoded[0].instruction
         self.redirected = False
         if self.charged:
             self.spend_charged()

@@ -50,6 +50,7 @@ class GuestEvents(SystemManagement):
     def inject(self, event: int) -> None:
         """EVENTINJ (15.20): not subject to intercepts itself; a fault on the way is."""
         vector, kind = event & 0xFF, event >> vmcb.EVENT_TYPE_SHIFT & 7
+        self.instruction_rip = self.rip
         error: int | None = None
         if event & vmcb.EVENT_ERROR_VALID and not self.real_mode:
             error = event >> vmcb.EVENT_ERROR_SHIFT & 0xFFFF_FFFF

@@ -21,6 +21,11 @@ from trapgate.arch.registers import (
     FS,
     GS,
     IOPL,
+    MSR_DEBUG_CTL,
+    MSR_LAST_BRANCH_FROM,
+    MSR_LAST_BRANCH_TO,
+    MSR_LAST_EXCEPTION_FROM,
+    MSR_LAST_EXCEPTION_TO,
     RAX,
     RSP,
     SS,
@@ -43,8 +48,10 @@ _WORLD_VMCB, _RIP, _WORLD_CPL = layout.WORLD_VMCB >> 3, layout.RIP >> 3, layout.
 _WORLD_DR6, _WORLD_DR7, _WORLD_PAT = layout.WORLD_DR6 >> 3, layout.WORLD_DR7 >> 3, layout.WORLD_PAT >> 3
 _CR0, _CR4, _EFER = layout.CR0 >> 3, layout.CR4 >> 3, layout.EFER >> 3
 _MSR_PAT = 0x277
-#: DebugCtl, LastBranchFromIP, LastBranchToIP, LastIntFromIP, LastIntToIP: as they lie in the VMCB.
-_LBR_MSRS = (0x1D9, 0x1DB, 0x1DC, 0x1DD, 0x1DE)
+#: As they lie in the VMCB.
+_LBR_MSRS = (
+    MSR_DEBUG_CTL, MSR_LAST_BRANCH_FROM, MSR_LAST_BRANCH_TO, MSR_LAST_EXCEPTION_FROM, MSR_LAST_EXCEPTION_TO,
+)  # fmt: skip
 _LBR = struct.Struct("<5Q")
 #: MSRs that VMLOAD and VMSAVE move, in the VMCB's order from STAR and from SYSENTER_CS on.
 _STAR_TO_SFMASK = (0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084)
@@ -184,9 +191,10 @@ def save_guest(p: GuestMode, place: int) -> None:
 
 
 def _set_lbr(p: GuestMode, values: tuple[int, ...]) -> None:
-    """The registers of last-branch recording (15.23.1). They change hands; nothing records branches here."""
+    """The registers of last-branch recording change hands (15.23.1)."""
     for number, value in zip(_LBR_MSRS, values, strict=True):
         p.msrs[number] = value & p.profile.msrs.get(number, (1 << 64) - 1)
+    p.debug_control_changed()
 
 
 def take_guest(p: GuestMode) -> None:
