@@ -61,6 +61,6 @@ def test_software_interrupts_can_be_hooked(instruction: str) -> None:
 def test_what_a_processor_lacks_cannot_be_forgotten() -> None:
     """The pieces of the processor name what they need of each other, and none of them is a processor by itself."""
     assert Tasks.__abstractmethods__ == {"deliver_exception", "set_cr3", "write_dr"}
-    assert Control.__abstractmethods__ == {"set_time_stamp", "time_stamp", "write_dr"}
+    assert Control.__abstractmethods__ == {"control_smm", "drive_ignne", "set_time_stamp", "time_stamp", "write_dr"}
     with pytest.raises(TypeError, match="abstract"):
         Control(None, None, 0, None)  # type: ignore[abstract,arg-type]

@@ -84,8 +84,8 @@ class Registers:
         #: Linear addresses of the enabled instruction breakpoints (cpu/debug.py).
         self.breakpoints: frozenset[int] = frozenset()
         self.msrs: dict[int, int] = {}
-        #: VM_CR and VM_HSAVE_PA (APM vol. 2, 15.30).
-        self.vm_cr = self.hsave_pa = 0
+        #: VM_CR, VM_HSAVE_PA and SVM_KEY (APM vol. 2, 15.30).
+        self.vm_cr = self.hsave_pa = self.svm_key = 0
         #: Operations that native code carries out in other modes, intercepted in the guest that runs (cpu/svm).
         self.intercepted: frozenset[str] = frozenset()
         #: A guest's translated kernel runs at CPL 3 (cpu/svm).

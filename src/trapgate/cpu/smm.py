@@ -7,9 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trapgate.arch import layout, vectors
+from trapgate.arch.msrs import HWCR_IGNNE_EM, MSR_HWCR
 from trapgate.arch.profiles.profile import AMD
 from trapgate.arch.registers import CR0_CD, CR0_EM, CR0_NE, CR0_NW, CR0_PE, CR0_PG, CR0_TS, CS, RFLAGS_ONE
 from trapgate.arch.segments import DATA_RW_ACCESSED, REAL_CODE
+from trapgate.arch.vmcb import SMM_CTL_DISMISS, SMM_CTL_ENTER, SMM_CTL_EXIT
 from trapgate.cpu.debug import Debugging
 from trapgate.cpu.faults import Fault, TripleFault
 
@@ -41,7 +43,7 @@ class SystemManagement(Debugging):
 
     def reset(self) -> None:
         """The state after RESET#."""
-        self.in_smm = self.smi_pending = False
+        self.in_smm = self.smi_pending = self.ignne = False
         self.smbase = SMBASE_RESET
         super().reset()
 
@@ -51,13 +53,40 @@ class SystemManagement(Debugging):
     @property
     def x87_error_waits(self) -> bool:
         """An x87 exception is pending, and CR0.NE is clear (APM vol. 2, 3.1.1)."""
-        return bool(self.state.w[layout.FPU_STATUS >> 1] & X87_SUMMARY and not self.cr0 & CR0_NE)
+        return bool(self.state.w[layout.FPU_STATUS >> 1] & X87_SUMMARY and not (self.cr0 & CR0_NE or self.ignne))
 
     def set_ignne(self, level: bool) -> None:
-        """IGNNE#: a pending exception no longer stops x87 instructions. ES is cleared at once, its flags stay."""
+        """IGNNE#: a pending exception no longer stops x87 instructions. ES is cleared at once, its flags stay.
+
+        The pin's level is not kept. With HWCR.IGNNE_EM the pin does nothing.
+        """
+        if level and not self.msrs.get(MSR_HWCR, 0) & HWCR_IGNNE_EM:
+            self._ignore_x87_error()
+
+    def drive_ignne(self, level: bool) -> None:
+        """The IGNNE MSR (15.30.2): the signal has this level until it is written again."""
+        self.ignne = level
         if level:
-            self.state.w[layout.FPU_STATUS >> 1] &= ~(X87_SUMMARY | X87_BUSY) & 0xFFFF
-            self.set_ferr(False)
+            self._ignore_x87_error()
+
+    def _ignore_x87_error(self) -> None:
+        self.state.w[layout.FPU_STATUS >> 1] &= ~(X87_SUMMARY | X87_BUSY) & 0xFFFF
+        self.set_ferr(False)
+
+    def control_smm(self, value: int) -> None:
+        """SMM_CTL (15.30.3): a hypervisor that has intercepted an SMI carries it out by itself.
+
+        The bits are processed in the order ENTER, SMI_CYCLE, DISMISS, RSM_CYCLE, EXIT; the cycles are the bus's. No
+        state is saved or loaded.
+        """
+        if value & SMM_CTL_ENTER and not self.in_smm:
+            self.in_smm = True
+            self._nmi_was_blocked, self.nmi_blocked = self.nmi_blocked, True
+        if value & SMM_CTL_DISMISS:
+            self.smi_pending = False
+        if value & SMM_CTL_EXIT and self.in_smm:
+            self.in_smm, self.nmi_blocked = False, self._nmi_was_blocked
+        self.redirected = True
 
     def initialize(self) -> None:
         """INIT#: as RESET#, but x87, SSE and MSRs stay, CR0.CD and NW too (APM vol. 2, 14.1.3, table 14-1)."""

@@ -30,7 +30,7 @@ class DebugTraps(Stepping):
     branch_taken = False
 
     def _step_natively(self, room: int) -> int:
-        """A step also stops at the guest's own breakpoints in a traced run (engine/stepping.py), and records branches."""
+        """A step also records branches; in a traced run (engine/stepping.py) it stops at the guest's breakpoints."""
         if self.breakpoints and not self.q[layout.STEPPING >> 3]:
             self.instruction_rip = self.rip
             try:

@@ -1,22 +1,11 @@
-"""What a virtual processor's control registers accept (APM vol. 2, 3.1); all raise GuestFault (#GP)."""
+"""What a virtual processor's control registers accept (arch/control_rules.py); all raise GuestFault (#GP)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trapgate.arch.registers import (
-    CR0_CD,
-    CR0_ET,
-    CR0_NW,
-    CR0_PE,
-    CR0_PG,
-    CR0_WRITABLE,
-    CR4_PAE,
-    CS,
-    EFER_LMA,
-    EFER_LME,
-)
-from trapgate.arch.segments import ATTRIBUTE_L
+from trapgate.arch.control_rules import cr0_after, cr3_after, efer_with_lma, takes_cr4
+from trapgate.arch.registers import CS
 from trapgate.arch.vectors import GP
 from trapgate.vmm.emulate import GuestFault
 
@@ -26,35 +15,22 @@ if TYPE_CHECKING:
 
 def check_cr0(vcpu: VirtualCpu, value: int) -> tuple[int, int]:
     """CR0 and EFER after CR0 is written: PG switches long mode on and off (APM vol. 2, 14.6)."""
-    if value >> 32:
+    result = cr0_after(value, vcpu.cr0, vcpu.cr4, vcpu.efer, vcpu.segment(CS)[3])
+    if result is None:
         raise GuestFault(GP, 0)
-    value = value & CR0_WRITABLE | CR0_ET
-    if (value & CR0_PG and not value & CR0_PE) or (value & CR0_NW and not value & CR0_CD):
-        raise GuestFault(GP, 0)
-    efer = vcpu.efer
-    if (vcpu.cr0 ^ value) & CR0_PG:
-        if value & CR0_PG and efer & EFER_LME:
-            if not vcpu.cr4 & CR4_PAE or vcpu.segment(CS)[3] & ATTRIBUTE_L:
-                raise GuestFault(GP, 0)
-            efer |= EFER_LMA
-        elif not value & CR0_PG:
-            if efer & EFER_LMA and vcpu.bits == 64:
-                raise GuestFault(GP, 0)
-            efer &= ~EFER_LMA
-    return value, efer
+    return result, efer_with_lma(vcpu.efer, result)
 
 
 def check_cr3(vcpu: VirtualCpu, value: int) -> int:
     """CR3: in long mode 52 bits, else 32."""
-    if vcpu.efer & EFER_LMA:
-        if value >> 52:
-            raise GuestFault(GP, 0)
-        return value
-    return value & 0xFFFF_FFFF
+    result = cr3_after(value, vcpu.efer)
+    if result is None:
+        raise GuestFault(GP, 0)
+    return result
 
 
 def check_cr4(vcpu: VirtualCpu, value: int) -> int:
     """CR4: the profile's bits; PAE stays in long mode."""
-    if value & ~vcpu.vm.profile.cr4_bits or (vcpu.efer & EFER_LMA and not value & CR4_PAE):
+    if not takes_cr4(vcpu.vm.profile, value, vcpu.efer):
         raise GuestFault(GP, 0)
     return value

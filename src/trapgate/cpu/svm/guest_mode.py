@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 from trapgate.arch import layout, vectors, vmcb
 from trapgate.arch.registers import CR0_PG, CR0_WP, RF, TF
+from trapgate.arch.vmrun_checks import control_fault, event_fault
 from trapgate.cpu import tlb
 from trapgate.cpu.faults import Fault, TripleFault, VmExit
 from trapgate.cpu.mode import KeptMode
 from trapgate.cpu.svm import guest_state
-from trapgate.cpu.svm.checks import control_fault, event_fault
 from trapgate.cpu.svm.controls import Controls
 from trapgate.cpu.svm.guest_events import GuestEvents
 from trapgate.cpu.svm.intercepts import guest_forms, translated_forms
@@ -101,7 +101,7 @@ class GuestMode(GuestEvents):
         self.segments = self.own_segments
         self.gif = True
         self.trap_after_vmrun = False
-        self.vm_cr = self.hsave_pa = 0
+        self.vm_cr = self.hsave_pa = self.svm_key = 0
         self._fast_context: tuple[int, ...] = ()
         self._under_smm = None
         self._pause_left = self._pause_last = 0
@@ -109,9 +109,9 @@ class GuestMode(GuestEvents):
 
     def initialize(self) -> None:
         """INIT# leaves MSRs alone, AMD-V's too (APM vol. 2, 14.1.3)."""
-        vm_cr, hsave_pa = self.vm_cr, self.hsave_pa
+        kept = self.vm_cr, self.hsave_pa, self.svm_key
         super().initialize()
-        self.vm_cr, self.hsave_pa = vm_cr, hsave_pa
+        self.vm_cr, self.hsave_pa, self.svm_key = kept
 
     # -- VMRUN
 
@@ -244,7 +244,7 @@ class GuestMode(GuestEvents):
         self.charged += cycles
         self.switch_cycles += cycles
         if not entering:
-            self.q[tlb.EXIT_LINES >> 3] += costs.exit_lines
+            self.q[tlb.EXIT_LINES >> 3] += self.costs.exit_lines
 
     def _refuse(self, why: str) -> None:
         """#VMEXIT(INVALID): the guest is not entered, and its state not saved (15.5.1)."""

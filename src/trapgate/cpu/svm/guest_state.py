@@ -26,16 +26,13 @@ from trapgate.arch.registers import (
     MSR_LAST_BRANCH_TO,
     MSR_LAST_EXCEPTION_FROM,
     MSR_LAST_EXCEPTION_TO,
-    RAX,
-    RSP,
     SS,
     VM,
 )
 from trapgate.arch.segments import ATTRIBUTE_L
+from trapgate.arch.vmrun_checks import impossible_event, pat_fault, state_fault
 from trapgate.cpu.faults import Fault, TripleFault
-from trapgate.cpu.svm.checks import impossible_event, pat_fault, state_fault
 from trapgate.cpu.svm.world_switch import SAME_STATE
-
 
 if TYPE_CHECKING:
     from trapgate.cpu.svm.guest_mode import GuestMode

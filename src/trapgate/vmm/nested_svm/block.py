@@ -26,7 +26,7 @@ _STATE = vmcb.ES, 0x698
 class Vmcb12:
     """The page at guest-physical `address`, a multiple of 4096 in L1's RAM."""
 
-    def __init__(self, memory: GuestMemory, address: int) -> None:
+    def __init__(self, memory: GuestMemory, address: int, features: frozenset[str]) -> None:
         self._memory, self.address = memory, address
         self._page = page = memory.read(address, vmcb.SIZE)
         self.cr, self.dr, self.exceptions, self.misc1, self.misc2 = _WORDS.unpack_from(page)
@@ -38,7 +38,9 @@ class Vmcb12:
         self.virtual_interrupt = self.word64(vmcb.VIRTUAL_INTERRUPT)
         self.eventinj = self.word64(vmcb.EVENTINJ)
         #: L1 has nested paging on for L2.
-        self.paging = bool(page[vmcb.NESTED_CONTROL] & 1)
+        self.nested = bool(page[vmcb.NESTED_CONTROL] & 1)
+        #: LBR virtualization: DebugCtl and the records of branches are L2's own; else L1's.
+        self.own_records = "LBR_VIRT" in features and page[vmcb.LBR_CONTROL] & 1
         self.n_cr3 = self.word64(vmcb.N_CR3)
 
     def word64(self, offset: int) -> int:
@@ -87,8 +89,10 @@ class Vmcb12:
         page[vmcb.EVENTINJ + 3] &= 0x7F
         for first, end in _SAVED:
             page[first:end] = block.read_bytes(first, end)
+        if self.own_records:
+            page[vmcb.DBGCTL : vmcb.LAST_EXCEPTION_TO + 8] = block.read_bytes(vmcb.DBGCTL, vmcb.LAST_EXCEPTION_TO + 8)
         _QWORD.pack_into(page, vmcb.EFER, block[vmcb.EFER] & ~_SVME | svme)
-        if self.paging:
+        if self.nested:
             _QWORD.pack_into(page, vmcb.G_PAT, block[vmcb.G_PAT])
         self._write(page)
 

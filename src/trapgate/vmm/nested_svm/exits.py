@@ -32,7 +32,7 @@ def handler(nested: NestedSvm, code: int) -> Callable[[VirtualCpu], None] | None
     if code == vmcb.EXIT_INVALID:
         return nested.refused
     if code == vmcb.EXIT_NPF:
-        return nested_page_fault if nested.vmcb12.paging else None
+        return nested_page_fault if nested.vmcb12.nested else None
     if _is_l1s(nested, code):
         return reflect
     return undefined if code == _VMMCALL else None

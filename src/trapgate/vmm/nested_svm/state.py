@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trapgate.arch import vmcb
+from trapgate.arch.msrs import after_svm_key, vm_cr_after
 from trapgate.arch.registers import CR0_PG, CR4_PAE, EFER_LME, EFER_SVME, IF, VM
 from trapgate.arch.vectors import GP
+from trapgate.arch.vmrun_checks import control_fault, pat_fault, state_fault
 from trapgate.vmm.asids import Loses
 from trapgate.vmm.control_block import ControlBlock
 from trapgate.vmm.emulate import GuestFault
 from trapgate.vmm.nested_svm.block import Vmcb12
-from trapgate.vmm.nested_svm.checks import is_refused
 from trapgate.vmm.nested_svm.paging import InnerWalker, NestedWalker
 from trapgate.vmm.nested_svm.tables import InnerTables
 from trapgate.vmm.permissions import PASSED, PermissionMaps
@@ -20,16 +21,12 @@ from trapgate.vmm.shadow.walk import GuestMode
 if TYPE_CHECKING:
     from trapgate.vmm.vcpu import VirtualCpu
 
-#: What L1 gets of the features that its processor and the host's have. LBR_VIRT is not among them: VMCB 02 keeps no
-#: branch records for it.
+#: What L1 gets of the features that its processor and the host's have.
 _OFFERED = frozenset((
-    "NP", "SVM_LOCK", "NRIP_SAVE", "VMCB_CLEAN", "FLUSH_BY_ASID", "DECODE_ASSISTS", "PAUSE_FILTER",
+    "NP", "LBR_VIRT", "SVM_LOCK", "NRIP_SAVE", "VMCB_CLEAN", "FLUSH_BY_ASID", "DECODE_ASSISTS", "PAUSE_FILTER",
     "PAUSE_FILTER_THRESHOLD",
 ))  # fmt: skip
 _M64 = (1 << 64) - 1
-_VM_CR_KNOWN = (
-    vmcb.VM_CR_DPD | vmcb.VM_CR_R_INIT | vmcb.VM_CR_DIS_A20M | vmcb.VM_CR_LOCK | vmcb.VM_CR_SVMDIS
-)  # fmt: skip
 #: CR8 in the intercept word of control registers: it is the board's while L1 does not mask interrupts.
 _CR8 = 1 << 8 | 1 << 24
 _BYTES_WITH = frozenset((vmcb.EXIT_EXCEPTION + 14, vmcb.EXIT_NPF))
@@ -48,7 +45,7 @@ class NestedSvm:
         self.svme = False
         #: The global interrupt flag (15.17).
         self.gif = True
-        self.vm_cr = self.hsave_pa = 0
+        self.vm_cr = self.hsave_pa = self.svm_key = self.ignne = 0
         self.in_l2 = False
         self.vmcb12: Vmcb12
         self.vmcb01 = vcpu.block
@@ -64,26 +61,31 @@ class NestedSvm:
 
     # -- L1's registers
 
-    def read_msr(self, number: int) -> int | None:
-        """VM_CR and VM_HSAVE_PA (15.30); None for all others."""
-        if not self.offered:
-            return None
-        return {vmcb.MSR_VM_CR: self.vm_cr, vmcb.MSR_VM_HSAVE_PA: self.hsave_pa}.get(number)
-
-    def write_msr(self, number: int, value: int) -> bool:
-        """Write VM_CR or VM_HSAVE_PA; False for all others. Raises GuestFault (#GP)."""
-        if not self.offered or number not in (vmcb.MSR_VM_CR, vmcb.MSR_VM_HSAVE_PA):
-            return False
-        if number == vmcb.MSR_VM_HSAVE_PA:
-            if value & 0xFFF or value >> self.vm.profile.physical_bits:
-                raise GuestFault(GP, 0)
-            self.hsave_pa = value
-            return True
-        if value & ~_VM_CR_KNOWN or (value & vmcb.VM_CR_SVMDIS and self.svme):
+    def read_msr(self, number: int) -> int:
+        """VM_CR, IGNNE, VM_HSAVE_PA and SVM_KEY (15.30). Raises GuestFault (#GP)."""
+        known = {
+            vmcb.MSR_VM_CR: self.vm_cr, vmcb.MSR_IGNNE: self.ignne, vmcb.MSR_VM_HSAVE_PA: self.hsave_pa,
+            vmcb.MSR_SVM_KEY: 0,
+        }  # fmt: skip
+        if not self.offered or number not in known:
             raise GuestFault(GP, 0)
-        fixed = vmcb.VM_CR_LOCK | vmcb.VM_CR_SVMDIS if self.vm_cr & vmcb.VM_CR_LOCK else 0
-        self.vm_cr = value & ~fixed | self.vm_cr & fixed
-        return True
+        return known[number]
+
+    def write_msr(self, number: int, value: int) -> None:
+        """Write them, or SMM_CTL; the value is one that arch/msrs.py takes. Raises GuestFault (#GP)."""
+        if not self.offered:
+            raise GuestFault(GP, 0)
+        if number == vmcb.MSR_VM_HSAVE_PA:
+            self.hsave_pa = value
+        elif number == vmcb.MSR_SVM_KEY:
+            self.vm_cr, self.svm_key = after_svm_key(self.vm_cr, self.svm_key, value)
+        elif number == vmcb.MSR_VM_CR:
+            vm_cr = vm_cr_after(self.vm_cr, value, self.svme)
+            if vm_cr is None:
+                raise GuestFault(GP, 0)
+            self.vm_cr = vm_cr
+        elif number == vmcb.MSR_IGNNE:
+            self.ignne = value
 
     @property
     def writable_efer(self) -> int:
@@ -110,15 +112,11 @@ class NestedSvm:
 
     def enter(self, address: int) -> None:
         """VMRUN by L1, whose rip is behind it already, of the VMCB in its page at `address`."""
-        vcpu, vm, block01 = self.vcpu, self.vm, self.vmcb01
+        vcpu, vm = self.vcpu, self.vm
         if not self._ready:
             self._prepare()
-        block12 = self.vmcb12 = Vmcb12(vm.memory, address)
-        if (
-            is_refused(block12, vm.profile, bool(block01[vmcb.CR0] & CR0_PG))
-            or (block12.paging and "NP" not in self.features)
-            or self._pointers_refused(block12)
-        ):
+        block12 = self.vmcb12 = Vmcb12(vm.memory, address, self.features)
+        if self._refused(block12) or (block12.nested and "NP" not in self.features) or self._pointers_refused(block12):
             self._refuse()
             return
         self.entries += 1
@@ -132,10 +130,28 @@ class NestedSvm:
         self.in_l2 = self.gif = self.svme = True
         self.window = False
 
+    def _refused(self, block12: Vmcb12) -> bool:
+        """What the consistency checks say (arch/vmrun_checks.py)."""
+        profile, word = self.vm.profile, block12.word64
+        return bool(
+            control_fault(block12, profile, bool(self.vmcb01[vmcb.CR0] & CR0_PG))
+            or state_fault(
+                profile,
+                word(vmcb.CR0),
+                word(vmcb.CR3),
+                word(vmcb.CR4),
+                word(vmcb.EFER),
+                word(vmcb.DR6),
+                word(vmcb.DR7),
+                word(vmcb.CS) >> 16 & 0xFFFF,
+            )
+            or (block12.nested and pat_fault(word(vmcb.G_PAT)))
+        )
+
     def _pointers_refused(self, block12: Vmcb12) -> bool:
         """Without nested paging VMRUN loads the page-directory pointers of PAE, whose reserved bits must be 0."""
         cr0, cr4, efer = (block12.word64(field) for field in (vmcb.CR0, vmcb.CR4, vmcb.EFER))
-        if block12.paging or not cr0 & CR0_PG or not cr4 & CR4_PAE or efer & EFER_LME:
+        if block12.nested or not cr0 & CR0_PG or not cr4 & CR4_PAE or efer & EFER_LME:
             return False
         return self.outer.read_pdptes(block12.word64(vmcb.CR3)) is None
 
@@ -163,8 +179,11 @@ class NestedSvm:
         block[vmcb.TSC_OFFSET] = block01[vmcb.TSC_OFFSET] + block12.tsc_offset & _M64
         block[vmcb.VIRTUAL_INTERRUPT] = block12.virtual_interrupt | vmcb.V_INTR_MASKING
         block[vmcb.NESTED_CONTROL] = 1
-        context: tuple[object, ...] = (block12.asid, block12.paging)
-        if block12.paging:
+        block[vmcb.LBR_CONTROL] = block12.own_records or block01[vmcb.LBR_CONTROL]
+        if not block12.own_records:
+            self._copy_records(block01, block)
+        context: tuple[object, ...] = (block12.asid, block12.nested)
+        if block12.nested:
             mode = GuestMode(self.vm.profile, block01[vmcb.CR0], block01[vmcb.CR4], block01[vmcb.EFER] & ~EFER_SVME)
             self.outer.use(mode, block12.n_cr3)
             context += (block12.n_cr3, mode.role)
@@ -176,6 +195,12 @@ class NestedSvm:
         if context != self._context or block12.tlb_control != vmcb.FLUSH_NOTHING:
             self._context = context
             self.forget()
+
+    @staticmethod
+    def _copy_records(source: ControlBlock, target: ControlBlock) -> None:
+        """DebugCtl and the records of branches, which L2 shares with an L1 that gives it none of its own (15.23.1)."""
+        for field in (vmcb.DBGCTL, vmcb.BR_FROM, vmcb.BR_TO, vmcb.LAST_EXCEPTION_FROM, vmcb.LAST_EXCEPTION_TO):
+            target[field] = source[field]
 
     def _merged_msrs(self, block12: Vmcb12) -> int:
         """The MSR map of both: L0 lets few MSRs through, so only their bytes can differ from all ones."""
@@ -210,7 +235,7 @@ class NestedSvm:
     @property
     def two_stages(self) -> bool:
         """L2 runs, on L1's nested tables."""
-        return self.in_l2 and self.vmcb12.paging
+        return self.in_l2 and self.vmcb12.nested
 
     @property
     def tsc_ahead(self) -> int:
@@ -255,8 +280,11 @@ class NestedSvm:
             block12.write_next_rip(next_rip)
         if code in _BYTES_WITH and "DECODE_ASSISTS" in self.features:
             block12.write_fetched(block)
-        if not block12.paging:
+        if not block12.nested:
             block01[vmcb.G_PAT] = block[vmcb.G_PAT]
+        if not block12.own_records:
+            self._copy_records(block, block01)
+            block01[vmcb.LBR_CONTROL] = block[vmcb.LBR_CONTROL]
         block01[vmcb.TSC_OFFSET] = block[vmcb.TSC_OFFSET] - block12.tsc_offset & _M64
         block01[vmcb.CR2], block01[vmcb.DR6] = block[vmcb.CR2], block[vmcb.DR6]
         self._back_to_l1()

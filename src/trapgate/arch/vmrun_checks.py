@@ -1,21 +1,48 @@
 """What VMRUN checks before it enters a guest (APM vol. 2, 15.5.1 "Basic Operation", canonicalization and consistency).
 
-Each check is named by what the manual lists; the first that fails is the reason that reports show.
+Each check is named by what the manual lists; the first that fails is the reason that reports show. One statement for
+the processor's VMRUN and for the one that the hypervisor carries out for a guest.
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from trapgate.arch import vectors, vmcb
+from trapgate.arch.msrs import pat_is_valid
 from trapgate.arch.profiles.profile import CpuProfile
 from trapgate.arch.registers import CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, EFER_LME, EFER_SVME
 from trapgate.arch.segments import ATTRIBUTE_DB, ATTRIBUTE_L
-from trapgate.cpu.svm.controls import Controls
-
-#: Memory types that a PAT entry may have (APM vol. 2, 7.8.2).
-_PAT_TYPES = frozenset((0, 1, 4, 5, 6, 7))
 
 
-def control_fault(controls: Controls, profile: CpuProfile, host_pages: bool) -> str:
+class ControlArea(Protocol):
+    """What the checks look at in a control area."""
+
+    @property
+    def misc2(self) -> int:
+        """The second instruction intercept word."""
+
+    @property
+    def asid(self) -> int: ...
+    @property
+    def iopm(self) -> int:
+        """Physical address of the I/O permission map, as it stands in the VMCB."""
+
+    @property
+    def msrpm(self) -> int:
+        """Of the MSR permission map."""
+
+    @property
+    def nested(self) -> bool:
+        """Nested paging is asked for."""
+
+    @property
+    def n_cr3(self) -> int: ...
+    @property
+    def eventinj(self) -> int: ...
+
+
+def control_fault(controls: ControlArea, profile: CpuProfile, host_pages: bool) -> str:
     """Why the control area is refused, or ''. `host_pages`: the host has paging on."""
     limit = 1 << profile.physical_bits
     if not controls.misc2 & vmcb.misc2("vmrun"):
@@ -86,4 +113,4 @@ def state_fault(
 
 def pat_fault(pat: int) -> str:
     """Why G_PAT is refused under nested paging, or '' (15.25.4)."""
-    return "" if all(pat >> 8 * i & 0xFF in _PAT_TYPES for i in range(8)) else "G_PAT has a reserved memory type"
+    return "" if pat_is_valid(pat) else "G_PAT has a reserved memory type"
