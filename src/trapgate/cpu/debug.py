@@ -9,6 +9,7 @@ costs anything while DR7 is clear.
 from __future__ import annotations
 
 from trapgate.arch import layout, vectors
+from trapgate.arch.breakpoints import DR6_BS, EXECUTE, PORT, READ_WRITE, enabled
 from trapgate.arch.registers import AC, CR0_AM, CR4_DE, CS, RF
 from trapgate.cpu.access import WATCH_READ, WATCH_WRITE
 from trapgate.cpu.branch_records import BranchRecords
@@ -17,13 +18,10 @@ from trapgate.cpu.faults import Fault
 _M64 = (1 << 64) - 1
 
 # DR6 (APM vol. 2, 13.1.1.3)
-DR6_BD, DR6_BS, DR6_BT = 1 << 13, 1 << 14, 1 << 15
 DR6_WRITABLE, DR6_ONES = 0xE00F, 0xFFFF_0FF0
 # DR7 (13.1.1.4)
 DR7_GD = 1 << 13
 DR7_WRITABLE, DR7_ONES = 0xFFFF_2FFF, 0x400
-_EXECUTE, _WRITE, _PORT, _READ_WRITE = range(4)
-_LENGTHS = (1, 2, 8, 4)
 
 
 class Debugging(BranchRecords):
@@ -63,24 +61,19 @@ class Debugging(BranchRecords):
         ports: list[tuple[int, int, int]] = []
         watches_data = False
         for i in range(4):
-            o = layout.WATCHES + i * layout.WATCH_SIZE
-            kinds = first = last = 0
-            if dr7 >> 2 * i & 3:
-                kind, length = dr7 >> 16 + 4 * i & 3, _LENGTHS[dr7 >> 18 + 4 * i & 3]
-                # The low bits of the address do not count (13.1.1.1).
-                first = self.dr[i] & ~(length - 1) & _M64
-                last = first + length - 1
-                if kind == _EXECUTE:
-                    instructions.add(self.dr[i])
-                elif kind == _PORT:
-                    if self.cr4 & CR4_DE:
-                        ports.append((first & 0xFFFF, last & 0xFFFF, 1 << i))
-                else:
-                    kinds = WATCH_WRITE if kind == _WRITE else WATCH_WRITE | WATCH_READ
-            self.state.set(o + layout.WATCH_FIRST, first)
-            self.state.set(o + layout.WATCH_LAST, last)
-            self.state.set(o + layout.WATCH_KINDS, kinds)
-            watches_data = watches_data or bool(kinds)
+            self.state.set(layout.WATCHES + i * layout.WATCH_SIZE + layout.WATCH_KINDS, 0)
+        for point in enabled(dr7, self.dr):
+            if point.kind == EXECUTE:
+                instructions.add(point.address)
+            elif point.kind == PORT:
+                if self.cr4 & CR4_DE:
+                    ports.append((point.first & 0xFFFF, point.last & 0xFFFF, 1 << point.number))
+            else:
+                o = layout.WATCHES + point.number * layout.WATCH_SIZE
+                self.state.set(o + layout.WATCH_FIRST, point.first)
+                self.state.set(o + layout.WATCH_LAST, point.last)
+                self.state.set(o + layout.WATCH_KINDS, WATCH_WRITE | (WATCH_READ if point.kind == READ_WRITE else 0))
+                watches_data = True
         self.port_breakpoints = tuple(ports)
         self.watches_data = watches_data
         self.breakpoints = frozenset(instructions)
@@ -106,7 +99,7 @@ class Debugging(BranchRecords):
         """Bits of DR6 for the enabled instruction breakpoints at a linear address."""
         dr7, hits = self.dr[7], 0
         for i in range(4):
-            if dr7 >> 2 * i & 3 and dr7 >> 16 + 4 * i & 3 == _EXECUTE and self.dr[i] == linear:
+            if dr7 >> 2 * i & 3 and dr7 >> 16 + 4 * i & 3 == EXECUTE and self.dr[i] == linear:
                 hits |= 1 << i
         return hits
 

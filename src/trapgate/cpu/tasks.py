@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from enum import Enum
 
 from trapgate.arch import layout, vectors
+from trapgate.arch.breakpoints import DR6_BT, DR7_LOCAL
 from trapgate.arch.registers import CR0_PG, CR0_TS, CS, DS, ES, FS, GS, NT, RF, SS
 from trapgate.arch.segments import (
     ATTRIBUTE_DC,
@@ -30,17 +31,10 @@ from trapgate.arch.segments import (
     base_of,
     limit_of,
 )
+from trapgate.arch.tss import BUSY, LINK, WIDE, Image, layout_of, saved
 from trapgate.cpu.faults import Fault
 from trapgate.cpu.segmentation import CODE_MASK, Segmentation, dpl_of
 
-_BUSY = 2
-_WIDE = 8  # type bit of 32-bit TSSs
-#: TSS type: (lowest limit, offset of what is saved, offset of LDTR) (APM vol. 2, 12.2.4 and 12.2.5).
-_LAYOUT16 = (0x2B, 0x0E, 0x2A)
-_LAYOUT32 = (0x67, 0x20, 0x60)
-_LINK, _CR3, _TRAP = 0, 0x1C, 0x64
-#: DR6.BT, task-switch breakpoint; DR7.L0..L3, which a switch clears (APM vol. 2, 13.1.1).
-_DR6_BT, _DR7_LOCAL = 1 << 15, 0x55
 _SELECTOR_FAULTS = frozenset((vectors.TS, vectors.NP, vectors.SS, vectors.GP))
 
 
@@ -92,12 +86,12 @@ class Tasks(Segmentation, ABC):
     def take_task_trap(self) -> Fault:
         """The T bit's exception, recorded in DR6.BT."""
         self.task_trap = False
-        self.dr[6] |= _DR6_BT
+        self.dr[6] |= DR6_BT
         return Fault(vectors.DB)
 
     def return_from_task(self) -> None:
         """IRET with NT set: to the task that the back link names; #TS unless that is a busy TSS (APM vol. 3, IRET)."""
-        self.switch_by_instruction(self.from_tss(_LINK, 2), SwitchKind.RETURN)
+        self.switch_by_instruction(self.from_tss(LINK, 2), SwitchKind.RETURN)
 
     def task_of_gate(self, gate: int, external: int = 0) -> int:
         """TSS selector of a task gate; it must be a global one."""
@@ -120,18 +114,18 @@ class Tasks(Segmentation, ABC):
         except Fault as fault:
             raise _with_external(fault, external) from None
         attributes, base = attributes_of(descriptor), base_of(descriptor)
-        lowest, _, _ = _LAYOUT32 if attributes & _WIDE else _LAYOUT16
+        lowest = layout_of(attributes).limit
         if limit_of(descriptor) < lowest:
             raise Fault(vectors.TS, selector & ~3 | external)
         flags = self.rflags & ~NT if returning else self.rflags
         flags |= RF if resume else 0
         if self.in_guest:
             self.intercept_task_switch(selector, kind, error, flags)
-        image = self.read_system(base, lowest + 1).to_bytes(lowest + 1, "little")
+        image = Image(self.read_system(base, lowest + 1).to_bytes(lowest + 1, "little"), layout_of(attributes))
         linked = kind in (SwitchKind.CALL, SwitchKind.EVENT)
         old_selector, old_place = self.tr.selector, self.gdtr_base + (self.tr.selector & ~7)
         if linked:
-            self.probe_write(base + _LINK, 2, 0)
+            self.probe_write(base + LINK, 2, 0)
         if not returning:
             self.probe_write(place + 5, 1, 0)
         if not linked:
@@ -139,22 +133,22 @@ class Tasks(Segmentation, ABC):
         # Saving is the last thing that can fault; here is the commit point.
         self._save_task(flags)
         if not linked:
-            self.write_system(old_place + 5, 1, self.read_system(old_place + 5, 1) & ~_BUSY)
+            self.write_system(old_place + 5, 1, self.read_system(old_place + 5, 1) & ~BUSY)
         if not returning:
-            self.write_system(place + 5, 1, attributes & 0xFF | _BUSY)
+            self.write_system(place + 5, 1, attributes & 0xFF | BUSY)
         if linked:
-            self.write_system(base + _LINK, 2, old_selector)
-        self.tr.load(selector, base, limit_of(descriptor), attributes | _BUSY)
+            self.write_system(base + LINK, 2, old_selector)
+        self.tr.load(selector, base, limit_of(descriptor), attributes | BUSY)
         self.state.set(layout.CR0, self.cr0 | CR0_TS)
-        if self.dr[7] & _DR7_LOCAL:
-            self.write_dr(7, self.dr[7] & ~_DR7_LOCAL)
+        if self.dr[7] & DR7_LOCAL:
+            self.write_dr(7, self.dr[7] & ~DR7_LOCAL)
         try:
-            self._load_task(image, bool(attributes & _WIDE), linked)
+            self._load_task(image, linked)
             if error is not None:
-                self.push(32 if attributes & _WIDE else 16, error)
+                self.push(32 if attributes & WIDE else 16, error)
         except Fault as fault:
             return _with_external(fault, external)
-        self.task_trap = bool(attributes & _WIDE and image[_TRAP] & 1)
+        self.task_trap = image.trap
         return None
 
     def _check_tss(self, selector: int, returning: bool) -> tuple[int, int]:
@@ -172,48 +166,31 @@ class Tasks(Segmentation, ABC):
         return descriptor, place
 
     def _save_task(self, flags: int) -> None:
-        """The old task's registers into its TSS; the upper halves of selector fields are reserved and stay."""
-        wide = bool(self.tr.attributes & _WIDE)
-        size = 4 if wide else 2
-        _, start, _ = _LAYOUT32 if wide else _LAYOUT16
-        numbers = (ES, CS, SS, DS, FS, GS) if wide else (ES, CS, SS, DS)
-        values = [self.rip, flags, *(self.register(n, 32) for n in range(8))]
-        mask = (1 << 8 * size) - 1
-        data = b"".join((value & mask).to_bytes(size, "little") for value in values)
-        if wide:
-            at = self.tr.base + start + len(data)
-            old = self.read_system(at, 24).to_bytes(24, "little")
-            for i, number in enumerate(numbers):
-                data += self.segments[number].selector.to_bytes(2, "little") + old[4 * i + 2 : 4 * i + 4]
-        else:
-            data += b"".join(self.segments[number].selector.to_bytes(2, "little") for number in numbers)
-        self.write_system(self.tr.base + start, len(data), int.from_bytes(data, "little"))
+        """The old task's registers into its TSS."""
+        fields = layout_of(self.tr.attributes)
+        at, size = self.tr.base + fields.registers, fields.size * (10 + fields.segments)
+        data = saved(
+            fields, self.rip, flags, [self.register(n, 32) for n in range(8)], [s.selector for s in self.segments],
+            self.read_system(at, size).to_bytes(size, "little"),
+        )  # fmt: skip
+        self.write_system(at, size, int.from_bytes(data, "little"))
 
-    def _load_task(self, image: bytes, wide: bool, linked: bool) -> None:
+    def _load_task(self, image: Image, linked: bool) -> None:
         """The new task's state from the image of its TSS."""
-        _, start, ldt_at = _LAYOUT32 if wide else _LAYOUT16
-        size = 4 if wide else 2
-
-        def value(index: int) -> int:
-            at = start + size * index
-            return int.from_bytes(image[at : at + size], "little")
-
-        self.rip = value(0)
-        self.rflags = value(1) | (NT if linked else 0)
-        for number in range(8):
-            # The upper halves are not in a 16-bit TSS; they are left undefined, here all ones.
-            self.set_register(number, 32, value(2 + number) | (0 if wide else 0xFFFF_0000))
-        selectors = [value(10 + i) & 0xFFFF for i in range(6 if wide else 4)] + ([] if wide else [0, 0])
-        ldt = int.from_bytes(image[ldt_at : ldt_at + 2], "little")
+        self.rip = image.rip
+        self.rflags = image.rflags | (NT if linked else 0)
+        for number, value in enumerate(image.registers):
+            self.set_register(number, 32, value)
+        selectors, ldt = image.selectors, image.ldt
         virtual = self.virtual8086
         for segment, selector in zip(self.segments, selectors, strict=True):
             segment.load(selector, 0, 0, 0)
         self.ldtr.load(ldt, 0, 0, 0)
         self.cpl = 3 if virtual else selectors[CS] & 3
         self.mode_changed()
-        if wide and self.cr0 & CR0_PG:
+        if image.cr3 is not None and self.cr0 & CR0_PG:
             try:
-                self.set_cr3(int.from_bytes(image[_CR3 : _CR3 + 4], "little"))
+                self.set_cr3(image.cr3)
             except Fault as fault:
                 # Reserved bits in the new task's page-directory pointers.
                 raise Fault(vectors.TS, self.tr.selector & ~3) if fault.vector == vectors.GP else fault from None
