@@ -49,6 +49,7 @@ class Shadow(Technique):
         reads, writes = 1 << 0 | 1 << 3 | 1 << 4, 1 << 0 | 1 << 3 | 1 << 4
         block.set_word(vmcb.INTERCEPT_CR, block.word(vmcb.INTERCEPT_CR) | reads | writes << 16)
         block.intercept("invlpg")
+        block.intercept("task_switch")  # it would load CR3
 
     @property
     def cr0(self) -> int:
