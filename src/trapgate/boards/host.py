@@ -118,6 +118,18 @@ class HostMachine:
         """Write an XMM register."""
         self.processor.set_state_bytes(layout.xmm(number), value)
 
+    def breakpoint_address(self, number: int) -> int:
+        """DR0 to DR3."""
+        return self.processor.dr[number]
+
+    def set_tsc_aux(self, value: int) -> None:
+        """TSC_AUX."""
+        self.processor.set_state_field(layout.TSC_AUX, value)
+
+    def ignore_x87_error(self) -> None:
+        """IGNNE#."""
+        self.processor.set_ignne(True)
+
     @property
     def refusal(self) -> str:
         """Why the last VMRUN was refused."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from trapgate.arch import layout, vmcb
-from trapgate.arch.registers import EFER_LMA
+from trapgate.arch.registers import EFER_LMA, RF, TF
 from trapgate.cpu.faults import TripleFault, Unimplemented, VmExit
 from trapgate.cpu.svm.guest_mode import NOWHERE
 from trapgate.cpu.svm.guest_state import Host
@@ -221,7 +221,10 @@ class GuestRuns(DebugTraps):
         try:
             self.vmrun(vmcb_address)
             if instructions and not self.left_guest:
-                self._step()
+                if self.q[layout.SYSTEM_FLAGS >> 3] & (TF | RF) or self.dr[7] & 0xFF:
+                    self._single_step()
+                else:
+                    self._step()
             if not self.left_guest:
                 self.leave_guest(VmExit(vmcb.EXIT_INTERPRETED, rip=self.rip))
         except (Unimplemented, UnimplementedDevice) as error:

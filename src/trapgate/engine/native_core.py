@@ -18,9 +18,9 @@ from trapgate.arch.cpuid import CpuProfile
 from trapgate.arch.paging import PF_I
 from trapgate.arch.registers import CS
 from trapgate.cpu import tlb, walk_memory
+from trapgate.cpu.access import MXCSR_MASKS
 from trapgate.cpu.faults import Fault, Unimplemented, VmExit
 from trapgate.cpu.lookup import NON_CANONICAL
-from trapgate.cpu.access import MXCSR_MASKS
 from trapgate.cpu.mode import KeptMode, Mode
 from trapgate.cpu.peek import peek
 from trapgate.cpu.svm.guest_mode import GuestMode

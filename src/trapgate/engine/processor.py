@@ -6,7 +6,7 @@ import gc
 from dataclasses import dataclass
 
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
-from trapgate.arch import layout, vectors, vmcb
+from trapgate.arch import layout, vectors
 from trapgate.arch.registers import RF, TF
 from trapgate.arch.vmcb import EVENT_INTR, EVENT_NMI, VM_CR_R_INIT
 from trapgate.cpu.faults import Fault, TripleFault, Unimplemented, VmExit

@@ -78,6 +78,18 @@ class Backend(Protocol):
         """Replace an XMM register's 16 bytes."""
         ...
 
+    def breakpoint_address(self, number: int) -> int:
+        """DR0 to DR3, which VMRUN leaves alone: the guest's."""
+        ...
+
+    def set_tsc_aux(self, value: int) -> None:
+        """TSC_AUX, which VMRUN leaves alone and RDTSCP reads."""
+        ...
+
+    def ignore_x87_error(self) -> None:
+        """IGNNE#: the guest's pending x87 exception stops nothing any more."""
+        ...
+
     @property
     def refusal(self) -> str:
         """Why the last VMRUN was refused, for reports."""

@@ -99,8 +99,13 @@ class VirtualMsrs:
             self._values[number] = held(profile, number, value, self._values.get(number, 0))
         elif number == MSR_TSC_AUX:
             self._values[number] = value & 0xFFFF_FFFF
+            self.use_tsc_aux()
         elif number not in profile.constant_msrs or number in profile.read_only_msrs:
             raise GuestFault(GP, 0)
+
+    def use_tsc_aux(self) -> None:
+        """Give the processor the guest's TSC_AUX: RDTSCP does not exit."""
+        self._vm.backend.set_tsc_aux(self._values.get(MSR_TSC_AUX, 0))
 
     def _write_debug_control(self, value: int) -> None:
         """The guest records its branches in registers of its own, from the first time on that it wants to (15.23)."""

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from trapgate.arch import vectors, vmcb
-from trapgate.arch.registers import CR0_PE, CS, EFER_LMA, EFER_SVME, VM
+from trapgate.arch.breakpoints import DR6_BS
+from trapgate.arch.registers import CR0_PE, CS, DEBUG_CTL_BTF, EFER_LMA, EFER_SVME, TF, VM
 from trapgate.arch.segments import ATTRIBUTE_DB, ATTRIBUTE_L
 from trapgate.arch.vectors import CONTRIBUTORY, WITH_ERROR_CODE
 from trapgate.vmm.backend import Backend
@@ -339,10 +340,22 @@ class VirtualCpu:
 
     def skip(self) -> None:
         """Go on behind the instruction that exited."""
+        self.block[vmcb.RIP] = self.next_rip
+        self.completed()
+
+    def completed(self, hits: int = 0) -> None:
+        """One of the guest's instructions has been carried out in its stead: the shadow of STI ends, #DB may follow.
+
+        `hits`: the I/O breakpoints that it has hit, bits 3:0 of DR6 (APM vol. 2, 13.1.4).
+        """
         block = self.block
-        block[vmcb.RIP] = self.next_rip
         block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
         self.backend.retire(1)
+        # DebugCtl.BTF: only branches trap, and those do not come here.
+        stepped = block.peek(vmcb.RFLAGS) & TF and not block.peek(vmcb.DBGCTL) & DEBUG_CTL_BTF
+        if hits or stepped:
+            block[vmcb.DR6] = block[vmcb.DR6] & ~0xF | hits | (DR6_BS if stepped else 0)
+            self.inject(GuestFault(vectors.DB))
 
     def begin_registers(self) -> None:
         """Bring rax and rsp from the VMCB to `gpr`."""
@@ -370,6 +383,5 @@ class VirtualCpu:
             return False
         self.end_registers()
         if done.finished:
-            self.block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
-            self.backend.retire(1)
+            self.completed()
         return True

@@ -95,6 +95,7 @@ class VirtualMachine:
         self.memory = GuestMemory(self.frames, memory_size)
         pins = _Pins()
         self.board = Pc(self.memory, backend.clock, self.control, pins, console, board)
+        self.board.numeric_error.set_ignne = self._set_ignne
         self.fw_cfg = FwCfg(self.memory)
         self.board.bus.map_ports(FIRST_PORT, PORT_COUNT, self.fw_cfg)
         self.permissions = PermissionMaps(self.frames, OWNER)
@@ -120,7 +121,7 @@ class VirtualMachine:
         block[vmcb.VIRTUAL_INTERRUPT] = vmcb.V_INTR_MASKING
         for name in (
             "intr", "nmi", "smi", "init", "cpuid", "hlt", "ioio", "msr", "shutdown", "vmrun", "vmmcall", "vmload",
-            "vmsave", "stgi", "clgi", "skinit", "invlpga", "monitor", "mwait", "invd", "wbinvd", "rdpmc",
+            "ferr_freeze", "vmsave", "stgi", "clgi", "skinit", "invlpga", "monitor", "mwait", "invd", "wbinvd", "rdpmc",
         ):  # fmt: skip
             block.intercept(name)
         # CR8 is the local APIC's, which has to know.
@@ -157,6 +158,11 @@ class VirtualMachine:
     def reset_processor(self) -> None:
         """INIT#: the guest's firmware would run; without one the guest cannot go on."""
         self.vcpu.stopped = "triple-fault"
+
+    def _set_ignne(self, level: bool) -> None:
+        """IGNNE# of the board."""
+        if level:
+            self.backend.ignore_x87_error()
 
     @property
     def clock(self) -> Clock:
@@ -199,4 +205,5 @@ class VirtualMachine:
 
     def run(self) -> str:
         """Run until something ends the run: "request", "limit", "triple-fault", "halted"."""
+        self.msrs.use_tsc_aux()
         return self.vcpu.run()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import iced_x86 as iced
-from iced_x86 import Code, OpKind, Register
+from iced_x86 import Code, Mnemonic, OpKind, Register
 
 from trapgate.arch import vectors, vmcb
 from trapgate.arch.registers import CR0_MP, CR0_TS, CR4_DE, CR4_PCE, CR4_TSD, EFER_SVME, ES, RAX, RCX, RDX
@@ -371,6 +371,12 @@ def _call_out(p: GuestMode, instruction: iced.Instruction) -> None:
     _leave(p, vmcb.EXIT_CALLOUT)
 
 
+def _call_out_for_stack(p: GuestMode, instruction: iced.Instruction) -> None:
+    """A load of SS must match the kernel's own level exactly; of other segments a lower one may be loaded, too."""
+    if p.deprivileged and (instruction.mnemonic == Mnemonic.LSS or instruction.op_register(0) == Register.SS):
+        _leave(p, vmcb.EXIT_CALLOUT)
+
+
 Forms = Mapping[str, PythonForm]
 
 
@@ -396,7 +402,11 @@ def _with_intercepts(forms: Forms) -> Forms:
 
 
 def _with_callouts(forms: Forms) -> Forms:
-    return {**guest_forms(forms), **{name: _guarded(_call_out, forms[name]) for name in SENSITIVE}}
+    return {
+        **guest_forms(forms),
+        **{name: _guarded(_call_out, forms[name]) for name in SENSITIVE},
+        **{name: _guarded(_call_out_for_stack, forms[name]) for name in ("mov_sreg", "pop_sreg", "lss")},
+    }
 
 
 #: The same forms with their intercepts in front.

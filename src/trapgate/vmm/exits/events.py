@@ -31,6 +31,13 @@ def shutdown(vcpu: VirtualCpu) -> None:
     vcpu.triple_fault()
 
 
+def ferr_freeze(vcpu: VirtualCpu) -> None:
+    """A pending x87 exception with CR0.NE clear: FERR#, and a wait for the interrupt that the board makes of it."""
+    vcpu.block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
+    vcpu.vm.board.numeric_error.set_ferr(True)
+    vcpu.vm.idle(vcpu)
+
+
 def ignored(vcpu: VirtualCpu) -> None:
     """Events of the host that its devices here do not raise."""
 
@@ -40,6 +47,7 @@ EXITS = {
     vmcb.EXIT["vintr"]: vintr,
     vmcb.EXIT["iret"]: iret,
     vmcb.EXIT["shutdown"]: shutdown,
+    vmcb.EXIT["ferr_freeze"]: ferr_freeze,
     vmcb.EXIT["nmi"]: ignored,
     vmcb.EXIT["smi"]: ignored,
     vmcb.EXIT["init"]: ignored,

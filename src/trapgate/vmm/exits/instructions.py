@@ -46,6 +46,8 @@ def cpuid(vcpu: VirtualCpu) -> None:
 def hlt(vcpu: VirtualCpu) -> None:
     """Let time pass until the board wants something of the guest."""
     vcpu.skip()
+    if vcpu.event:
+        return  # the trap of a single step
     if not (vcpu.nested.in_l2 and vcpu.nested.has_virtual_interrupt):
         vcpu.vm.idle(vcpu)
 

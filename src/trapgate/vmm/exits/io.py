@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import iced_x86 as iced
 
 from trapgate.arch import vmcb
+from trapgate.arch.breakpoints import port_hits
 from trapgate.arch.paging import PF_U, PF_W
-from trapgate.arch.registers import CS, DF, DS, ES, FS, RAX, RCX, RDI, RSI, SS
+from trapgate.arch.registers import CR4_DE, CS, DF, DS, ES, FS, RAX, RCX, RDI, RSI, SS, TF
 from trapgate.vmm.emulate import GuestFault
 from trapgate.vmm.exits.operands import decode
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Elements of one REP INS or OUTS that are done before interrupts are looked at again.
 _BURST = 64
+#: L0 to G3 of DR7.
+_ENABLED = 0xFF
 _REGISTERS = {
     iced.Register.ES: ES, iced.Register.CS: CS, iced.Register.SS: SS, iced.Register.DS: DS, iced.Register.FS: FS,
     iced.Register.GS: FS + 1,
@@ -42,8 +45,15 @@ def ioio(vcpu: VirtualCpu) -> None:
     else:
         bus.write_port(port, size, rax & ((1 << 8 * size) - 1))
     block[vmcb.RIP] = block[vmcb.EXITINFO2]
-    block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
-    vcpu.backend.retire(1)
+    vcpu.completed(_breakpoints_hit(vcpu, port, size))
+
+
+def _breakpoints_hit(vcpu: VirtualCpu, port: int, size: int) -> int:
+    """I/O breakpoints of the guest's: what is intercepted comes to the hypervisor before them (15.10)."""
+    dr7 = vcpu.block.peek(vmcb.DR7)
+    if not dr7 & _ENABLED or not vcpu.cr4 & CR4_DE:
+        return 0
+    return port_hits(dr7, [vcpu.backend.breakpoint_address(number) for number in range(4)], port, size)
 
 
 def _string(vcpu: VirtualCpu, info: int, port: int, size: int) -> None:
@@ -55,8 +65,10 @@ def _string(vcpu: VirtualCpu, info: int, port: int, size: int) -> None:
     access = PF_U if vcpu.cpl == 3 else 0
     step = -size if vcpu.rflags & DF else size
     bus, gpr = vcpu.vm.board.bus, vcpu.gpr
+    hits = _breakpoints_hit(vcpu, port, size)
+    traps = bool(hits or vcpu.block.peek(vmcb.RFLAGS) & TF)  # after each turn
     try:
-        for _ in range(_BURST if repeated else 1):
+        for _ in range(_BURST if repeated and not traps else 1):
             if repeated and not gpr[RCX] & mask:
                 break
             linear = _linear(vcpu, segment, gpr[index] & mask, size, is_in)
@@ -73,10 +85,13 @@ def _string(vcpu: VirtualCpu, info: int, port: int, size: int) -> None:
     except GuestFault as fault:
         vcpu.inject(fault)
         return
-    vcpu.backend.retire(1)  # the turns done together are one, as on the bare machine
-    if not repeated or not gpr[RCX] & mask:
+    finished = not repeated or not gpr[RCX] & mask
+    if finished:
         vcpu.rip = vcpu.block[vmcb.EXITINFO2]
-        vcpu.block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
+    if finished or traps:
+        vcpu.completed(hits)
+    else:
+        vcpu.backend.retire(1)  # the turns done together are one, as on the bare machine
 
 
 def _merged(old: int, value: int, bits: int) -> int:
