@@ -153,6 +153,19 @@ def test_nrip_is_the_next_instruction_not_the_target(world: Make) -> None:
     assert w[vmcb.NEXT_RIP] == 0x8001
 
 
+@pytest.mark.parametrize("intercepted", [True, False])
+def test_nrip_goes_on_beyond_64_kb_in_16_bit_code(world: Make, intercepted: bool) -> None:
+    """EIP has 32 bits in 16-bit code, too, where the segment's limit lets it go on."""
+    w = world()
+    w.guest.enter_real()
+    w.guest.processor.segments[1].load(0, 0, 0xFFFF_FFFF, 0x9B)
+    w.wrap().code(16, "0f 08  invd\n0f 01 d9  vmmcall", 0x3_0008).go(0x3_0008)
+    if intercepted:
+        w.intercept("invd")
+    assert w.run().code == vmcb.EXIT["invd" if intercepted else "vmmcall"]
+    assert w[vmcb.NEXT_RIP] == (0x3_000A if intercepted else 0x3_000D)
+
+
 def test_nrip_is_zero_for_other_exits(world: Make) -> None:
     w = enter(world(), "long").intercept_exceptions(6).code(64, "0f 0b  ud2")
     w[vmcb.NEXT_RIP] = 0x1234

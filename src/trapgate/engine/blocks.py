@@ -262,6 +262,8 @@ class BlockStore:
         if missing:
             handlers.build(missing)
         rip = block.rip
+        # Also in 16-bit code: EIP goes on beyond FFFFh where the segment does.
+        ip_mask = (1 << 64) - 1 if mode.decode.bits == 64 else 0xFFFF_FFFF
         pack = struct.pack
         python = fixed["python"]
         for d, key in zip(decoded, keys, strict=True):
@@ -274,7 +276,7 @@ class BlockStore:
                     parts.append(d.body[:16])
                     parts.append(pack("<Q", (rip + d.relative) & 0xFFFF_FFFF_FFFF_FFFF))
             else:
-                next_rip = (rip + length) & d.target_mask
+                next_rip = (rip + length) & ip_mask
                 code = SIMPLE_EXITS.get(d.name, 0) if next_rip == rip + length else 0
                 simple = simple_exit(code, length, d.cycles) if code else 0
                 parts.append(pack("<QQQQ", python, simple, rip, len(self.sites)))
@@ -282,8 +284,7 @@ class BlockStore:
             rip += length
         last = decoded[-1]
         block.length = rip - block.rip
-        ip_mask = (1 << mode.decode.bits) - 1
-        block.next_rip = rip & ip_mask if mode.decode.bits != 16 else rip & 0xFFFF_FFFF
+        block.next_rip = rip & ip_mask
         n = len(decoded)
         block.end = block.first + (n - 1) * record.RECORD_SIZE
         if not last.ends_block:

@@ -191,9 +191,7 @@ class Decoder:
 
     def branch_outside(self, decoded: Decoded) -> Decoded:
         """What stands for a direct near branch whose target lies beyond the limit of CS (legacy modes)."""
-        other = self._python(decoded.instruction, "branch_outside")
-        other.target_mask = 0xFFFF_FFFF  # where it goes on when it is not taken
-        return other
+        return self._python(decoded.instruction, "branch_outside")
 
     def _decode(self, instruction: iced.Instruction) -> Decoded:
         code = instruction.code
@@ -284,7 +282,6 @@ class Decoder:
         decoded.python = True
         decoded.ends_block = True
         decoded.body = bytes(24)
-        decoded.target_mask = self._ip_mask(instruction)
         return decoded
 
     def _ip_mask(self, instruction: iced.Instruction) -> int:

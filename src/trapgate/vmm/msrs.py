@@ -122,4 +122,4 @@ class VirtualMsrs:
         if new is None:
             raise GuestFault(GP, 0)
         technique.set_efer(new & ~EFER_SVME)
-        vm.vcpu.nested.svme = bool(value & EFER_SVME)
+        vm.vcpu.nested.set_svme(bool(value & EFER_SVME))

@@ -8,6 +8,7 @@ from trapgate.arch import vmcb
 from trapgate.arch.cpuid import CpuProfile
 from trapgate.arch.registers import CR0_PE, EFER_SVME, GPR_NAMES
 from trapgate.arch.segments import DPL_SHIFT
+from trapgate.arch.vectors import GP
 from trapgate.boards.boot import prepare_boot
 from trapgate.boards.pc import Pc, PcConfig
 from trapgate.devices.uart16550a import IER_RECEIVED
@@ -126,6 +127,7 @@ class VirtualMachine:
             block.intercept(name)
         # CR8 is the local APIC's, which has to know.
         block.set_word(vmcb.INTERCEPT_CR, 1 << 8 | 1 << 16 + 8)
+        block.set_word(vmcb.INTERCEPT_EXCEPTIONS, 1 << GP)
         self.technique.prepare(block)
 
     # -- the guest

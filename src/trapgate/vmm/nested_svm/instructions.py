@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import iced_x86 as iced
-from iced_x86 import Code
+from iced_x86 import Code, Mnemonic
 
 from trapgate.arch import vmcb
 from trapgate.arch.registers import RCX
@@ -100,6 +100,30 @@ def _with_svme(function: Callable[[VirtualCpu], None]) -> Callable[[VirtualCpu],
             vcpu.inject(fault)
 
     return carry_out
+
+
+#: They raise #UD where EFER.SVME is clear, before the CPL is looked at (APM vol. 3).
+_UNDEFINED = frozenset((
+    Mnemonic.VMRUN, Mnemonic.VMLOAD, Mnemonic.VMSAVE, Mnemonic.STGI, Mnemonic.CLGI, Mnemonic.INVLPGA, Mnemonic.SKINIT,
+))  # fmt: skip
+
+
+def is_undefined(vcpu: VirtualCpu) -> bool:
+    """Whether a #GP is that of one of AMD-V's instructions in user code of a guest whose EFER.SVME is clear.
+
+    The processor's is always set, so that it looks at the CPL and never comes to the intercept.
+    """
+    if vcpu.nested.svme or vcpu.cpl == 0 or vcpu.event & vmcb.EVENT_VALID:
+        return False
+    try:
+        return decode(vcpu).mnemonic in _UNDEFINED
+    except GuestFault:
+        return False
+
+
+def general_protection(vcpu: VirtualCpu) -> None:
+    """#GP, intercepted while the guest's EFER.SVME is clear: the guest's, but for what should be #UD."""
+    vcpu.inject(GuestFault(UD) if is_undefined(vcpu) else GuestFault(GP, vcpu.block[vmcb.EXITINFO1]))
 
 
 EXITS = {

@@ -87,6 +87,15 @@ class NestedSvm:
         elif number == vmcb.MSR_IGNNE:
             self.ignne = value
 
+    def set_svme(self, value: bool) -> None:
+        """The guest has written EFER.SVME."""
+        self.svme = value
+        if not self.in_l2:
+            # While it is clear, #GP of AMD-V's instructions should be #UD (nested_svm/instructions.py).
+            block = self.vmcb01
+            word = block.word(vmcb.INTERCEPT_EXCEPTIONS)
+            block.set_word(vmcb.INTERCEPT_EXCEPTIONS, word & ~(1 << GP) | (0 if value else 1 << GP))
+
     @property
     def writable_efer(self) -> int:
         """EFER.SVME where the guest may set it."""

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from trapgate.arch import vmcb
 from trapgate.arch.cpuid import CpuProfile
+from trapgate.arch.vectors import GP
 from trapgate.vmm.asids import Loses
 from trapgate.vmm.control_block import ControlBlock
 from trapgate.vmm.errors import UnexpectedExit
+from trapgate.vmm.nested_svm.instructions import general_protection
 
 if TYPE_CHECKING:
     from trapgate.vmm.vcpu import VirtualCpu
@@ -69,8 +71,8 @@ class Technique(ABC):
         """Run the guest of the VMCB at host-physical `address` until its next exit."""
         return self.vm.backend.run(address)
 
-    #: Exits that only this technique has.
-    exits: Mapping[int, Callable[[VirtualCpu], None]] = {}
+    #: Exits that only this technique has, or has in its own way.
+    exits: Mapping[int, Callable[[VirtualCpu], None]] = {vmcb.EXIT_EXCEPTION + GP: general_protection}
 
     # -- control registers as the guest sees them
 

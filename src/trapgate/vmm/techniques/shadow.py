@@ -45,7 +45,7 @@ class Shadow(Technique):
         vm = self.vm
         self._cr0 = self._cr3 = self._cr4 = self._efer = 0
         self.mmu = ShadowMmu(vm.memory, vm.profile)
-        block.set_word(vmcb.INTERCEPT_EXCEPTIONS, 1 << vectors.PF)
+        block.set_word(vmcb.INTERCEPT_EXCEPTIONS, block.word(vmcb.INTERCEPT_EXCEPTIONS) | 1 << vectors.PF)
         reads, writes = 1 << 0 | 1 << 3 | 1 << 4, 1 << 0 | 1 << 3 | 1 << 4
         block.set_word(vmcb.INTERCEPT_CR, block.word(vmcb.INTERCEPT_CR) | reads | writes << 16)
         block.intercept("invlpg")

@@ -27,6 +27,7 @@ from trapgate.arch.paging import PF_U
 from trapgate.arch.registers import CR0_AM, CR0_PE, CR4_TSD
 from trapgate.vmm.control_block import ControlBlock
 from trapgate.vmm.emulate import GuestFault
+from trapgate.vmm.nested_svm.instructions import is_undefined
 from trapgate.vmm.techniques.shadow import Shadow
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Software(Shadow):
             vmcb.EXIT_INTERPRETED: nothing,
             **{vmcb.EXIT_EXCEPTION + vector: interpret_next for vector in range(32)},
             vmcb.EXIT_EXCEPTION + vectors.DB: debug_trap,
+            vmcb.EXIT_EXCEPTION + vectors.GP: general_protection,
         }
 
     def interpret_next(self) -> None:
@@ -99,6 +101,14 @@ def interpret_next(vcpu: VirtualCpu) -> None:
     technique = vcpu.technique
     assert isinstance(technique, Software)
     technique.interpret_next()
+
+
+def general_protection(vcpu: VirtualCpu) -> None:
+    """As `interpret_next`, but for AMD-V's instructions, which the guest has not: the processor has."""
+    if is_undefined(vcpu):
+        vcpu.inject(GuestFault(vectors.UD))
+    else:
+        interpret_next(vcpu)
 
 
 def debug_trap(vcpu: VirtualCpu) -> None:
