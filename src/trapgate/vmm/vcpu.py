@@ -120,7 +120,7 @@ class VirtualCpu:
             if interrupted & vmcb.EVENT_VALID:
                 self.event = interrupted
             handler = nested_handler(nested, code) if nested.in_l2 else None
-            handler = handler or exits.get(code) or self.technique.exits.get(code)
+            handler = handler or self.technique.exits.get(code) or exits.get(code)
             if handler is None:
                 raise self._unexpected(code)
             slept = vm.idle_cycles

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trapgate import __version__
+from trapgate.boards.host import HostMachine
 from trapgate.boards.machine import BareMachine, MachineConfig
 from trapgate.engine.handlers import HandlerStore
 from trapgate.firmware.multiboot import MultibootImage
 from trapgate.machine.console import MemoryConsole
 from trapgate.machine.control import GuestExit
+from trapgate.vmm.techniques import TECHNIQUES
+from trapgate.vmm.vm import VirtualMachine
 
 from . import kernels
 
@@ -64,6 +67,29 @@ class Trapgate:
         if stopped.reason == "triple-fault":
             return Output(text, SHUTDOWN)
         return Output(text, f"{stopped.reason} {stopped.report}".strip())
+
+
+class Virtual:
+    """A virtual machine under one of the techniques, in this process."""
+
+    missing = ""
+
+    def __init__(self, technique: str, handlers: HandlerStore) -> None:
+        self.name = f"trapgate, {technique}"
+        self._technique, self._handlers = technique, handlers
+
+    def run(self, image: bytes, folder: Path) -> Output:
+        """Run a kernel to its end."""
+        profile, console = MachineConfig().profile, MemoryConsole()
+        host = HostMachine(profile, 2 * MEGABYTES << 20, self._handlers)
+        host.max_instructions = _MOST_INSTRUCTIONS
+        machine = VirtualMachine(host, MEGABYTES << 20, profile, TECHNIQUES[self._technique], console)
+        machine.load(MultibootImage(image))
+        reason = machine.run()
+        text = console.data.decode("latin1")
+        if isinstance(machine.control.request, GuestExit):
+            return Output(text, EXIT)
+        return Output(text, SHUTDOWN if reason == "triple-fault" else reason)
 
 
 class Qemu:

@@ -108,7 +108,7 @@ _UNDEFINED = frozenset((
 ))  # fmt: skip
 
 
-def is_undefined(vcpu: VirtualCpu) -> bool:
+def _is_undefined(vcpu: VirtualCpu) -> bool:
     """Whether a #GP is that of one of AMD-V's instructions in user code of a guest whose EFER.SVME is clear.
 
     The processor's is always set, so that it looks at the CPL and never comes to the intercept.
@@ -123,7 +123,10 @@ def is_undefined(vcpu: VirtualCpu) -> bool:
 
 def general_protection(vcpu: VirtualCpu) -> None:
     """#GP, intercepted while the guest's EFER.SVME is clear: the guest's, but for what should be #UD."""
-    vcpu.inject(GuestFault(UD) if is_undefined(vcpu) else GuestFault(GP, vcpu.block[vmcb.EXITINFO1]))
+    if _is_undefined(vcpu):
+        vcpu.inject(GuestFault(UD))
+    else:
+        vcpu.technique.general_protection(vcpu.block[vmcb.EXITINFO1])
 
 
 EXITS = {
@@ -132,4 +135,4 @@ EXITS = {
         ("vmrun", vmrun), ("vmload", vmload), ("vmsave", vmsave), ("stgi", stgi), ("clgi", clgi),
         ("invlpga", invlpga),
     )
-}  # fmt: skip
+} | {vmcb.EXIT_EXCEPTION + GP: general_protection}  # fmt: skip

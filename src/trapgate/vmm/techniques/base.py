@@ -11,8 +11,8 @@ from trapgate.arch.cpuid import CpuProfile
 from trapgate.arch.vectors import GP
 from trapgate.vmm.asids import Loses
 from trapgate.vmm.control_block import ControlBlock
+from trapgate.vmm.emulate import GuestFault
 from trapgate.vmm.errors import UnexpectedExit
-from trapgate.vmm.nested_svm.instructions import general_protection
 
 if TYPE_CHECKING:
     from trapgate.vmm.vcpu import VirtualCpu
@@ -72,7 +72,11 @@ class Technique(ABC):
         return self.vm.backend.run(address)
 
     #: Exits that only this technique has, or has in its own way.
-    exits: Mapping[int, Callable[[VirtualCpu], None]] = {vmcb.EXIT_EXCEPTION + GP: general_protection}
+    exits: Mapping[int, Callable[[VirtualCpu], None]] = {}
+
+    def general_protection(self, error: int) -> None:
+        """#GP of the guest's has left it."""
+        self.vcpu.inject(GuestFault(GP, error))
 
     # -- control registers as the guest sees them
 

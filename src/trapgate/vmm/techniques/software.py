@@ -27,13 +27,14 @@ from trapgate.arch.paging import PF_U
 from trapgate.arch.registers import CR0_AM, CR0_PE, CR4_TSD
 from trapgate.vmm.control_block import ControlBlock
 from trapgate.vmm.emulate import GuestFault
-from trapgate.vmm.nested_svm.instructions import is_undefined
 from trapgate.vmm.techniques.shadow import Shadow
 
 if TYPE_CHECKING:
     from trapgate.vmm.vcpu import VirtualCpu
 
 _ALL_EXCEPTIONS, _ONLY_PAGE_FAULTS = 0xFFFF_FFFF & ~(1 << vectors.NMI), 1 << vectors.PF
+#: These have an exit of their own under every technique.
+_OF_ALL = (vectors.PF, vectors.GP)
 
 
 class Software(Shadow):
@@ -51,14 +52,17 @@ class Software(Shadow):
         self.exits = {
             vmcb.EXIT_CALLOUT: interpret_next,
             vmcb.EXIT_INTERPRETED: nothing,
-            **{vmcb.EXIT_EXCEPTION + vector: interpret_next for vector in range(32)},
+            **{vmcb.EXIT_EXCEPTION + vector: interpret_next for vector in range(32) if vector not in _OF_ALL},
             vmcb.EXIT_EXCEPTION + vectors.DB: debug_trap,
-            vmcb.EXIT_EXCEPTION + vectors.GP: general_protection,
         }
 
     def interpret_next(self) -> None:
         """The guest's next instruction is carried out in its stead."""
         self._interpret = True
+
+    def general_protection(self, error: int) -> None:
+        """Interpreted, the instruction raises it again where it is the guest's own."""
+        self.interpret_next()
 
     def enter(self, address: int) -> str:
         block, backend = self.vcpu.block, self.vm.backend
@@ -101,14 +105,6 @@ def interpret_next(vcpu: VirtualCpu) -> None:
     technique = vcpu.technique
     assert isinstance(technique, Software)
     technique.interpret_next()
-
-
-def general_protection(vcpu: VirtualCpu) -> None:
-    """As `interpret_next`, but for AMD-V's instructions, which the guest has not: the processor has."""
-    if is_undefined(vcpu):
-        vcpu.inject(GuestFault(vectors.UD))
-    else:
-        interpret_next(vcpu)
 
 
 def debug_trap(vcpu: VirtualCpu) -> None:
