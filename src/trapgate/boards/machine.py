@@ -11,15 +11,14 @@ from trapgate.arch.costs import profile as cost_profile
 from trapgate.arch.cpuid import OPTERON_2007, CpuProfile
 from trapgate.arch.registers import CS, GPR_NAMES, SEGMENT_NAMES
 from trapgate.arch.segments import DPL_SHIFT
+from trapgate.boards.bios_board import BiosBoard
 from trapgate.boards.boot import prepare_boot
 from trapgate.boards.pc import Pc, PcConfig
-from trapgate.boards.typist import Typist
 from trapgate.devices.uart16550a import IER_RECEIVED
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Processor, Stopped
 from trapgate.firmware.bios.bios import Bios
 from trapgate.firmware.bios.disk_image import DiskImage
-from trapgate.firmware.bios.rom import SERVICE_PORT
 from trapgate.firmware.fw_cfg import FIRST_PORT, PORT_COUNT, FwCfg
 from trapgate.firmware.image import BootImage, EntryState
 from trapgate.machine.clock import Clock
@@ -79,9 +78,7 @@ class BareMachine:
         self.clock = Clock(config.profile.frequency)
         self.control = RunControl()
         self._console = console
-        #: The firmware that a disk image is booted through; None for guests that are loaded by a protocol.
-        self.bios: Bios | None = None
-        self._typist: Typist | None = None
+        self._firmware: BiosBoard | None = None
         self._pins = pins = _Pins()
         self.board = Pc(self.memory, self.clock, self.control, pins, console, config.board)
         self.processor = Processor(
@@ -100,24 +97,17 @@ class BareMachine:
         """Put a guest into memory and the processor into its entry state. Raises FirmwareError."""
         rsdp = prepare_boot(image, self.memory, self.board.bus, self.fw_cfg, self.board.pci is not None)
         if isinstance(image, DiskImage):
-            self._install_bios(image)
+            self._firmware = BiosBoard(
+                self.processor, self.memory, self.board, self.clock, self.control, self._console, image
+            )
+            # A processor that is reset goes through the BIOS's self-test, which starts the machine again.
+            self._pins.on_reset = lambda: self.control.stop(Reset())
         enter_state(self.processor, image.load(self.memory, rsdp))
 
-    def _install_bios(self, image: DiskImage) -> None:
-        drives = image.drives()
-        bus = self.board.bus
-        self.bios = Bios(
-            self.processor, self.memory, bus, self.clock, self.control, self._console, drives, image.code,
-            image.emulation,
-        )  # fmt: skip
-        bus.map_ports(SERVICE_PORT, 1, self.bios)
-        self.bios.install()
-        self._typist = Typist(self.clock, self.board.keyboard, self._takes_key)
-        # A processor that is reset goes through the BIOS's self-test, which starts the machine again.
-        self._pins.on_reset = lambda: self.control.stop(Reset())
-
-    def _takes_key(self) -> bool:
-        return self.bios is None or self.bios.keyboard.has_room
+    @property
+    def bios(self) -> Bios | None:
+        """The firmware that a disk image is booted through; None for guests that are loaded by a protocol."""
+        return None if self._firmware is None else self._firmware.bios
 
     def run(self, max_instructions: int | None = None) -> Stopped:
         """Run until something ends the run."""
@@ -134,24 +124,17 @@ class BareMachine:
             self.bios.screen.refresh()
 
     @property
-    def _uses_serial(self) -> bool:
-        """Whether input goes to COM1: always without a BIOS, else as soon as the guest uses the port."""
-        serial = self.board.serial
-        return self.bios is None or bool(serial.ier & IER_RECEIVED) or serial.sent_bytes > 0
-
-    @property
     def listens(self) -> bool:
         """True when the guest has shown that it takes input: its drivers would clear away what came before."""
-        if self.bios is None or self._uses_serial:
-            return bool(self.board.serial.ier & IER_RECEIVED)
-        return self.bios.keyboard.wanted
+        firmware = self._firmware
+        return bool(self.board.serial.ier & IER_RECEIVED) if firmware is None else firmware.listens
 
     def receive(self, data: bytes) -> None:
-        """Hand over what was typed: to COM1, or as key presses where the guest uses the screen."""
-        if self._typist is None or self._uses_serial:
+        """Hand over what was typed."""
+        if self._firmware is None:
             self.board.serial.receive(data)
         else:
-            self._typist.type(data)
+            self._firmware.receive(data)
 
 
 def enter_state(processor: Processor, entry: EntryState) -> None:

@@ -72,7 +72,7 @@ class VirtualRun:
             self._host, options.memory_size, profile, technique, output, PcConfig(disks=disks)
         )
         self._host_seconds = 0.0
-        vm.on_idle = ConsoleInput(vm, console).idle
+        vm.on_idle = ConsoleInput(vm, console, vm.refresh_screen).idle
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory. Raises FirmwareError."""
@@ -100,12 +100,19 @@ class VirtualRun:
             if collecting:
                 gc.enable()
             self._host_seconds += time.perf_counter() - started
+            if self._vm.firmware is not None:
+                self._vm.firmware.bios.screen.close()
 
     def statistics(self) -> Statistics:
         """What the run counted."""
         return read_virtual_statistics(self._host, self._vm, self._host_seconds)
 
     def _end(self, reason: str) -> End:
+        end = self._reason(reason)
+        firmware = self._vm.firmware
+        return end if firmware is None else replace(end, notes=tuple(firmware.bios.notes))
+
+    def _reason(self, reason: str) -> End:
         request = self._vm.control.request
         if request is not None:
             return requested_end(request)

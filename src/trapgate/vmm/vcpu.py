@@ -93,11 +93,11 @@ class VirtualCpu:
         exits, clock = self.exits, backend.clock
         statistics, memory, vm = self.statistics, self.memory, self.vm
         while not self.stopped:
-            if control.request is not None:
-                return "request"
             if self.reset_wanted:
                 self.reset_wanted = False
                 self.vm.reset_processor()
+            if control.request is not None:
+                return "request"
             if nested.in_l2:
                 prepare_event(nested)
                 nested.before_entry()

@@ -9,16 +9,19 @@ from trapgate.arch.cpuid import CpuProfile
 from trapgate.arch.registers import CR0_PE, EFER_SVME, GPR_NAMES
 from trapgate.arch.segments import DPL_SHIFT
 from trapgate.arch.vectors import GP
+from trapgate.boards.bios_board import BiosBoard
 from trapgate.boards.boot import prepare_boot
 from trapgate.boards.pc import Pc, PcConfig
 from trapgate.devices.uart16550a import IER_RECEIVED
+from trapgate.firmware.bios.disk_image import DiskImage
 from trapgate.firmware.fw_cfg import FIRST_PORT, PORT_COUNT, FwCfg
 from trapgate.firmware.image import SEGMENT_NAMES, BootImage, EntryState
 from trapgate.machine.clock import Clock
 from trapgate.machine.console import ConsoleBackend
-from trapgate.machine.control import RunControl
+from trapgate.machine.control import Reset, RunControl
 from trapgate.vmm.asids import Asids
 from trapgate.vmm.backend import Backend
+from trapgate.vmm.bios_processor import BiosProcessor
 from trapgate.vmm.control_block import ControlBlock
 from trapgate.vmm.errors import NoSuchTechnique
 from trapgate.vmm.exits import EXITS
@@ -92,6 +95,9 @@ class VirtualMachine:
         self.asids = asids or Asids(backend.profile)
         self.asid = self.asids.first()
         self.control = RunControl()
+        self._console = console
+        #: The BIOS, where a disk image is booted.
+        self.firmware: BiosBoard | None = None
         self.frames = frames or FrameAllocator(backend.memory)
         self.memory = GuestMemory(self.frames, memory_size)
         pins = _Pins()
@@ -135,6 +141,10 @@ class VirtualMachine:
     def load(self, image: BootImage) -> None:
         """Put a guest into memory and the virtual processor into its entry state. Raises FirmwareError."""
         rsdp = prepare_boot(image, self.memory, self.board.bus, self.fw_cfg, self.board.pci is not None)
+        if isinstance(image, DiskImage):
+            processor = BiosProcessor(self.vcpu)
+            clock = self.backend.clock
+            self.firmware = BiosBoard(processor, self.memory, self.board, clock, self.control, self._console, image)
         self._entry = image.load(self.memory, rsdp)
         self.enter_state(self._entry)
 
@@ -158,8 +168,11 @@ class VirtualMachine:
         self.backend.vmload(block.address)
 
     def reset_processor(self) -> None:
-        """INIT#: the guest's firmware would run; without one the guest cannot go on."""
-        self.vcpu.stopped = "triple-fault"
+        """INIT#: the guest's firmware starts the machine again; without one the guest cannot go on."""
+        if self.firmware is None:
+            self.vcpu.stopped = "triple-fault"
+        else:
+            self.control.stop(Reset())
 
     def _set_ignne(self, level: bool) -> None:
         """IGNNE# of the board."""
@@ -174,11 +187,19 @@ class VirtualMachine:
     @property
     def listens(self) -> bool:
         """Whether the guest has shown that it takes input on COM1."""
-        return bool(self.board.serial.ier & IER_RECEIVED)
+        return bool(self.board.serial.ier & IER_RECEIVED) if self.firmware is None else self.firmware.listens
 
     def receive(self, data: bytes) -> None:
-        """Somebody has typed: to COM1."""
-        self.board.serial.receive(data)
+        """Somebody has typed: to COM1, or on the keyboard of a guest that uses the BIOS's screen."""
+        if self.firmware is None:
+            self.board.serial.receive(data)
+        else:
+            self.firmware.receive(data)
+
+    def refresh_screen(self) -> None:
+        """Show on the console what the guest has put on the BIOS's screen."""
+        if self.firmware is not None:
+            self.firmware.bios.screen.refresh()
 
     #: Called when the guest has nothing to do, with the cycles until the next event: a place to wait for real.
     on_idle: Callable[[int], None] = staticmethod(lambda cycles: None)
@@ -208,4 +229,6 @@ class VirtualMachine:
     def run(self) -> str:
         """Run until something ends the run: "request", "limit", "triple-fault", "halted"."""
         self.msrs.use_tsc_aux()
-        return self.vcpu.run()
+        reason = self.vcpu.run()
+        self.refresh_screen()
+        return reason

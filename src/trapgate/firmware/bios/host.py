@@ -14,7 +14,9 @@ from trapgate.machine.ram import Ram
 class Processor(Protocol):
     """The processor in real or virtual-8086 mode. Widths are in bits, sizes in bytes."""
 
-    rip: int
+    @property
+    def rip(self) -> int:
+        """The offset behind the OUT by which the BIOS was called."""
 
     @property
     def segments(self) -> Sequence[Any]:

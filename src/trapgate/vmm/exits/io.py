@@ -43,7 +43,11 @@ def ioio(vcpu: VirtualCpu) -> None:
         kept = 0 if size == 4 else rax & ~((1 << 8 * size) - 1)
         block[vmcb.RAX] = vcpu.gpr[RAX] = kept | value
     else:
-        bus.write_port(port, size, rax & ((1 << 8 * size) - 1))
+        try:
+            bus.write_port(port, size, rax & ((1 << 8 * size) - 1))
+        except GuestFault as fault:  # a service of the BIOS wanted memory that is not mapped
+            vcpu.inject(fault)
+            return
     block[vmcb.RIP] = block[vmcb.EXITINFO2]
     vcpu.completed(_breakpoints_hit(vcpu, port, size))
 
