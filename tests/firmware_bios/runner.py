@@ -6,11 +6,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from trapgate.boards.host import HostMachine
 from trapgate.boards.machine import BareMachine, MachineConfig
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Stopped
 from trapgate.firmware.bios.disk_image import disk_image
 from trapgate.machine.console import MemoryConsole
+from trapgate.vmm.techniques import TECHNIQUES
+from trapgate.vmm.vm import VirtualMachine
 
 MEMORY = 16 << 20
 DISKETTE = 1_474_560
@@ -95,6 +98,18 @@ def run_here(image: bytes, handlers: HandlerStore, limit: int = 50_000_000) -> t
     machine, console = machine_for(image, handlers)
     stopped = machine.run(limit)
     return stopped, machine, console.data.decode()
+
+
+def run_virtually(
+    image: bytes, technique: str, handlers: HandlerStore, limit: int = 50_000_000
+) -> tuple[str, VirtualMachine, str]:
+    """The same in a virtual machine."""
+    console, profile = MemoryConsole(), MachineConfig().profile
+    host = HostMachine(profile, 2 * MEMORY, handlers)
+    host.max_instructions = limit
+    machine = VirtualMachine(host, MEMORY, profile, TECHNIQUES[technique], console)
+    machine.load(disk_image(image, "image"))
+    return machine.run(), machine, console.data.decode()
 
 
 def qemu() -> str | None:

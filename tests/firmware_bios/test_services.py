@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from trapgate.engine.handlers import HandlerStore
+from trapgate.machine.control import Reset
 
-from .runner import assemble, machine_for, qemu, run_here, run_on_qemu
+from .runner import assemble, machine_for, qemu, run_here, run_on_qemu, run_virtually
 
 pytestmark = [
     pytest.mark.engine,
@@ -101,6 +102,35 @@ def test_services(name: str, handlers: HandlerStore, tmp_path: Path) -> None:
     assert text.endswith(expected)
     if qemu() is not None:
         assert run_on_qemu(image, tmp_path) == expected
+
+
+@pytest.mark.parametrize("technique", ["software", "shadow-tagged", "nested-tagged"])
+@pytest.mark.parametrize("name", COMMON)
+def test_services_in_a_virtual_machine(name: str, technique: str, handlers: HandlerStore, tmp_path: Path) -> None:
+    code, expected = COMMON[name]
+    reason, machine, text = run_virtually(assemble(code + "\nfinish", tmp_path), technique, handlers)
+    assert reason == "request", (text, machine.firmware and machine.firmware.bios.notes)
+    assert text.endswith(expected)
+
+
+RESETS = {
+    "the keyboard controller": "mov al, 0FEh\nout 64h, al\nhlt",
+    "port 92h": "in al, 92h\nor al, 1\nout 92h, al\nhlt",
+}
+
+
+@pytest.mark.parametrize("technique", ["bare", "software", "shadow-tagged", "nested-tagged"])
+@pytest.mark.parametrize("how", RESETS)
+def test_a_reset_of_the_processor_starts_the_machine_again(
+    how: str, technique: str, handlers: HandlerStore, tmp_path: Path
+) -> None:
+    image = assemble(RESETS[how], tmp_path)
+    if technique == "bare":
+        stopped, machine, _ = run_here(image, handlers)
+        assert (stopped.reason, machine.control.request) == ("request", Reset())
+    else:
+        reason, virtual, _ = run_virtually(image, technique, handlers)
+        assert (reason, virtual.control.request) == ("request", Reset())
 
 
 def test_memory_sizes(handlers: HandlerStore, tmp_path: Path) -> None:
