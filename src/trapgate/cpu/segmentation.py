@@ -10,6 +10,7 @@ from collections.abc import Callable
 from trapgate.arch import layout, vectors
 from trapgate.arch.paging import PF_U, PF_W
 from trapgate.arch.registers import CS, DS, ES, FS, GS, SS
+from trapgate.arch.segment_rules import data_fault, stack_fault
 from trapgate.arch.segments import (
     ATTRIBUTE_CODE,
     ATTRIBUTE_DB,
@@ -117,14 +118,9 @@ class Segmentation(Core):
         """ES, DS, FS or GS with a selector that is not null; what cannot be loaded faults with `vector`."""
         descriptor, place = self.read_descriptor(selector, vector)
         attributes = attributes_of(descriptor)
-        is_code = attributes & ATTRIBUTE_CODE
-        if not attributes & ATTRIBUTE_S or (is_code and not attributes & ATTRIBUTE_RW):
-            raise Fault(vector, selector & ~3)
-        checked = not is_code or not attributes & ATTRIBUTE_DC
-        if checked and max(self.cpl, selector & 3) > dpl_of(attributes):
-            raise Fault(vector, selector & ~3)
-        if not attributes & ATTRIBUTE_P:
-            raise Fault(vectors.NP, selector & ~3)
+        refused = data_fault(selector, attributes, self.cpl, vector)
+        if refused:
+            raise Fault(refused, selector & ~3)
         self._set_accessed(descriptor, place)
         self.segments[number].load(selector, base_of(descriptor), limit_of(descriptor), attributes | 1)
 
@@ -140,11 +136,9 @@ class Segmentation(Core):
             raise Fault(vector, 0)
         descriptor, place = self.read_descriptor(selector, vector)
         attributes = attributes_of(descriptor)
-        writable_data = attributes & (ATTRIBUTE_S | ATTRIBUTE_CODE | ATTRIBUTE_RW) == ATTRIBUTE_S | ATTRIBUTE_RW
-        if not writable_data or selector & 3 != cpl or dpl_of(attributes) != cpl:
-            raise Fault(vector, selector & ~3)
-        if not attributes & ATTRIBUTE_P:
-            raise Fault(vectors.SS, selector & ~3)
+        refused = stack_fault(selector, attributes, cpl, vector)
+        if refused:
+            raise Fault(refused, selector & ~3)
         self._set_accessed(descriptor, place)
         return selector, base_of(descriptor), limit_of(descriptor), attributes | 1
 

@@ -19,10 +19,9 @@ from enum import Enum
 from trapgate.arch import layout, vectors
 from trapgate.arch.breakpoints import DR6_BT, DR7_LOCAL
 from trapgate.arch.registers import CR0_PG, CR0_TS, CS, DS, ES, FS, GS, NT, RF, SS
+from trapgate.arch.segment_rules import task_code_fault, task_ldt_fault
 from trapgate.arch.segments import (
-    ATTRIBUTE_DC,
     ATTRIBUTE_P,
-    LDT,
     TSS16_AVAILABLE,
     TSS16_BUSY,
     TSS32_AVAILABLE,
@@ -33,7 +32,7 @@ from trapgate.arch.segments import (
 )
 from trapgate.arch.tss import BUSY, LINK, WIDE, Image, layout_of, saved
 from trapgate.cpu.faults import Fault
-from trapgate.cpu.segmentation import CODE_MASK, Segmentation, dpl_of
+from trapgate.cpu.segmentation import Segmentation
 
 _SELECTOR_FAULTS = frozenset((vectors.TS, vectors.NP, vectors.SS, vectors.GP))
 
@@ -213,7 +212,7 @@ class Tasks(Segmentation, ABC):
             raise Fault(vectors.TS, selector & ~3)
         descriptor, _ = self.read_descriptor(selector, vectors.TS)
         attributes = attributes_of(descriptor)
-        if attributes & 0x1F != LDT or not attributes & ATTRIBUTE_P:
+        if task_ldt_fault(attributes):
             raise Fault(vectors.TS, selector & ~3)
         self.ldtr.load(selector, base_of(descriptor), limit_of(descriptor), attributes & 0xFF)
 
@@ -221,14 +220,10 @@ class Tasks(Segmentation, ABC):
         if selector & ~3 == 0:
             raise Fault(vectors.TS, 0)
         descriptor, place = self.read_descriptor(selector, vectors.TS)
-        attributes = attributes_of(descriptor)
-        dpl, rpl = dpl_of(attributes), selector & 3
-        wrong = dpl > rpl if attributes & ATTRIBUTE_DC else dpl != rpl
-        if attributes & CODE_MASK != CODE_MASK or wrong:
-            raise Fault(vectors.TS, selector & ~3)
-        if not attributes & ATTRIBUTE_P:
-            raise Fault(vectors.NP, selector & ~3)
-        self.enter_code(selector, descriptor, place, rpl)
+        refused = task_code_fault(selector, attributes_of(descriptor))
+        if refused:
+            raise Fault(refused, selector & ~3)
+        self.enter_code(selector, descriptor, place, selector & 3)
 
 
 def _with_external(fault: Fault, external: int) -> Fault:

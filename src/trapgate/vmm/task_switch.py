@@ -22,15 +22,11 @@ from trapgate.arch import vectors, vmcb
 from trapgate.arch.breakpoints import DR6_BT, DR7_LOCAL
 from trapgate.arch.paging import PF_U, PF_W
 from trapgate.arch.registers import CR0_PG, CR0_TS, CS, DS, ES, FS, GS, NT, RF, SS, VM
+from trapgate.arch.segment_rules import data_fault, stack_fault, task_code_fault, task_ldt_fault
 from trapgate.arch.segments import (
-    ATTRIBUTE_CODE,
     ATTRIBUTE_DB,
     ATTRIBUTE_DC,
     ATTRIBUTE_P,
-    ATTRIBUTE_RW,
-    ATTRIBUTE_S,
-    DPL_SHIFT,
-    LDT,
     attributes_of,
     base_of,
     limit_of,
@@ -46,7 +42,6 @@ if TYPE_CHECKING:
 
 _V86_ATTRIBUTES = 0xF3
 _SELECTOR_FAULTS = frozenset((vectors.TS, vectors.NP, vectors.SS, vectors.GP))
-_CODE = ATTRIBUTE_S | ATTRIBUTE_CODE
 _M32 = 0xFFFF_FFFF
 
 
@@ -182,11 +177,8 @@ class _Switch:
             for place, selector in zip(SEGMENTS, image.selectors, strict=True):
                 self._set(place, selector, selector << 4, 0xFFFF, _V86_ATTRIBUTES)
             return
-        self._load_code(image.selectors[CS])
-        self._load_stack(image.selectors[SS])
-        for number in (DS, ES, FS, GS):
-            if image.selectors[number] & ~3:
-                self._load_data(number, image.selectors[number])
+        for number in (CS, SS, DS, ES, FS, GS):
+            self._load_segment(number, image.selectors[number])
 
     def _set(self, place: int, selector: int, base: int, limit: int, attributes: int) -> None:
         self.block.set_segment(place, SegmentValue(selector, base, limit, attributes))
@@ -204,46 +196,28 @@ class _Switch:
             raise GuestFault(vectors.TS, selector & ~3)
         descriptor, _ = self._descriptor(selector, vectors.TS)
         attributes = attributes_of(descriptor)
-        if attributes & 0x1F != LDT or not attributes & ATTRIBUTE_P:
-            raise GuestFault(vectors.TS, selector & ~3)
+        self._refuse(selector, task_ldt_fault(attributes))
         self._set(vmcb.LDTR, selector, base_of(descriptor), limit_of(descriptor), attributes & 0xFF)
 
-    def _load_code(self, selector: int) -> None:
-        if selector & ~3 == 0:
-            raise GuestFault(vectors.TS, 0)
-        descriptor, place = self._descriptor(selector, vectors.TS)
-        attributes = attributes_of(descriptor)
-        dpl, rpl = attributes >> DPL_SHIFT & 3, selector & 3
-        wrong = dpl > rpl if attributes & ATTRIBUTE_DC else dpl != rpl
-        if attributes & _CODE != _CODE or wrong:
-            raise GuestFault(vectors.TS, selector & ~3)
-        if not attributes & ATTRIBUTE_P:
-            raise GuestFault(vectors.NP, selector & ~3)
-        self._load(CS, selector, descriptor, place)
+    def _refuse(self, selector: int, vector: int) -> None:
+        if vector:
+            raise GuestFault(vector, selector & ~3)
 
-    def _load_stack(self, selector: int) -> None:
+    def _load_segment(self, number: int, selector: int) -> None:
+        """CS, SS, or a data segment."""
         if selector & ~3 == 0:
-            raise GuestFault(vectors.TS, 0)
+            if number in (CS, SS):
+                raise GuestFault(vectors.TS, 0)
+            return
         descriptor, place = self._descriptor(selector, vectors.TS)
         attributes = attributes_of(descriptor)
-        writable = attributes & (_CODE | ATTRIBUTE_RW) == ATTRIBUTE_S | ATTRIBUTE_RW
-        if not writable or selector & 3 != self.cpl or attributes >> DPL_SHIFT & 3 != self.cpl:
-            raise GuestFault(vectors.TS, selector & ~3)
-        if not attributes & ATTRIBUTE_P:
-            raise GuestFault(vectors.SS, selector & ~3)
-        self._load(SS, selector, descriptor, place)
-
-    def _load_data(self, number: int, selector: int) -> None:
-        descriptor, place = self._descriptor(selector, vectors.TS)
-        attributes = attributes_of(descriptor)
-        is_code = attributes & ATTRIBUTE_CODE
-        if not attributes & ATTRIBUTE_S or (is_code and not attributes & ATTRIBUTE_RW):
-            raise GuestFault(vectors.TS, selector & ~3)
-        checked = not is_code or not attributes & ATTRIBUTE_DC
-        if checked and max(self.cpl, selector & 3) > attributes >> DPL_SHIFT & 3:
-            raise GuestFault(vectors.TS, selector & ~3)
-        if not attributes & ATTRIBUTE_P:
-            raise GuestFault(vectors.NP, selector & ~3)
+        if number == CS:
+            vector = task_code_fault(selector, attributes)
+        elif number == SS:
+            vector = stack_fault(selector, attributes, self.cpl, vectors.TS)
+        else:
+            vector = data_fault(selector, attributes, self.cpl, vectors.TS)
+        self._refuse(selector, vector)
         self._load(number, selector, descriptor, place)
 
     def push(self, error: int) -> None:
