@@ -11,25 +11,13 @@ from trapgate.arch.msrs import HWCR_IGNNE_EM, MSR_HWCR
 from trapgate.arch.profiles.profile import AMD
 from trapgate.arch.registers import CR0_CD, CR0_EM, CR0_NE, CR0_NW, CR0_PE, CR0_PG, CR0_TS, CS, RFLAGS_ONE
 from trapgate.arch.segments import DATA_RW_ACCESSED, REAL_CODE
+from trapgate.arch.smm import ENTRY, SAVE_AREA, SMBASE_RESET, SavedState
 from trapgate.arch.vmcb import SMM_CTL_DISMISS, SMM_CTL_ENTER, SMM_CTL_EXIT
 from trapgate.cpu.debug import Debugging
 from trapgate.cpu.faults import Fault, TripleFault
 
-#: SMBASE after RESET#, and offsets from it (10.2.1, 10.2.3).
-SMBASE_RESET, ENTRY, SAVE_AREA = 0x3_0000, 0x8000, 0xFE00
-#: SMM-revision identifier: SMBASE relocation, I/O restart, AMD64 save area (10.2.4).
-REVISION = 0x0003_0064
-
 #: ES and B of the x87 status word (APM vol. 1, 6.2.2).
 X87_SUMMARY, X87_BUSY = 1 << 7, 1 << 15
-
-# The save area, table 10-1: offsets from SMBASE + FE00h.
-_SEGMENTS = ((0x00, 0), (0x10, 1), (0x20, 2), (0x30, 3), (0x40, 4), (0x50, 5))  # ES, CS, SS, DS, FS, GS
-_GDTR, _LDTR, _IDTR, _TR = 0x60, 0x70, 0x80, 0x90
-AUTO_HALT_RESTART, EFER_PLACE, REVISION_PLACE, SMBASE_PLACE = 0xC9, 0xD0, 0xFC, 0x100
-_CR4, _CR3, _CR0, _DR7, _DR6, _RFLAGS, _RIP = 0x148, 0x150, 0x158, 0x160, 0x168, 0x170, 0x178
-#: R15 at 180h ... R8 at 1B8h, RDI, RSI, RBP, RSP, RBX, RDX, RCX, RAX at 1F8h.
-_REGISTERS = (15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
 
 
 class SystemManagement(Debugging):
@@ -115,32 +103,24 @@ class SystemManagement(Debugging):
         def save(offset: int, size: int, value: int) -> None:
             self.write_physical(area + offset, size, value & ((1 << 8 * size) - 1))
 
-        for offset, number in _SEGMENTS:
-            segment = self.segments[number]
-            save(offset, 2, segment.selector)
-            save(offset + 2, 2, segment.attributes)
-            save(offset + 4, 4, segment.limit)
-            save(offset + 8, 8, segment.base)
-        for offset, table in ((_LDTR, self.ldtr), (_TR, self.tr)):
-            save(offset, 2, table.selector)
-            save(offset + 2, 2, table.attributes)
-            save(offset + 4, 4, table.limit)
-            save(offset + 8, 8, table.base)
-        save(_GDTR + 4, 4, self.gdtr_limit)
-        save(_GDTR + 8, 8, self.gdtr_base)
-        save(_IDTR + 4, 4, self.idtr_limit)
-        save(_IDTR + 8, 8, self.idtr_base)
-        save(AUTO_HALT_RESTART, 1, int(self.halted))
-        save(EFER_PLACE, 8, self.efer)
-        save(REVISION_PLACE, 4, REVISION)
-        save(SMBASE_PLACE, 4, self.smbase)
-        for offset, value in (
-            (_CR4, self.cr4), (_CR3, self.cr3), (_CR0, self.cr0), (_DR7, self.dr[7]), (_DR6, self.dr[6]),
-            (_RFLAGS, self.rflags), (_RIP, self.rip),
-        ):  # fmt: skip
-            save(offset, 8, value)
-        for i, number in enumerate(_REGISTERS):
-            save(0x180 + 8 * i, 8, self.register(number, 64))
+        SavedState(
+            segments=tuple((r.selector, r.base, r.limit, r.attributes) for r in self.segments),
+            ldtr=(self.ldtr.selector, self.ldtr.base, self.ldtr.limit, self.ldtr.attributes),
+            tr=(self.tr.selector, self.tr.base, self.tr.limit, self.tr.attributes),
+            gdtr=(self.gdtr_base, self.gdtr_limit),
+            idtr=(self.idtr_base, self.idtr_limit),
+            halted=self.halted,
+            efer=self.efer,
+            smbase=self.smbase,
+            cr4=self.cr4,
+            cr3=self.cr3,
+            cr0=self.cr0,
+            dr7=self.dr[7],
+            dr6=self.dr[6],
+            rflags=self.rflags,
+            rip=self.rip,
+            registers=tuple(self.register(number, 64) for number in range(16)),
+        ).store(save)
         self.in_smm, self.halted, self.shadow = True, False, False
         # NMIs wait until RSM, or until an IRET in the handler (10.3.4).
         self._nmi_was_blocked, self.nmi_blocked = self.nmi_blocked, True
@@ -159,38 +139,33 @@ class SystemManagement(Debugging):
         if not self.in_smm:
             raise Fault(vectors.UD)
         area = self.smbase + SAVE_AREA
-
-        def saved(offset: int, size: int) -> int:
-            return self.read_physical(area + offset, size)
-
-        cr0, cr4, efer = saved(_CR0, 8), saved(_CR4, 8), saved(EFER_PLACE, 8)
+        state = SavedState.load(lambda offset, size: self.read_physical(area + offset, size))
+        cr0, cr4 = state.cr0, state.cr4
         # With AMD-V it may be paged real mode (15.19).
         unprotected = cr0 & CR0_PG and not cr0 & CR0_PE and "SVM" not in self.profile.flags
         if cr0 >> 32 or unprotected or cr4 & ~self.profile.cr4_bits:
             raise TripleFault  # shutdown
-        for offset, number in _SEGMENTS:
-            self.segments[number].load(
-                saved(offset, 2), saved(offset + 8, 8), saved(offset + 4, 4), saved(offset + 2, 2) & 0xFFF
-            )
-        for offset, table in ((_LDTR, self.ldtr), (_TR, self.tr)):
-            table.load(saved(offset, 2), saved(offset + 8, 8), saved(offset + 4, 4), saved(offset + 2, 2) & 0xFFF)
-        self.gdtr_limit, self.gdtr_base = saved(_GDTR + 4, 4), saved(_GDTR + 8, 8)
-        self.idtr_limit, self.idtr_base = saved(_IDTR + 4, 4) & 0xFFFF, saved(_IDTR + 8, 8)
+        for segment, values in zip(self.segments, state.segments, strict=True):
+            segment.load(*values)
+        self.ldtr.load(*state.ldtr)
+        self.tr.load(*state.tr)
+        self.gdtr_base, self.gdtr_limit = state.gdtr
+        self.idtr_base, self.idtr_limit = state.idtr
         # The descriptors that native code compares are not saved: it asks Python until they are loaded again.
         self.state.set(layout.CODE_DESCRIPTOR, -1)
         self.state.set(layout.STACK_DESCRIPTOR, -1)
-        self.state.set(layout.CR3, saved(_CR3, 8))
-        self._set_control(cr0, cr4, efer)
-        for i, number in enumerate(_REGISTERS):
-            self.set_register(number, 64, saved(0x180 + 8 * i, 8))
-        self.dr[6], self.dr[7] = saved(_DR6, 8), saved(_DR7, 8)
+        self.state.set(layout.CR3, state.cr3)
+        self._set_control(cr0, cr4, state.efer)
+        for number, value in enumerate(state.registers):
+            self.set_register(number, 64, value)
+        self.dr[6], self.dr[7] = state.dr6, state.dr7
         self.breakpoints_changed()
-        self.rflags = saved(_RFLAGS, 8)
-        self.rip = saved(_RIP, 8)
+        self.rflags = state.rflags
+        self.rip = state.rip
         # SS's DPL is the CPL (4.9.1), but in real mode.
         self.cpl = self.segments[2].attributes >> 5 & 3 if cr0 & CR0_PE else 0
-        self.smbase = saved(SMBASE_PLACE, 4)
-        self.halted = bool(saved(AUTO_HALT_RESTART, 1) & 1)
+        self.smbase = state.smbase
+        self.halted = state.halted
         self.in_smm, self.nmi_blocked = False, self._nmi_was_blocked
         self.mode_changed()
 
