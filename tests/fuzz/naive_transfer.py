@@ -200,7 +200,7 @@ class Naive:
         return e.loaded(selector)
 
     def system_segment(self, selector: int, task: bool) -> None:
-        """LLDT and LTR at CPL 0."""
+        """LLDT and LTR at CPL 0 (APM vol. 3)."""
         if self.cpl:
             raise NaiveFault(GP, 0)
         if selector < 4:
@@ -219,13 +219,15 @@ class Naive:
             raise NaiveFault(NP, error)
         loaded = e.loaded(selector)
         loaded.rights &= ~1
-        if self.long_mode:
+        if self.bits64:  # "in legacy and compatibility modes, the descriptor is 8 bytes long"
             if (selector & 0xFFF8) + 15 > self.gdt[1]:
                 raise NaiveFault(GP, error)
             upper = self.read(e.place + 8, 8)
             if upper >> 40 & 0x1F:
                 raise NaiveFault(GP, error)
             loaded.base |= (upper & 0xFFFF_FFFF) << 32
+            if not canonical(loaded.base):
+                raise NaiveFault(GP, error)
         if task:
             loaded.rights = e.value >> 40 & 0xFF | 2
             self.write(e.place + 5, 1, loaded.rights)
