@@ -6,6 +6,7 @@ All addresses are below 2 GiB, so that 32-bit addressing and absolute operands r
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 
 PAGE = 4096
 
@@ -78,6 +79,7 @@ def slot_address(number: int, mode: str = "long64") -> int:
     return PLACES[mode].slots + number * SLOT_SIZE + SLOT_START
 
 
+@cache
 def read_only_bytes() -> bytes:
     """What the read-only page holds: a fixed pattern without repeats of any power of two."""
     return bytes((i * 7 + (i >> 8) * 13 + 1) & 0xFF for i in range(PAGE))
