@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .naive_transfer import DF, GP, IF, NP, NT, PF, RF, SS, TF, TS, VM, Naive, NaiveFault, Segment, canonical
+from .naive_transfer import DB, DF, GP, IF, NP, NT, PF, RF, SS, TF, TS, VM, Naive, NaiveFault, Segment, canonical
 
 _CONTRIBUTORY = frozenset((0, TS, NP, SS, GP))
 _WITH_ERROR = frozenset((DF, TS, NP, SS, GP, PF, 17))
@@ -185,7 +185,7 @@ def deliver_exception(n: Naive, fault: NaiveFault) -> tuple[Naive, list[int]]:
             if attempt.switched:
                 n = attempt  # the fault belongs to the new task
             first = fault.vector
-            if first == DF:
+            if first == DF and second.vector != DB:  # the new task's T bit: a trap behind a switch that is done
                 raise TripleFault from None
             both = first in _CONTRIBUTORY and second.vector in _CONTRIBUTORY
             of_page = first == PF and (second.vector in _CONTRIBUTORY or second.vector == PF)

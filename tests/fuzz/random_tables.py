@@ -92,6 +92,13 @@ class RandomTables:
         memory.write(CODE, code)
         p.mode_changed()
 
+        return self.judge(machine, mode, code, operation, choose.random() < 0.5)
+
+    def judge(
+        self, machine: FuzzMachine, mode: str, code: bytes, operation: Callable[[Naive], None], delivered: bool
+    ) -> str:
+        """Carry out one instruction on both sides and compare; a fault is `delivered`, or caught before it is."""
+        p = machine.processor
         before = _naive(machine)
         wanted = before.copy()
         wanted.ip += len(code)
@@ -100,12 +107,12 @@ class RandomTables:
             operation(wanted)
         except NaiveFault as found:
             fault = found
-        self._text = f"{mode}: {text}, wanted {fault!r}"
+        self._text = f"{mode}: {code.hex()}, wanted {fault!r}"
         if fault is None:
             assert _step(machine, None).reason == "steps"
             self._compare(machine, wanted, [])
             return "done"
-        if choose.random() < 0.5:
+        if not delivered:
             caught = _catch(machine)
             assert caught is not None, "no fault"
             got = caught.vector, caught.error, caught.address

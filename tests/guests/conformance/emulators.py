@@ -12,10 +12,14 @@ from pathlib import Path
 from trapgate import __version__
 from trapgate.boards.host import HostMachine
 from trapgate.boards.machine import BareMachine, MachineConfig
+from trapgate.cpu.faults import Unimplemented
 from trapgate.engine.handlers import HandlerStore
 from trapgate.firmware.multiboot import MultibootImage
+from trapgate.lab.virtual import host_memory
 from trapgate.machine.console import MemoryConsole
 from trapgate.machine.control import GuestExit
+from trapgate.machine.errors import UnimplementedDevice
+from trapgate.vmm.errors import VmmError
 from trapgate.vmm.techniques import TECHNIQUES
 from trapgate.vmm.vm import VirtualMachine
 
@@ -70,22 +74,29 @@ class Trapgate:
 
 
 class Virtual:
-    """A virtual machine under one of the techniques, in this process."""
+    """The project's own processor under its own hypervisor, by one of the hypervisor's techniques."""
 
     missing = ""
 
-    def __init__(self, technique: str, handlers: HandlerStore) -> None:
-        self.name = f"trapgate, {technique}"
-        self._technique, self._handlers = technique, handlers
+    def __init__(self, technique: str, handlers: HandlerStore | None = None) -> None:
+        self.name = technique
+        self._handlers = handlers or HandlerStore()
+
+    def version(self) -> str:
+        """What the guest runs on."""
+        return f"the same in a virtual machine, technique {self.name}"
 
     def run(self, image: bytes, folder: Path) -> Output:
         """Run a kernel to its end."""
-        profile, console = MachineConfig().profile, MemoryConsole()
-        host = HostMachine(profile, 2 * MEGABYTES << 20, self._handlers)
-        host.max_instructions = _MOST_INSTRUCTIONS
-        machine = VirtualMachine(host, MEGABYTES << 20, profile, TECHNIQUES[self._technique], console)
+        console, profile, size = MemoryConsole(), MachineConfig().profile, MEGABYTES << 20
+        host = HostMachine(profile, host_memory(size), self._handlers)
+        machine = VirtualMachine(host, size, profile, TECHNIQUES[self.name], console)
         machine.load(MultibootImage(image))
-        reason = machine.run()
+        host.max_instructions = _MOST_INSTRUCTIONS
+        try:
+            reason = machine.run()
+        except (Unimplemented, UnimplementedDevice, VmmError) as error:
+            return Output(console.data.decode("latin1"), f"{type(error).__name__}: {error}")
         text = console.data.decode("latin1")
         if isinstance(machine.control.request, GuestExit):
             return Output(text, EXIT)
@@ -191,7 +202,7 @@ debug: action=ignore
         return Output(serial.read_text("latin1"), end)
 
 
-Emulator = Trapgate | Qemu | Bochs
+Emulator = Trapgate | Virtual | Qemu | Bochs
 
 
 def peers() -> list[Callable[[], Emulator]]:
