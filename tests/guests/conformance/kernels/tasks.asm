@@ -2,6 +2,11 @@
 %include "prelude.inc"
 
 GATE  equ FREE
+; Two page directories of 4 MB pages that differ in where VIEW lies.
+OWN_DIRECTORY equ 0x600000
+OTHER_DIRECTORY equ 0x601000
+VIEW  equ 0x800000
+OTHER_VIEW equ 0xC00000
 
 %macro tss32 3          ; label of the TSS, EIP, EFLAGS: a task of ring 0
         mov dword [%1 + 32], %2
@@ -258,6 +263,41 @@ test_body:
         and ebx, 0xFF
         is ebx, 0xAA
         end_check
+        check "with paging on a task switch loads CR3 from the new TSS", "AMD APM vol. 2, Task-State Segment; Switching Tasks"
+        anew
+        call two_directories
+        tss32 tss2, read_view, 0x2
+        mov dword [tss2 + 28], OTHER_DIRECTORY
+        mov dword [tss + 28], OWN_DIRECTORY
+        mov eax, [VIEW]
+        is eax, 0x11111111
+        call TSS2:0
+        clts
+        is [value], 0x22222222
+        mov eax, cr3
+        is eax, OWN_DIRECTORY
+        mov eax, [VIEW]
+        is eax, 0x11111111
+        end_check
+        check "a page fault on the outgoing TSS leaves the old task as it was", "Intel SDM vol. 3, Task Switching"
+        anew
+        call two_directories
+        tss32 tss2, show_state, 0x2
+        mov dword [tss2 + 28], OWN_DIRECTORY
+        mov dword [OWN_DIRECTORY + 12], 0xC00000 | 0x81        ; the old task's TSS is read-only
+        system TSS, OTHER_VIEW, 0x67 + 0x2021, 0x89
+        mov eax, TSS
+        ltr ax
+        mov eax, cr0
+        or eax, 0x10000
+        mov cr0, eax
+        raises PF, 3, jmp TSS2:0
+        mov eax, [ex_cr2]
+        and eax, ~0xFFF
+        is eax, OTHER_VIEW
+        busy_is TSS, 0x8B
+        busy_is TSS2, 0x89
+        end_check
         check "LTR marks its TSS busy, and refuses a busy one", "AMD APM vol. 3, LTR"
         anew
         mov eax, TSS2
@@ -332,8 +372,11 @@ test_body:
         end_check
         ret
 
-first_task:             ; TR names TSS; TSS2 is available and present
+first_task:             ; TR names TSS; TSS2 is available and present; no paging
         pushad
+        mov eax, cr0
+        and eax, ~0x80010000
+        mov cr0, eax
         mov ecx, 26
         mov edi, tss2
         xor eax, eax
@@ -354,6 +397,37 @@ return_task:
         iretd
 after_return:
         jmp return_task
+read_view:              ; of the other task: what it sees there
+        mov eax, [VIEW]
+        mov [value], eax
+        iretd
+two_directories:        ; paging by the first one
+        pushad
+        mov edi, OWN_DIRECTORY
+        mov ecx, 2048
+        xor eax, eax
+        rep stosd
+        mov eax, 0x83
+        mov edi, OWN_DIRECTORY
+next_page: mov [edi], eax
+        mov [edi + OTHER_DIRECTORY - OWN_DIRECTORY], eax
+        add eax, 0x400000
+        add edi, 4
+        cmp eax, 0x2000083
+        jb next_page
+        mov dword [OTHER_DIRECTORY + 8], OTHER_VIEW | 0x83
+        mov dword [VIEW], 0x11111111
+        mov dword [OTHER_VIEW], 0x22222222
+        mov eax, cr4
+        or eax, 0x10
+        mov cr4, eax
+        mov eax, OWN_DIRECTORY
+        mov cr3, eax
+        mov eax, cr0
+        or eax, 0x80000000
+        mov cr0, eax
+        popad
+        ret
 section .low
 bits 32
 low_state:
