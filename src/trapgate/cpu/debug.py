@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from trapgate.arch import layout, vectors
 from trapgate.arch.breakpoints import DR6_BS, EXECUTE, PORT, READ_WRITE, enabled
-from trapgate.arch.registers import AC, CR0_AM, CR4_DE, CS, RF
+from trapgate.arch.registers import AC, CR0_AM, CR4_DE, CS, RF, TF
 from trapgate.cpu.access import WATCH_READ, WATCH_WRITE
 from trapgate.cpu.branch_records import BranchRecords
 from trapgate.cpu.faults import Fault
@@ -92,6 +92,12 @@ class Debugging(BranchRecords):
         slow = checked or self.watches_data
         q[layout.WATCH_DATA >> 3] = int(slow)
         return slow
+
+    @property
+    def traps_each_turn(self) -> bool:
+        """Whether a repeated string instruction may raise #DB behind each of its turns."""
+        flags = self.q[layout.SYSTEM_FLAGS >> 3]
+        return bool(flags & TF or self.port_breakpoints or self.watches_data)
 
     # -- hits
 

@@ -179,6 +179,12 @@ class Processor(Protocol):
     def mode_changed(self) -> None:
         """CS, CPL, or a control register that code depends on has changed."""
 
+    @property
+    def traps_each_turn(self) -> bool:
+        """Whether a repeated string instruction may raise #DB behind each of its turns: TF, or a breakpoint for data or
+        ports (APM vol. 2, 13.1.4)."""
+        ...
+
     def refetch(self) -> None:
         """The translation of code addresses may have changed."""
 

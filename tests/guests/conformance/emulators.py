@@ -53,7 +53,7 @@ class Trapgate:
     missing = ""
 
     def __init__(self, handlers: HandlerStore | None = None) -> None:
-        self._handlers = handlers or HandlerStore()
+        self.handlers = handlers or HandlerStore()
 
     def version(self) -> str:
         """The package's version and the CPU profile."""
@@ -62,7 +62,7 @@ class Trapgate:
     def run(self, image: bytes, folder: Path) -> Output:
         """Run a kernel to its end."""
         console = MemoryConsole()
-        machine = BareMachine(MachineConfig(memory_size=MEGABYTES << 20), console, self._handlers)
+        machine = BareMachine(MachineConfig(memory_size=MEGABYTES << 20), console, self.handlers)
         machine.load(MultibootImage(image))
         stopped = machine.run(_MOST_INSTRUCTIONS)
         text = console.data.decode("latin1")

@@ -53,7 +53,7 @@ def _port_string(p: Processor, instruction: iced.Instruction, size: int, is_in: 
     index = RDI if is_in else RSI
     segment = ES if is_in else SEGMENT_NUMBERS[instruction.memory_segment]
     step = -size if p.rflags & DF else size
-    for _ in range(_BURST if repeated else 1):
+    for _ in range(1 if not repeated or p.traps_each_turn else _BURST):
         if repeated:
             count = p.register(RCX, bits)
             if count == 0:

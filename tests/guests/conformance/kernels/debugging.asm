@@ -99,6 +99,35 @@ test_body:
         is [ex_rip], .rep
         is ecx, 4
         end_check
+        check "single step over CPUID, IN, OUT, CR0, WBINVD: one behind each", "AMD APM vol. 2, Single Stepping"
+        idt_gate 1, CODE0, count_steps, 0x8E00
+        mov dword [value], 0
+        with_tf
+        cpuid
+        in al, 0x80
+        out 0x80, al
+        mov eax, cr0
+        mov cr0, eax
+        wbinvd
+        pushfd
+        and dword [esp], ~0x100
+        popfd
+        is [value], 9
+        end_check
+        check "single step over REP OUTSB: after every turn", "AMD APM vol. 2, Single Stepping"
+        idt_gate 1, CODE0, count_steps, 0x8E00
+        mov dword [value], 0
+        mov esi, value + 16
+        mov edx, 0x80
+        mov ecx, 5
+        with_tf
+        rep outsb
+        pushfd
+        and dword [esp], ~0x100
+        popfd
+        is [value], 8
+        is ecx, 0
+        end_check
         check "a faulting instruction is not stepped: its fault's frame has TF", "AMD APM vol. 2, Single Stepping"
         trying
         with_tf
@@ -291,6 +320,25 @@ test_body:
         is [ex_vector], DB_
         is ecx, 1
         end_check
+        check "RF holds for one instruction, CPUID too", "AMD APM vol. 2, Resume Flag (RF) Bit"
+        mov eax, .second
+        mov dr1, eax
+        watch 0, .first, EXECUTE
+        dr7_is 0x40A
+        trying
+        pushfd
+        or dword [esp], 0x10000
+        push dword CODE0
+        push dword .first
+        iretd
+.first: cpuid
+.second: nop
+        tried
+        unwatch
+        is [ex_vector], DB_
+        is [ex_rip], .second
+        dr6_is 2
+        end_check
         check "POPF cannot set RF", "AMD APM vol. 2, Resume Flag (RF) Bit"
         pushfd
         or dword [esp], 0x10000
@@ -315,6 +363,26 @@ test_body:
         mov cr4, eax
         is [ex_vector], DB_
         is [ex_rip], .behind
+        dr6_is 2
+        end_check
+        check "an I/O breakpoint on REP OUTSB traps after the first turn", "AMD APM vol. 2, I/O Breakpoints"
+        mov eax, cr4
+        or eax, 8
+        mov cr4, eax
+        watch 1, 0x80, PORT | BYTE_
+        mov esi, value + 16
+        mov edx, 0x80
+        mov ecx, 3
+        trying
+.rep_io: rep outsb
+        tried
+        unwatch
+        mov eax, cr4
+        and eax, ~8
+        mov cr4, eax
+        is [ex_vector], DB_
+        is [ex_rip], .rep_io
+        is ecx, 2
         dr6_is 2
         end_check
         check "a port beside an I/O breakpoint", "AMD APM vol. 2, I/O Breakpoints"
