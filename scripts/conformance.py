@@ -1,6 +1,6 @@
-"""Runs the conformance kernels on trapgate, QEMU, Bochs and KVM, and writes docs/conformance.md.
+"""Runs the conformance kernels on trapgate, QEMU, Bochs and KVM, and in virtual machines; writes docs/conformance.md.
 
-    python scripts/conformance.py [--kernel NAME] [--show]
+    python scripts/conformance.py [--kernel NAME] [--show] [--without-kvm]
 
 What is not installed has an empty column. Sources: tests/guests/conformance.
 """
@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "tests")]
 
 from guests.conformance import emulators, kernels, notes, results  # noqa: E402
+from trapgate.vmm.techniques import TECHNIQUES  # noqa: E402
 
 TABLE = REPOSITORY / "docs" / "conformance.md"
 HEAD = """# Conformance
@@ -32,6 +33,9 @@ runs the kernels on trapgate, where all must pass but the known gaps listed belo
 | skip | the processor does not have what is checked |
 | - | not reached: the emulator stopped at too many checks before |
 """
+VIRTUAL = """The same kernels as guests of trapgate's hypervisor. `make test` runs them under three of the techniques.
+"""
+NOT_MEASURED = "not measured: the KVM of the host of this table emulates ring 0, slowly, and stops often"
 KVM_NOTE = """
 KVM is the host's own processor only as far as the host's KVM lets the guest run on it. KVM emulates instructions where
 the hardware cannot run them (task switches, big real mode). The host on which this table was made has a KVM that works
@@ -44,6 +48,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kernel", action="append", help="only this one (may be given again); nothing is written")
     parser.add_argument("--show", action="store_true", help="print what does not pass; write nothing")
+    parser.add_argument("--without-kvm", action="store_true", help="leave KVM's column empty")
     arguments = parser.parse_args()
     if not kernels.has_nasm():
         print("wanted nasm to build the kernels, got none: install Debian's package nasm", file=sys.stderr)
@@ -54,8 +59,11 @@ def main() -> int:
         print(f"wanted a kernel, got {arguments.kernel}: there are {names}", file=sys.stderr)
         return 2
     machines: list[emulators.Emulator] = [emulators.Trapgate(), *(make() for make in emulators.peers())]
-    found = {kernel.name: run(kernel, machines) for kernel in chosen}
-    text = report(chosen, machines, found)
+    if arguments.without_kvm:
+        machines[-1].missing = NOT_MEASURED
+    guests: list[emulators.Emulator] = [emulators.Virtual(technique) for technique in TECHNIQUES]
+    found = {kernel.name: run(kernel, [*machines, *guests]) for kernel in chosen}
+    text = report(chosen, machines, found, guests)
     if arguments.kernel or arguments.show:
         print(text)
     else:
@@ -80,15 +88,12 @@ def report(
     chosen: list[kernels.Kernel],
     machines: list[emulators.Emulator],
     found: dict[str, dict[str, dict[str, results.Outcome]]],
+    guests: list[emulators.Emulator],
 ) -> str:
     """The document."""
     lines = [HEAD, "## What ran", "", "| column | what | pass | of |", "|---|---|---|---|"]
-    for machine in machines:
-        outcomes = [o for by_name in found.values() for o in by_name.get(machine.name, {}).values()]
-        passed = sum(o.status == results.PASS for o in outcomes)
-        what = machine.missing or machine.version()
-        lines.append(f"| {machine.name} | {what} | {passed} | {len(outcomes)} |")
-    lines += [KVM_NOTE, "## Known gaps of trapgate", ""]
+    lines += [count(machine, found) for machine in machines]
+    lines += [KVM_NOTE, *virtual_machines(found, guests), "## Known gaps of trapgate", ""]
     lines += [f"- {name}: {why}" for name, why in notes.KNOWN_GAPS.items()] or ["None of the checks."]
     for kernel in chosen:
         lines += ["", f"## {kernel.title}", "", f"`{kernel.path.name}`", ""]
@@ -96,6 +101,33 @@ def report(
         lines += ["| check | manual | " + " | ".join(names) + " | note |", "|---" * (len(names) + 3) + "|"]
         lines += [row(check, names, found[kernel.name]) for check in kernel.checks]
     return "\n".join(lines) + "\n"
+
+
+def count(machine: emulators.Emulator, found: dict[str, dict[str, dict[str, results.Outcome]]]) -> str:
+    """A machine's row: how many checks pass."""
+    if machine.missing:
+        return f"| {machine.name} | {machine.missing} | | |"
+    outcomes = [o for by_name in found.values() for o in by_name.get(machine.name, {}).values()]
+    passed = sum(o.status == results.PASS for o in outcomes)
+    return f"| {machine.name} | {machine.version()} | {passed} | {len(outcomes)} |"
+
+
+def virtual_machines(
+    found: dict[str, dict[str, dict[str, results.Outcome]]], guests: list[emulators.Emulator]
+) -> list[str]:
+    """The section on guests of trapgate's own hypervisor: counts, and what does not pass."""
+    lines = ["## Virtual machines", "", VIRTUAL, "| technique | what | pass | of |", "|---|---|---|---|"]
+    lines += [count(guest, found) for guest in guests] + [""]
+    differing: dict[str, list[str]] = {}
+    for by_name in found.values():
+        for guest in guests:
+            for name, outcome in by_name.get(guest.name, {}).items():
+                if outcome.status != results.PASS:
+                    differing.setdefault(name, []).append(guest.name)
+    known = {name: why for table in notes.TECHNIQUE_DIFFERENCES.values() for name, why in table.items()}
+    for name, where in differing.items():
+        lines.append(f"- {name} ({', '.join(where)}): {known.get(name, 'not explained')}")
+    return [*lines, ""] if differing else lines
 
 
 def row(check: kernels.Check, names: list[str], found: dict[str, dict[str, results.Outcome]]) -> str:

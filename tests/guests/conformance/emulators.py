@@ -84,7 +84,7 @@ class Virtual:
 
     def version(self) -> str:
         """What the guest runs on."""
-        return f"the same in a virtual machine, technique {self.name}"
+        return f"trapgate {__version__}, a guest of CPU profile {MachineConfig().profile.name}"
 
     def run(self, image: bytes, folder: Path) -> Output:
         """Run a kernel to its end."""
