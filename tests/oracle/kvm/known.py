@@ -186,7 +186,7 @@ FAULTS = (
     KnownFault(
         "LGDT and LIDT with 16 bits",
         "APM vol. 3, LGDT, LIDT: the operand is mem16:32, 6 bytes, of whose base the upper one is ignored; KVM reads 5",
-        lambda d: d.mnemonic in ("lgdt", "lidt") and d.ours > 0 > d.theirs and d.case.mode.bits < 64,
+        lambda d: d.mnemonic.rstrip("w") in ("lgdt", "lidt") and d.ours > 0 > d.theirs and d.case.mode.bits < 64,
     ),
     KnownFault(
         "WRMSR of machine-check controls",
