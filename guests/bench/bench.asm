@@ -45,11 +45,16 @@ benchmarks:
     benchmark "matrix", bench_matrix, 40
     benchmark "quicksort", bench_quicksort, 8
     benchmark "interpreter", bench_interpreter, 1000000
+    benchmark "sse", bench_sse, 100000
+    benchmark "x87", bench_x87, 100000
+    benchmark "memory", bench_memory, 4000
+    benchmark "modify", bench_modify, 20000
     benchmark "out", bench_out, 200000
     benchmark "syscall", bench_syscall, 1000000
     benchmark "pagefault", bench_page_fault, 200000
     benchmark "cr3", bench_cr3, 200000
     benchmark "stride", bench_stride, 2000000
+    benchmark "vmrun", bench_vmrun, 100000
     dd 0
 
 %include "common/cmdline.inc"
@@ -63,8 +68,12 @@ benchmarks:
 %include "matrix.inc"
 %include "quicksort.inc"
 %include "interpreter.inc"
+%include "nbody.inc"
+%include "memory.inc"
+%include "modify.inc"
 %include "system.inc"
 %include "stride.inc"
+%include "world_switch.inc"
 
     section .bss
     alignb PAGE

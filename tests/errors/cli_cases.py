@@ -69,7 +69,9 @@ class _Usage(Exception):
         return self.message
 
 
-case(UnknownCommand, "wanted a command (run, compare, trace, doctor), got frob: see trapgate --help", _cli("frob"))
+case(
+    UnknownCommand, "wanted a command (run, compare, trace, bench, doctor), got frob: see trapgate --help", _cli("frob")
+)
 case(
     CommandLineError,
     ("wanted -- only after trapgate run or trapgate trace, got it after trapgate doctor: see trapgate doctor --help"),

@@ -15,6 +15,7 @@ from trapgate.vmm.errors import EntryRefused, UnexpectedExit
 
 from . import (
     api_cases,
+    bench_cases,
     cli_cases,
     disk_cases,
     drive_cases,
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.engine
 #: Each file of cases has added its own to CASES.
 FILES = (
     api_cases,
+    bench_cases,
     cli_cases,
     disk_cases,
     drive_cases,

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable
+from typing import Any
+
+import numpy
 
 MASK32 = (1 << 32) - 1
 MASK64 = (1 << 64) - 1
@@ -74,6 +78,40 @@ def stride(n: int) -> int:
     return sum(i % pages % frames for i in range(n))
 
 
+#: Mass, position and velocity.
+BODIES = (
+    (39.5, [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]),
+    (0.0375, [5.0, -1.0, 0.25], [0.5, 2.75, -0.0625]),
+    (0.0125, [8.0, 4.0, -0.5], [-1.0, 1.75, 0.03125]),
+    (0.0017, [13.0, -15.0, -0.25], [1.0, 0.875, -0.015625]),
+    (0.002, [15.0, -26.0, 0.125], [0.875, 0.5, -0.03125]),
+)
+
+
+def n_body(n: int, wide: Callable[[float], Any]) -> int:
+    """Computed in the format of `wide`, kept as 64-bit numbers."""
+    turn = wide(0.01)
+    bodies = [(wide(mass), list(position), list(velocity)) for mass, position, velocity in BODIES]
+    for _ in range(n):
+        for i, (mass1, p1, v1) in enumerate(bodies):
+            for mass2, p2, v2 in bodies[i + 1 :]:
+                d = [wide(a) - wide(b) for a, b in zip(p1, p2, strict=True)]
+                squared = d[0] * d[0] + d[1] * d[1] + d[2] * d[2]
+                force = turn / (squared * numpy.sqrt(squared))
+                first, second = force * mass2, force * mass1
+                for axis in range(3):
+                    v1[axis] = float(wide(v1[axis]) - d[axis] * first)
+                    v2[axis] = float(wide(v2[axis]) + d[axis] * second)
+        for _, position, velocity in bodies:
+            for axis in range(3):
+                position[axis] = float(wide(velocity[axis]) * turn + wide(position[axis]))
+    checksum = 0
+    for mass, position, velocity in bodies:
+        for number in (*position, *velocity, float(mass), 0.0):
+            checksum = rotate_left_5(checksum) + struct.unpack("<Q", struct.pack("<d", number))[0] & MASK64
+    return checksum
+
+
 def times_round(n: int) -> int:
     return n
 
@@ -86,9 +124,14 @@ CHECKSUMS: dict[str, Callable[[int], int]] = {
     "matrix": matrix,
     "quicksort": quicksort,
     "interpreter": interpreter,
+    "sse": lambda n: n_body(n, numpy.float64),
+    "x87": lambda n: n_body(n, numpy.longdouble),
+    "memory": lambda n: n * (n + 1) // 2,
+    "modify": lambda n: n * (n + 1) // 2,
     "out": times_round,
     "syscall": times_round,
     "pagefault": times_round,
     "cr3": times_round,
     "stride": stride,
+    "vmrun": times_round,
 }

@@ -62,3 +62,31 @@ class CommandNotRun(RunError):
 
     def __init__(self, got: str, last: str) -> None:
         super().__init__("the guest to run the command", got, f"it said {last!r}, run it without a command to see all")
+
+
+class UnknownWork(RunError):
+    """`trapgate bench` was given a name that is no work and no group."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"work that trapgate has ({', '.join(known)})", repr(name), "choose some of these, or none")
+
+
+class UnknownPeer(RunError):
+    """--against names no emulator that trapgate knows how to start."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"an emulator to measure against ({', '.join(known)})", repr(name), "choose one of these")
+
+
+class PeerMissing(RunError):
+    """The emulator that --against names is not installed."""
+
+    def __init__(self, program: str, package: str) -> None:
+        super().__init__(f"the program {program}", "none", f"install it (Debian package {package}), or leave it out")
+
+
+class WorkNotDone(RunError):
+    """A run of a benchmark has not printed what it must: its time means nothing."""
+
+    def __init__(self, emulator: str, wanted: str, got: str) -> None:
+        super().__init__(f"{wanted} from {emulator}", got, "the time of such a run means nothing, run it by hand")
