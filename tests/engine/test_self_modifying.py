@@ -436,6 +436,7 @@ def test_page_tables_that_are_code(guest: Make) -> None:
 def test_the_arena_is_started_over_when_it_is_full(guest: Make) -> None:
     """More code than the arena holds: everything goes, and the guest notices nothing."""
     from trapgate.engine.blocks import BlockStore
+    from trapgate.engine.hot.tier import HotTier
 
     g = guest().enter_long()
     store = g.processor.blocks
@@ -443,6 +444,7 @@ def test_the_arena_is_started_over_when_it_is_full(guest: Make) -> None:
     g.processor.blocks.on_new_code_page = store.on_new_code_page
     g.processor.blocks.peek_page = store.peek_page
     g.memory.on_code_write = g.processor.blocks.drop
+    g.processor.hot = HotTier.chosen(g.processor.blocks, g.processor.handlers.folder)
     g.processor._translations.clear()
     # 2000 blocks of `add eax, 1; jmp next`, run twice.
     count = 2000

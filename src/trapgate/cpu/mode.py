@@ -55,6 +55,11 @@ class Mode(NamedTuple):
     #: Linear addresses of instruction breakpoints.
     breakpoints: tuple[int, ...] = ()
 
+    @property
+    def linear_mask(self) -> int:
+        """The bits that linear addresses of its code have."""
+        return (1 << 64) - 1 if self.decode.bits == 64 else 0xFFFF_FFFF
+
 
 #: A mode that may come back: with the engine's code for it, and MXCSR's masks, which are part of it and nobody's own.
 KeptMode = tuple[Mode, object, int] | None

@@ -33,8 +33,8 @@ class Block:
     """A decoded block. `address` is the host address of its header record."""
 
     __slots__ = (
-        "address", "decoded", "end", "first", "incoming", "length", "next_rip", "page", "rip", "second_page", "target",
-        "translation", "valid", "watched",
+        "address", "cost", "decoded", "end", "first", "incoming", "indirect", "length", "next_rip", "page", "regions",
+        "rip", "second_page", "target", "translation", "valid", "watched",
     )  # fmt: skip
 
     def __init__(self, translation: Translation, rip: int, page: int) -> None:
@@ -53,6 +53,12 @@ class Block:
         self.target: int | None = None
         #: Link fields that point here: (host address of the field, what to put there when this block goes).
         self.incoming: list[tuple[int, int]] = []
+        #: What the whole block costs: (modelled cycles << 32) + instructions.
+        self.cost = 0
+        #: Blocks that its indirect branch was seen to go to.
+        self.indirect: list[Block] = []
+        #: Regions of the hot tier that it is part of (engine/hot/).
+        self.regions: list[object] = []
         self.valid = True
         #: Holds a breakpoint (engine/breakpoints.py): nothing links to it.
         self.watched = False
@@ -145,6 +151,9 @@ class BlockStore:
         self.generation = 0
         #: Called with the guest-physical page when a page gets its first code, and when everything has been dropped.
         self.on_new_code_page: Callable[[int], None] = lambda page: None
+        #: Called with a block that goes, or that must not be run unseen; and when all have gone.
+        self.on_gone: Callable[[Block], None] = lambda block: None
+        self.on_all_gone: Callable[[], None] = lambda: None
         self._fixed = handlers.fixed
         self._header = struct.pack("<Q", self._fixed["page_check"])
 
@@ -293,6 +302,7 @@ class BlockStore:
         elif last.target is not None:
             block.target = (rip - last.length + last.target) & last.target_mask
         end = block.end
+        block.cost = (sum([d.cycles for d in decoded]) << 32) + n
         parts.append(
             pack(
                 "<QQQQQQ",
@@ -300,7 +310,7 @@ class BlockStore:
                 fixed["unlinked_next"],
                 end + record.UNLINKED_NEXT,
                 block.next_rip,
-                (sum([d.cycles for d in decoded]) << 32) + n,
+                block.cost,
                 0,
             )
         )
@@ -359,6 +369,7 @@ class BlockStore:
             self.words[(field - self.base) >> 3] = unlinked
         block.incoming.clear()
         block.translation.clear_jump_cache()
+        self.on_gone(block)
 
     # -- dropping
 
@@ -404,6 +415,8 @@ class BlockStore:
     def _invalidate(self, block: Block) -> None:
         block.valid = False
         self.dropped += 1
+        if block.regions:
+            self.on_gone(block)
         stale = self._fixed["stale"]
         words, base = self.words, self.base
         for address in range(block.address, block.end + 1, record.RECORD_SIZE):
@@ -446,24 +459,33 @@ class BlockStore:
             translation.single.clear()
             translation.latest.clear()
             translation.clear_jump_cache()
+        self.on_all_gone()
+
+
+def liveness(decoded: list[Decoded]) -> list[bool]:
+    """For each instruction of a block, whether somebody may look at the flags behind it."""
+    live = True
+    found: list[bool] = []
+    for d in reversed(decoded):
+        found.append(live)
+        if d.python or d.may_fault or d.flags_read:
+            live = True
+        elif d.flags_killed:
+            live = False
+    found.reverse()
+    return found
 
 
 def _keys(decoded: list[Decoded]) -> list[str]:
     """The handler key of each instruction ('' for those that Python carries out), flags liveness and fusion
     included."""
-    live = True
     keys: list[str] = []
-    for d in reversed(decoded):
+    for d, live in zip(decoded, liveness(decoded), strict=True):
         if d.python:
             keys.append("")
-            live = True
-            continue
-        keys.append(d.dead_text if not live and not d.writes_memory else d.text)
-        if d.may_fault or d.flags_read:
-            live = True
-        elif d.flags_killed:
-            live = False
-    keys.reverse()
+        else:
+            # A write may drop the block, and then other instructions may follow.
+            keys.append(d.text if live or d.writes_memory else d.dead_text)
     if len(decoded) > 1 and decoded[-1].name == "jcc":
         before = decoded[-2]
         if before.name in _FUSIBLE and not before.writes_memory:

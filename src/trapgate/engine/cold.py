@@ -163,11 +163,14 @@ class ColdContext(Context):
                 self._fault(vector, 0)
         return (base + wide) & 0xFFFF_FFFF
 
+    def data_table(self) -> Value:
+        """The fast table of data accesses (ptr)."""
+        return self.emit.load_type("ptr", self.state_pointer(layout.DTLB))
+
     def _entry(self, linear: Value, size: int, is_write: bool) -> tuple[Value, Value]:
         """(hit, entry of the fast table) of an access."""
         e = self.emit
-        table = e.load_type("ptr", self.state_pointer(layout.DTLB))
-        entry = e.offset(table, (linear >> 7) & ((FAST_ENTRIES - 1) << 5))
+        entry = e.offset(self.data_table(), (linear >> 7) & ((FAST_ENTRIES - 1) << 5))
         last = linear + (size - 1) if size > 1 else linear
         return e.load(64, e.offset(entry, 8 if is_write else 0)).eq(last & ~0xFFF), entry
 

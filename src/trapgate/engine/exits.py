@@ -23,6 +23,8 @@ from trapgate.engine.blocks import Block
 from trapgate.engine.native_core import NativeCore, signed
 
 _M64 = (1 << 64) - 1
+#: Targets of an indirect branch that are remembered.
+MOST_SEEN = 64
 
 
 class Exits(NativeCore):
@@ -66,6 +68,8 @@ class Exits(NativeCore):
         )  # fmt: skip
 
     def _exit_budget(self, uop: int) -> int:
+        if self.hot is not None:
+            self.hot.sample(uop)
         return uop
 
     def _exit_unlinked_target(self, uop: int) -> int:
@@ -102,7 +106,12 @@ class Exits(NativeCore):
         to = self.blocks.find(translation, rip, page)
         if self.blocks.generation != generation:
             return 0
-        return 0 if to.watched else self.blocks.link(block, is_target, to)
+        if to.watched:
+            return 0
+        record_ = self.blocks.link(block, is_target, to)
+        if self.hot is not None:
+            self.hot.force(to)
+        return record_
 
     def _partial(self, uop: int) -> Block:
         """Count the instructions of a block that were done before the record."""
@@ -222,7 +231,18 @@ class Exits(NativeCore):
         self.clock.now -= self._inside_cycles
 
     def _exit_lookup(self, uop: int) -> int:
-        return self._exit_lookup_at(self.q[layout.RIP >> 3])
+        rip = self.q[layout.RIP >> 3]
+        if self.q[layout.EXIT_BUDGET >> 3] >> 63:
+            self.rip = rip
+            return 0  # what is due comes first, as where the jump cache knows the target
+        source = self.blocks.block_at(uop)
+        generation = self.blocks.generation
+        found = self._exit_lookup_at(rip)
+        if found and source.valid and self.blocks.generation == generation and len(source.indirect) < MOST_SEEN:
+            source.indirect.append(self.blocks.block_at(found))
+        if found and self.hot is not None:
+            self.hot.force(self.blocks.block_at(found))
+        return found
 
     def _exit_lookup_at(self, rip: int) -> int:
         self.rip = rip

@@ -50,7 +50,7 @@ class HandlerStore:
 
     def __init__(self, folder: CodeFolder | None = None, progress: Progress = _no_progress) -> None:
         self._compiler = Compiler()
-        self._folder = folder or CodeFolder()
+        self.folder = folder or CodeFolder()
         self._progress = progress
         self._names: dict[str, str] = {}
         self._addresses: dict[str, int] = {}
@@ -62,22 +62,22 @@ class HandlerStore:
         self._load_batches()
 
     def _load_runtime(self) -> None:
-        code = self._folder.read("runtime")
+        code = self.folder.read("runtime")
         if code is None:
             self._progress("native helpers", 0, 1)
             functions, declarations = emit_runtime()
             functions += [generate("fixed_" + name) for name, generate in FIXED.items()]
             code = self._compiler.compile(assemble(functions, declarations))
-            self._folder.write("runtime", code)
+            self.folder.write("runtime", code)
             self._progress("native helpers", 1, 1)
         self._compiler.load(code)
         self.runtime = {name: self._compiler.address(name) for name in RUNTIME}
         self.fixed = {name: self._compiler.address("fixed_" + name) for name in FIXED}
 
     def _load_batches(self) -> None:
-        for name in self._folder.names():
+        for name in self.folder.names():
             if name.startswith("batch-"):
-                data = self._folder.read(name)
+                data = self.folder.read(name)
                 if data is not None:
                     self._load_batch(name, data)
 
@@ -123,7 +123,7 @@ class HandlerStore:
         ]
         code = self._compiler.compile(assemble(functions, declarations))
         data = struct.pack("<I", len(listing)) + listing + code
-        self._folder.write(name, data)
+        self.folder.write(name, data)
         self._load_batch(name, data)
         self.built += len(keys)
 

@@ -27,6 +27,7 @@ from trapgate.cpu.svm.guest_mode import GuestMode
 from trapgate.cpu.walk import NESTED_PAGE_FAULT
 from trapgate.engine.blocks import Block, BlockStore, Translation
 from trapgate.engine.handlers import HandlerStore
+from trapgate.engine.hot.tier import HotTier
 from trapgate.isa.decode import Decoder
 from trapgate.isa.processor import PYTHON_FORMS, PythonForm
 from trapgate.machine.bus import Bus
@@ -37,7 +38,7 @@ from trapgate.machine.memory import PhysicalMemory
 LOW = 0xFFFF_FFFF
 _M64 = (1 << 64) - 1
 #: Longest stretch of native code, in cycles: a request to stop the run is looked at in between.
-SLICE = 20_000_000
+SLICE = 1_000_000
 #: How many of the last exceptions a report shows.
 RECENT_EXCEPTIONS = 8
 
@@ -65,6 +66,7 @@ class NativeCore(GuestMode):
         self._acknowledge = acknowledge
         self.handlers = handlers
         self.blocks = BlockStore(memory, handlers)
+        self.hot = HotTier.chosen(self.blocks, handlers.folder)
         self.exception_counts: dict[int, int] = {}
         self.interrupt_counts: dict[int, int] = {}
         #: #VMEXITs by exit code.

@@ -21,7 +21,8 @@ OVERFLOW, BELOW, ZERO, BELOW_EQUAL, SIGN, PARITY, LESS, LESS_EQUAL = range(0, 16
 
 
 class _Holder(Protocol):
-    emit: Emitter
+    @property
+    def emit(self) -> Emitter: ...
 
     def field(self, offset: int, width: int = 64) -> Value: ...
 
@@ -41,7 +42,7 @@ class Flags:
     # -- setting
 
     def set_add(self, a: Value, b: Value, result: Value) -> None:
-        """After result = a + b, or a + b + CF."""
+        """After result = a + b."""
         self._set("add", a, b, result)
 
     def set_sub(self, a: Value, b: Value, result: Value) -> None:
@@ -57,9 +58,14 @@ class Flags:
         """After AND, OR, XOR, TEST: CF, OF and AF are 0 (AF is undefined in the manual; processors clear it)."""
         self._set("logic", result)
 
-    def set_inc(self, carry: Value, result: Value, overflow: Value, auxiliary: Value) -> None:
-        """After INC and DEC: CF is the old `carry` (i1)."""
-        self._set("inc", carry, result, overflow, auxiliary)
+    def set_adc(self, a: Value, b: Value, result: Value) -> None:
+        """After result = a + b + CF."""
+        self.set_add(a, b, result)
+
+    def set_inc(self, carry: Value, result: Value, extreme: Value) -> None:
+        """After INC and DEC: CF is the old `carry` (i1). OF is set where `extreme`, which for INC is the result and for
+        DEC what was there before, is the least negative number, AF where its low four bits are 0."""
+        self._set("inc", carry, result, extreme)
 
     def set_result(self, result: Value, carry: Value, overflow: Value, auxiliary: Value | None = None) -> None:
         """ZF, SF and PF from `result`, the others as given (i1 each; AF 0 if not given)."""
@@ -135,9 +141,10 @@ class Flags:
             wide = values[0].sext(64)
             return wide, wide, self._c.emit.constant(0, 64)
         if kind == "inc":
-            carry, result, overflow, auxiliary = values
+            carry, result, extreme = values
             wide = result.sext(64)
-            return wide, wide, self.carry_word(carry, overflow, auxiliary)
+            overflow = extreme.eq(1 << (extreme.width - 1))
+            return wide, wide, self.carry_word(carry, overflow, (extreme & 15).eq(0))
         if kind == "dead":
             raise AssertionError("flags read where the decoder said that nobody reads them")
         a, b, result = values

@@ -75,3 +75,10 @@ class SnapshotMismatch(MachineError):
             f"{', '.join(sorted(got)) or 'nothing'}: take the snapshot again with this version"
         )
         self.device = device
+
+
+class UnknownTierSetting(MachineError):
+    """TRAPGATE_HOT says nothing that is known."""
+
+    def __init__(self, value: str) -> None:
+        super().__init__(f"TRAPGATE_HOT is {value!r}; wanted auto, off or always")

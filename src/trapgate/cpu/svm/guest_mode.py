@@ -331,7 +331,9 @@ class GuestMode(GuestEvents):
             self.pending_changed()
             word |= _V_IRQ
         words[at + _VIRTUAL_INTERRUPT] = word
-        shadowed = self.shadow or (self.shadow_place[0] == self.rip and self.shadow_place[1] == self.instructions_done())
+        shadowed = self.shadow or (
+            self.shadow_place[0] == self.rip and self.shadow_place[1] == self.instructions_done()
+        )
         self.ram[place + vmcb.INTERRUPT_SHADOW] = shadowed
         if self._saves_next_rip:
             words[at + _NEXT_RIP] = exit_.next_rip

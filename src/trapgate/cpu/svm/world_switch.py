@@ -208,7 +208,9 @@ def _emit_run(name: str, enter: str, exchanged: bool, declarations: set[str]) ->
         e.ret(same + NOT_RUN)
     block = _control_block(f)
     flush = e.load(8, e.offset(block, vmcb.TLB_CONTROL)).zext(64)
-    waits = (e.load(64, e.offset(block, vmcb.VIRTUAL_INTERRUPT)) & vmcb.V_IRQ) | (f.field(layout.SYSTEM_FLAGS) & (TF | RF))
+    waits = (e.load(64, e.offset(block, vmcb.VIRTUAL_INTERRUPT)) & vmcb.V_IRQ) | (
+        f.field(layout.SYSTEM_FLAGS) & (TF | RF)
+    )
     waits = waits | (e.load(8, e.offset(block, vmcb.INTERRUPT_SHADOW)).zext(64) & 1) | (flush & ~vmcb.FLUSH_ALL)
     rip = f.field(layout.RIP)
     index = (rip ^ (rip >> JUMP_CACHE_BITS)) & ((1 << JUMP_CACHE_BITS) - 1)

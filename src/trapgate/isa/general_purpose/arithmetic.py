@@ -20,7 +20,7 @@ def adc(c: Context, destination: Operand, source: Operand) -> None:
     a, b = destination.update(), source.read()
     result = a + b + carry.zext(destination.width)
     destination.write(result)
-    c.flags.set_add(a, b, result)
+    c.flags.set_adc(a, b, result)
 
 
 @semantics("sub")
@@ -93,7 +93,7 @@ def inc(c: Context, destination: Operand) -> None:
     carry = None if c.flags.dead else c.flags.carry()
     destination.write(result)
     if carry is not None:
-        c.flags.set_inc(carry, result, result.eq(1 << (destination.width - 1)), (result & 15).eq(0))
+        c.flags.set_inc(carry, result, result)
 
 
 @semantics("dec")
@@ -103,7 +103,7 @@ def dec(c: Context, destination: Operand) -> None:
     carry = None if c.flags.dead else c.flags.carry()
     destination.write(result)
     if carry is not None:
-        c.flags.set_inc(carry, result, a.eq(1 << (destination.width - 1)), (a & 15).eq(0))
+        c.flags.set_inc(carry, result, a)
 
 
 def _decimal_adjust(c: Context, subtract: bool) -> None:

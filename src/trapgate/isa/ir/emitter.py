@@ -257,12 +257,15 @@ class Emitter:
 
     def variable(self, initial: Value | int, width: int = 64) -> Variable:
         """A mutable value, set to `initial` (of `width` bits when that is an int)."""
-        type_ = initial.type if isinstance(initial, Value) else f"i{width}"
-        name = self._new()
-        self.allocas.append(f" {name} = alloca {type_}")
-        variable = Variable(self, Value(self, name, "ptr", 0), type_)
+        variable = self.cell(initial.type if isinstance(initial, Value) else f"i{width}")
         variable.set(initial)
         return variable
+
+    def cell(self, type_: str) -> Variable:
+        """A mutable value of an LLVM type that is set later."""
+        name = self._new()
+        self.allocas.append(f" {name} = alloca {type_}")
+        return Variable(self, Value(self, name, "ptr", 0), type_)
 
     # -- control flow
 

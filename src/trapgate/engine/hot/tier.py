@@ -1,0 +1,169 @@
+"""The hot tier: finds where the run spends its time, and puts regions there.
+
+Where the budget of native code runs out is a sample: a block that was about to run. When a block has enough of them for
+what its region costs to compile, the region is formed and compiled in the background, and installed between two
+stretches of native code.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import deque
+
+from trapgate.engine.blocks import Block, BlockStore
+from trapgate.engine.compile import CodeFolder
+from trapgate.engine.hot.compile import Compiled, Job, named, workshop
+from trapgate.engine.hot.context import TABLE, RegionContext
+from trapgate.engine.hot.shape import Former, Shape, can_hold
+from trapgate.machine.errors import UnknownTierSetting
+
+#: Samples for each instruction of a region that make it worth compiling: an instruction takes about as long to compile
+#: as half a million to two million executions of it save (docs/engine.md).
+SAMPLES_PER_INSTRUCTION = 0.5
+#: Bytes of machine code at most; they are kept to the end of the process.
+MOST_CODE = 64 << 20
+#: Regions at most that wait to be compiled.
+MOST_WAITING = 8
+
+
+class Region:
+    """A region: its code, and where it is installed."""
+
+    __slots__ = ("address", "generation", "shape", "table")
+
+    def __init__(self, shape: Shape, table: list[int], generation: int) -> None:
+        self.shape = shape
+        self.table = (ctypes.c_uint64 * len(table))(*table)
+        self.generation = generation
+        self.address = 0
+
+
+class HotTier:
+    """The regions of one processor. `when` is "auto", or "always" (every block, at once: for tests)."""
+
+    def __init__(self, store: BlockStore, folder: CodeFolder, when: str) -> None:
+        self._store = store
+        self._former = Former(store)
+        self._folder = folder
+        self._workshop = workshop()
+        self._ready: deque[Compiled] = deque()
+        self._waiting = 0
+        self.always = when == "always"
+        self._samples: dict[Block, int] = {}
+        self._due: dict[Block, int] = {}
+        self._originals: dict[Block, int] = {}
+        #: Regions installed so far, regions dropped, samples, and those in regions.
+        self.installed = self.dropped = self.samples = self.samples_inside = 0
+        store.on_gone = self._gone
+        store.on_all_gone = self._all_gone
+
+    @classmethod
+    def chosen(cls, store: BlockStore, folder: CodeFolder) -> HotTier | None:
+        """As the environment variable TRAPGATE_HOT says: "auto" (the default), "off" or "always".
+
+        Raises UnknownTierSetting.
+        """
+        when = os.environ.get("TRAPGATE_HOT") or "auto"
+        if when not in ("auto", "off", "always"):
+            raise UnknownTierSetting(when)
+        return None if when == "off" else cls(store, folder, when)
+
+    # -- sampling
+
+    def sample(self, uop: int) -> None:
+        """The run was found at a record."""
+        block = self._store.block_at(uop)
+        self.samples += 1
+        if self._ready:
+            self._install_ready()
+        if block.regions:
+            self.samples_inside += 1
+            return
+        count = self._samples[block] = self._samples.get(block, 0) + 1
+        if count >= self._due.get(block, 2):
+            self._consider(block, count)
+
+    def _consider(self, block: Block, count: int) -> None:
+        self._due[block] = 2 * count
+        if self._waiting >= MOST_WAITING or self._workshop.loaded >= MOST_CODE:
+            return
+        shape = self._former.form(block)
+        if shape is None:
+            return
+        weight = sum(self._samples.get(b, 0) for b in shape.blocks)
+        if weight >= SAMPLES_PER_INSTRUCTION * shape.instructions:
+            for b in shape.blocks:
+                self._due[b] = 1 << 60
+            self._waiting += 1
+            self._workshop.give(self._generate(shape), self._ready)
+
+    def force(self, block: Block) -> None:
+        """Where the tier is "always" used: have a region around a block, and another one when it has got links."""
+        if not self.always or len(block.regions) >= 2 or self._workshop.loaded >= MOST_CODE:
+            return
+        shape = self._former.form(block)
+        if shape is None or (block.regions and len(shape.blocks) == 1):
+            return
+        job = self._generate(shape)
+        self._install(Compiled(self._workshop.now(job), job))
+
+    def _generate(self, shape: Shape) -> Job:
+        words, base = self._store.words, self._store.base
+        originals = {block: self._originals.get(block, words[(block.first - base) >> 3]) for block in shape.entries}
+        declarations: set[str] = set()
+        context = RegionContext(shape, "region", declarations, originals)
+        text, name = named(context.generate(), declarations)
+        return Job(text, name, self._folder, Region(shape, context.table, self._store.generation))
+
+    # -- installing
+
+    def _install_ready(self) -> None:
+        while self._ready:
+            self._waiting -= 1
+            self._install(self._ready.popleft())
+
+    def _install(self, compiled: Compiled) -> None:
+        region = compiled.job.customer
+        assert isinstance(region, Region)
+        shape = region.shape
+        if region.generation != self._store.generation or not all(can_hold(block) for block in shape.blocks):
+            return
+        region.address = self._workshop.load(compiled.job, compiled.code)
+        words, base = self._store.words, self._store.base
+        for block in shape.entries:
+            place = (block.first - base) >> 3
+            self._originals.setdefault(block, words[place])
+            words[place + TABLE // 8] = ctypes.addressof(region.table)
+            words[place] = region.address
+        for block in shape.blocks:
+            block.regions.append(region)
+        self.installed += 1
+
+    # -- dropping
+
+    def _gone(self, block: Block) -> None:
+        """A block is dropped, or must be seen when it runs."""
+        for region in list(block.regions):
+            assert isinstance(region, Region)
+            self._uninstall(region)
+        self._samples.pop(block, None)
+        self._due.pop(block, None)
+        self._originals.pop(block, None)
+
+    def _uninstall(self, region: Region) -> None:
+        words, base = self._store.words, self._store.base
+        self.dropped += 1
+        for block in region.shape.blocks:
+            block.regions.remove(region)
+            self._due.pop(block, None)
+            self._samples.pop(block, None)
+        for block in region.shape.entries:
+            place = (block.first - base) >> 3
+            if words[place] == region.address:
+                words[place] = self._originals[block]
+
+    def _all_gone(self) -> None:
+        self._samples.clear()
+        self._due.clear()
+        self._originals.clear()
