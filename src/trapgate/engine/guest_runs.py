@@ -7,13 +7,22 @@ from abc import abstractmethod
 from trapgate.arch import layout, vmcb
 from trapgate.arch.registers import EFER_LMA, RF, TF
 from trapgate.cpu.faults import TripleFault, Unimplemented, VmExit
+from trapgate.cpu.svm import world_switch
 from trapgate.cpu.svm.guest_mode import NOWHERE
 from trapgate.cpu.svm.guest_state import Host
 from trapgate.cpu.svm.world_switch import EXIT_LEFT_GUEST, NOT_RUN, SAME_ALL
+from trapgate.engine import record
 from trapgate.engine.debug_traps import DebugTraps
 from trapgate.engine.native_core import LOW, SLICE
 from trapgate.engine.stepping import UNCOUNTED
 from trapgate.machine.errors import UnimplementedDevice
+
+assert world_switch.EXIT_PYTHON == record.EXIT_PYTHON
+assert (world_switch.SLOTS, world_switch.DISPLACEMENT) == (record.SLOTS, record.DISPLACEMENT)
+assert (world_switch.JUMP_CACHE_BITS, world_switch.JUMP_CACHE_ENTRY) == (
+    record.JUMP_CACHE_BITS,
+    record.JUMP_CACHE_ENTRY,
+)
 
 _M64 = (1 << 64) - 1
 # Words of the state block and of a VMCB.

@@ -28,7 +28,8 @@ Progress = Callable[[str, int, int], None]
 RUNTIME = (
     "slow_access", "commit", "fetch_page", "enter", "flush", "flush_asid", "flush_all", "flush_page", "flush_page_asid",
     "reset_fast", "protect", "nested_walk",
-    "world_enter", "world_exchange", "world_run", "world_round_trip", "world_load", "world_accept", "world_save", "world_restore",
+    "world_enter", "world_exchange", "world_run", "world_round_trip", "world_load", "world_accept", "world_save",
+    "world_restore",
     "translate_data", "translate_instruction",
 )  # fmt: skip
 FIXED: Mapping[str, Callable[[str], str]] = {

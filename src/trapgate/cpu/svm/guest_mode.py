@@ -13,11 +13,11 @@ from trapgate.arch import layout, vectors, vmcb
 from trapgate.arch.registers import CR0_PG, CR0_WP, RF, TF
 from trapgate.arch.vmrun_checks import control_fault, event_fault
 from trapgate.cpu import tlb
-from trapgate.cpu.faults import Fault, TripleFault, VmExit
+from trapgate.cpu.faults import TripleFault, VmExit
 from trapgate.cpu.mode import KeptMode
 from trapgate.cpu.svm import guest_state
 from trapgate.cpu.svm.controls import Controls
-from trapgate.cpu.svm.guest_events import GuestEvents
+from trapgate.cpu.svm.guest_instructions import GuestInstructions
 from trapgate.cpu.svm.intercepts import guest_forms, translated_forms
 from trapgate.cpu.svm.world_switch import SAME_ALL, SAME_CONTROLS
 from trapgate.isa.processor import PythonForm
@@ -35,14 +35,12 @@ _EXIT_CODES_WITH_BYTES = frozenset((vmcb.EXIT_EXCEPTION + vectors.PF, vmcb.EXIT_
 _M64 = (1 << 64) - 1
 
 
-class GuestMode(GuestEvents):
+class GuestMode(GuestInstructions):
     """A processor with AMD-V."""
 
     _python_host = False
     #: Set at #VMEXIT for such a hypervisor.
     left_guest = False
-    #: The guest runs without AMD-V: its code is translated, its exceptions are the hypervisor's (technique `software`).
-    translated = False
     #: It is charged as such a guest, though nothing of its code needs replacing: in real mode.
     costs_as_translated = False
     #: The hypervisor carries out an event or an instruction in its guest's stead.
@@ -68,7 +66,6 @@ class GuestMode(GuestEvents):
     #: Where the last interrupt shadow was: rip and instructions done.
     shadow_place = NOWHERE
     forms: Mapping[str, PythonForm]
-    tsc_offset: int
     #: Features of the profile.
     _saves_next_rip = _saves_bytes = False
     #: The mode in which the last guest was left.
@@ -483,48 +480,6 @@ class GuestMode(GuestEvents):
             q[layout.IN_GUEST >> 3] = 1
             self.intercepts_changed()
             self.fast_tables_belong_to_mode()
-
-    # -- what guest mode changes for instructions
-
-    def pause_runs_out(self) -> bool:
-        """A PAUSE of a guest that is intercepted: whether the filter has run out (15.14.4)."""
-        controls = self.controls
-        if "PAUSE_FILTER" not in self.profile.svm_features or not controls.pause_count:
-            return True
-        now, last = self.time_stamp() - self.tsc_offset & _M64, self._pause_last
-        self._pause_last = now
-        threshold = controls.pause_threshold if "PAUSE_FILTER_THRESHOLD" in self.profile.svm_features else 0
-        if threshold and now - last > threshold:
-            self._pause_left = controls.pause_count
-            return False
-        self._pause_left -= 1
-        if self._pause_left >= 0:
-            return False
-        self._pause_left = controls.pause_count
-        return True
-
-    def check_io(self, port: int, size: int) -> None:
-        """Without AMD-V the task register is the hypervisor's, and its TSS allows no port: it looks at the guest's."""
-        if self.in_guest and self.translated:
-            raise Fault(vectors.GP, 0)
-        super().check_io(port, size)
-
-    def read_tpr(self) -> int:
-        """CR8: with V_INTR_MASKING the virtual one (15.21.2)."""
-        if self.in_guest and self.controls.v_intr_masking:
-            return self.controls.v_tpr & 0xF
-        return super().read_tpr()
-
-    def write_tpr(self, value: int) -> None:
-        """CR8."""
-        if self.in_guest and self.controls.v_intr_masking:
-            if value >> 4:
-                raise Fault(vectors.GP, 0)
-            self.controls.v_tpr = value
-            return
-        super().write_tpr(value)
-        if self.in_guest:
-            self.controls.v_tpr = value
 
 
 #: Instructions that native code carries out unless they are intercepted: intercept -> operations.

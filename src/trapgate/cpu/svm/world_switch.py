@@ -1,15 +1,15 @@
 """The part of VMRUN and #VMEXIT that only moves data, as native code (APM vol. 2, 15.5 and 15.6).
 
 A hypervisor mostly goes back into the guest that it comes from, and changes little in the VMCB. So the processor keeps
-two copies: of what VMRUN has checked (the control area), and of what #VMEXIT has stored (the state save area) as long as
-it still has that guest's state. VMRUN reads the VMCB each time and compares: what is the same need be neither checked nor
-worked out again. Nothing is taken on trust, clean bits included, for the VMCB is memory that anybody may have written to.
+two copies: of what VMRUN has checked (the control area), and of what #VMEXIT has stored (the state save area) as long
+as it still has that guest's state. VMRUN reads the VMCB each time and compares: what is the same need not be
+checked or worked out again. Nothing is taken on trust, clean bits included: anybody may write to a VMCB.
 
 A host that the processor runs itself needs its registers back at #VMEXIT: then the fields of the state block that a
 switch changes are exchanged, those of the host for those of its last guest.
 
-Fields that begin with WORLD (arch/layout.py) are arguments: the VMCB's place, and what plain Python alone knows, which is
-CPL, debug registers, PAT, and ES to DS, which it puts at the head of WORLD_STATE when any was written.
+Fields that begin with WORLD (arch/layout.py) are arguments: the VMCB's place, and what plain Python alone knows: CPL,
+debug registers, PAT, and ES to DS, which it puts at the head of WORLD_STATE when any was written.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ from trapgate.arch.registers import (
 from trapgate.cpu.walk import NativeFunction
 from trapgate.isa.ir import Value
 
-#: What `world_enter` and `world_exchange` return: what of the VMCB is as it was; with SAME_ALL the guest's state has been
-#: loaded. EVENT: there is one to inject.
+#: What `world_enter` and `world_exchange` return: what of the VMCB is as it was; with SAME_ALL the guest's state has
+#: been loaded. EVENT: there is one to inject.
 SAME_STATE, SAME_CONTROLS, EVENT = 1, 2, 4
 SAME_ALL = SAME_STATE | SAME_CONTROLS
-#: Besides the codes of engine/record.py, which has the first two (and those of a record) for the engine.
-EXIT_PYTHON, EXIT_LEFT_GUEST, NOT_RUN = 4, 64, 128
-SLOTS, DISPLACEMENT, JUMP_CACHE_BITS, JUMP_CACHE_ENTRY = 8, 16, 14, 16
+#: What `world_run` returns besides the codes of engine/record.py.
+EXIT_LEFT_GUEST, NOT_RUN = 64, 128
+#: As engine/record.py has them.
+EXIT_PYTHON, SLOTS, DISPLACEMENT, JUMP_CACHE_BITS, JUMP_CACHE_ENTRY = 4, 8, 16, 14, 16
 
 Ranges = tuple[tuple[int, int], ...]
 #: First offset and end in the VMCB of what is compared. EVENTINJ is looked at each time.
@@ -89,13 +90,13 @@ assert len(_EXCHANGED) * 8 <= layout.WORLD_GUEST - layout.WORLD_HOST
 def emit_world_switch(declarations: set[str]) -> list[str]:
     """The functions, of (state) alone:
 
-    - `i64 @world_enter()`: VMRUN for a hypervisor outside, the last guest's state being in the registers still. Returns
+    - `i64 @world_enter()`: VMRUN for a hypervisor outside; the last guest's state is in the registers still. Returns
       SAME_STATE, SAME_CONTROLS, EVENT; with SAME_ALL the state has been loaded.
-    - `i64 @world_exchange()`: the same for a host that the processor runs: its fields are kept. SAME_ALL: they have been
-      exchanged for the guest's, whose state has been loaded; there is no event. Else SAME_CONTROLS or 0.
-    - `i64 @world_run()`: as `world_enter`, and the guest's code until native code is left, with WORLD_BUDGET. Returns why
-      (engine/record.py); or EXIT_LEFT_GUEST when #VMEXIT has been done, too; or NOT_RUN plus what `world_enter` says, where
-      plain Python has to look at something first.
+    - `i64 @world_exchange()`: the same for a host that the processor runs: its fields are kept. SAME_ALL: they have
+      been exchanged for the guest's, whose state has been loaded; there is no event. Else SAME_CONTROLS or 0.
+    - `i64 @world_run()`: as `world_enter`, then the guest's code until native code is left, with WORLD_BUDGET. Returns
+      why (engine/record.py); or EXIT_LEFT_GUEST when #VMEXIT has been done, too; or NOT_RUN plus what `world_enter`
+      says, where plain Python has to look at something first.
     - `i64 @world_round_trip()`: the same for a host that the processor runs, by `world_exchange` and `world_restore`.
     - `void @world_load()`: RIP, RSP, RAX, RFLAGS, CR2 and the descriptor tables from the VMCB.
     - `void @world_accept()`: VMRUN has checked this VMCB's control area.
