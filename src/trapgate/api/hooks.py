@@ -32,8 +32,11 @@ GROUPS = {
     "outs": ("outsb", "outsw", "outsd"),
     "int": ("int", "int3", "into", "int1"),
     "ud": ("raise_ud", "ud0", "ud1", "ud2"),
-    "sysret": ("sysret", "sysretq"),
+    "syscall": ("syscall", "syscall_long_python"),
+    "sysret": ("sysret", "sysretq", "sysretq_long_python"),
 }
+#: What native code may carry out of a class, unless somebody wants to see it.
+_NATIVES = {"syscall": frozenset(("syscall_long",)), "sysret": frozenset(("sysretq_long",))}
 #: Forms that native code carries out too, or that are no instructions, or that a group has.
 _NOT_ALONE = frozenset(
     ("iret", "iretd", "iretq", "raise_gp", "raise_nm", "unimplemented", "rsm", "x87_error",
@@ -141,6 +144,7 @@ class Hooks:
     def on_exception(self, vectors: Collection[int] | None, function: ExceptionFunction) -> Hook:
         """Call `function` before an exception is delivered; with None for every vector."""
         self._put_in_front("note_exception", lambda method: partial(self._note_exception, method))
+        self._p.see_faults()
         return _set(self._exceptions, (None if vectors is None else frozenset(vectors), function))
 
     def _note_exception(self, method: Callable[[Fault], None], fault: Fault) -> None:
@@ -191,6 +195,8 @@ class Hooks:
         p = self._p
         if p.forms is PYTHON_FORMS:
             p.forms = dict(PYTHON_FORMS)
+        if name in _NATIVES:
+            p.see_natives(_NATIVES[name])
         functions = self._instructions.setdefault(name, [])
         if not functions:
             for form in classes[name]:

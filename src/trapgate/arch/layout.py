@@ -55,6 +55,21 @@ CODE_LIMIT = _field("code_limit")
 #: 16, 32 or 64: the code segment's default size.
 CODE_BITS = _field("code_bits")
 KERNEL_GS_BASE = _field("kernel_gs_base")
+#: Current privilege level. Native code changes it too: who keeps what follows from it looks after each run.
+CPL = _field("cpl")
+#: Base and limit of TR's hidden part.
+TSS_BASE = _field("tss_base")
+TSS_LIMIT = _field("tss_limit")
+#: MSRs that system calls need (cpu/state.py keeps them in step with the others).
+STAR = _field("star")
+LSTAR = _field("lstar")
+SFMASK = _field("sfmask")
+
+# Native code goes between CPL 0 and CPL 3 of 64-bit mode by itself while this is not 0: then the two records hold what
+# is in use at each: DTLB, ITLB, JUMP_CACHE.
+PRIVILEGES_VALID = _field("privileges_valid")
+PRIVILEGE_SIZE = 24
+PRIVILEGES = _field("privileges", 2 * PRIVILEGE_SIZE)
 
 # Segments as native code checks them: base; lowest valid offset; highest valid offset for reads and for writes (signed,
 # -1: none). In 64-bit mode only the base of FS and GS counts.
@@ -62,8 +77,10 @@ SEGMENT_SIZE = 32
 SEGMENT_BASE, SEGMENT_LOW, SEGMENT_HIGH_READ, SEGMENT_HIGH_WRITE = 0, 8, 16, 24
 SEGMENTS = _field("segments", 6 * SEGMENT_SIZE)
 
-#: Selectors of ES, CS, SS, DS, FS, GS.
+#: Selectors of ES, CS, SS, DS, FS, GS; attributes and limits (in bytes) of their hidden parts (cpu/state.py).
 SELECTORS = _field("selectors", 6 * 8)
+ATTRIBUTES = _field("attributes", 6 * 8)
+LIMITS = _field("limits", 6 * 8)
 #: The descriptors that CS and SS were loaded from (all ones when they were not loaded from one).
 CODE_DESCRIPTOR = _field("code_descriptor")
 STACK_DESCRIPTOR = _field("stack_descriptor")
@@ -115,7 +132,6 @@ SIMD_FLAGS = _field("simd_flags")
 # World switches (cpu/svm/world_switch.py). The VMCB in question (host-physical address), and what plain Python knows of
 # the guest and the native code is to save.
 WORLD_VMCB = _field("world_vmcb")
-WORLD_CPL = _field("world_cpl")
 WORLD_DR6 = _field("world_dr6")
 WORLD_DR7 = _field("world_dr7")
 WORLD_PAT = _field("world_pat")
@@ -132,8 +148,8 @@ WORLD_EXITS = _field("world_exits")
 #: RFLAGS without the arithmetic flags, as #VMEXIT left it.
 WORLD_FLAGS = _field("world_flags")
 #: The host's fields of this block while its guest runs, and that guest's while the host runs.
-WORLD_HOST = _field("world_host", 64 * 8)
-WORLD_GUEST = _field("world_guest", 64 * 8)
+WORLD_HOST = _field("world_host", 80 * 8)
+WORLD_GUEST = _field("world_guest", 80 * 8)
 
 # Guest RAM (see machine/memory.py)
 RAM_BASE = _field("ram_base")
@@ -150,6 +166,9 @@ ON_DEVICE_WRITE = _field("on_device_write")
 ON_CODE_WRITE = _field("on_code_write")
 #: Host address of the jump cache of the current mode.
 JUMP_CACHE = _field("jump_cache")
+# One for each mode: where the blocks are that indirect branches went to. Entry: rip, address of the header.
+JUMP_CACHE_BITS = 14
+JUMP_CACHE_ENTRY = 16
 
 # A slow access that is not plain RAM goes through this buffer.
 BOUNCE = _field("bounce", 576, 64)
@@ -204,6 +223,30 @@ COUNTER_NAMES = (
 COUNTERS = _field("counters", len(COUNTER_NAMES) * 8)
 #: Those of them that are about address translation.
 TLB_COUNTER_NAMES = tuple(name for name in COUNTER_NAMES if "tlb" in name or name.startswith(("pwc_", "walk_")))
+
+# What RESET# leaves alone.
+#: How often native code has loaded CS or SS.
+SEGMENT_LOADS = _field("segment_loads")
+#: Page faults that native code has delivered, and the last of them: error code, rip, linear address each.
+FAULTS_DELIVERED = _field("faults_delivered")
+LOGGED_FAULTS = 8
+LOGGED_FAULT_SIZE = 24
+FAULT_LOG = _field("fault_log", LOGGED_FAULTS * LOGGED_FAULT_SIZE)
+#: Not 0 while no hypervisor has to hear of a page fault; not 0 while somebody outside has to.
+DELIVERS_FAULTS = _field("delivers_faults")
+SEES_FAULTS = _field("sees_faults")
+COST_EXCEPTION = _field("cost_exception")
+#: Not 0 when a translation for the delivery of a page fault has faulted, which Python then repeats: which one (linear
+#: address, access), and its fault.
+KNOWN_FAULT = _field("known_fault")
+KNOWN_LINEAR = _field("known_linear")
+KNOWN_ACCESS = _field("known_access")
+KNOWN_VECTOR = _field("known_vector")
+KNOWN_ERROR = _field("known_error")
+KNOWN_ADDRESS = _field("known_address")
+#: Host addresses of the arena of records and of the table beside it (engine/record.py).
+ARENA = _field("arena")
+SIDE_TABLE = _field("side_table")
 _field("end_of_registers")
 
 #: Where the tables of the modelled TLB start (cpu/tlb.py lays them out); page-aligned.
@@ -227,6 +270,16 @@ def segment(number: int) -> int:
 def selector(number: int) -> int:
     """Offset of the selector of segment `number`."""
     return SELECTORS + 8 * number
+
+
+def attributes(number: int) -> int:
+    """Offset of the attributes of segment `number`."""
+    return ATTRIBUTES + 8 * number
+
+
+def limit(number: int) -> int:
+    """Offset of the limit of segment `number`."""
+    return LIMITS + 8 * number
 
 
 SEGMENT_OFFSETS = {name: segment(i) for i, name in enumerate(SEGMENT_NAMES)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from trapgate.arch import layout
 from trapgate.arch.paging import PF_I, PF_W
-from trapgate.cpu import flush, lookup, walk, walk_cache, walk_memory
+from trapgate.cpu import flush, lookup, native_delivery, walk, walk_cache, walk_memory
 from trapgate.cpu.svm.world_switch import emit_world_switch
 from trapgate.cpu.tlb import DATA, INSTRUCTION
 from trapgate.cpu.walk import NativeFunction
@@ -28,6 +28,8 @@ WATCH_WRITE, WATCH_READ = 1, 2
 #: Stands in FAULT_VECTOR when an access has hit a data breakpoint: the instruction is to run again by itself.
 WATCHED = 0x200
 ALIGNMENT_CHECK = 17
+#: Why native code is left, as far as `enter` has to do with it (engine/record.py has all).
+EXIT_FAULT, EXIT_LOOKUP, EXIT_DELIVERED = 3, 5, 11
 
 
 def emit_runtime() -> tuple[list[str], set[str]]:
@@ -40,6 +42,7 @@ def emit_runtime() -> tuple[list[str], set[str]]:
         functions += lookup.emit_side(side, declarations)
     functions += flush.emit_flushes(declarations)
     functions += emit_world_switch(declarations)
+    functions += native_delivery.emit_page_fault_delivery(declarations)
     functions += [
         _emit_drop_code(declarations),
         _emit_watch(declarations),
@@ -83,7 +86,10 @@ def _call_python(f: NativeFunction, function: int, arguments: list[Value]) -> No
 
 
 def _emit_enter(declarations: set[str]) -> str:
-    """`i64 @enter(state, uop, budget)`: run from a record until something has to be done in Python."""
+    """`i64 @enter(state, uop, budget)`: run from a record until something has to be done in Python.
+
+    Page faults that need no Python are delivered on the way, and the run goes on in their handlers.
+    """
     f = NativeFunction("enter", "i64", (("ptr", "uop"), ("i64", "budget")), declarations)
     e = f.emit
     e.intrinsic_void("x86.sse.stmxcsr", [e.offset(f.state, layout.HOST_MXCSR)], "")
@@ -92,10 +98,22 @@ def _emit_enter(declarations: set[str]) -> str:
         f'call void asm sideeffect "fnstcw ($0)", "r,~{{memory}},~{{dirflag}},~{{fpsr}},~{{flags}}"(ptr {place.name})'
     )
     load_guest_floating_point(e, f.state)
-    uop = f.argument("uop", "ptr")
-    code = e.call(e.load_type("ptr", uop), "i64", [f.state, uop, f.argument("budget")], "preserve_nonecc")
+    uop, budget = e.variable(f.argument("uop", "ptr")), e.variable(f.argument("budget"))
+    code = e.variable(0)
+    with e.loop() as loop:
+        arguments = [f.state, uop.get(), budget.get()]
+        code.set(e.call(e.load_type("ptr", uop.get()), "i64", arguments, "preserve_nonecc"))
+        loop.break_if(code.get().ne(EXIT_FAULT))
+        next_ = e.call("@deliver_page_fault", "i64", [f.state])
+        loop.break_if(next_.eq(native_delivery.LEFT_TO_PYTHON))
+        code.set(EXIT_LOOKUP)
+        loop.break_if(next_.eq(native_delivery.TO_BE_FOUND))
+        code.set(EXIT_DELIVERED)
+        loop.break_if(next_.eq(native_delivery.BUDGET_SPENT))
+        uop.set(e.pointer(next_))
+        budget.set(f.field(layout.EXIT_BUDGET))
     load_host_floating_point(e, f.state)
-    e.ret(code)
+    e.ret(code.get())
     return f.text()
 
 

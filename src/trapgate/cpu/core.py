@@ -6,6 +6,7 @@ The engine makes a subclass that runs code; everything here works without it bei
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
 import iced_x86 as iced
 
@@ -36,17 +37,29 @@ class Core(Registers):
         `access` has the bits of a page-fault error code (PF_W, PF_U).
         """
         q = self.q
+        if q[layout.KNOWN_FAULT >> 3] and (q[layout.KNOWN_LINEAR >> 3], q[layout.KNOWN_ACCESS >> 3]) == (
+            linear,
+            access,
+        ):
+            # Native code has translated it, counted that, and left the fault to Python (cpu/native_delivery.py).
+            q[layout.KNOWN_FAULT >> 3] = 0
+            self._raise_fault(layout.KNOWN_VECTOR, layout.KNOWN_ERROR, layout.KNOWN_ADDRESS)
         q[layout.STALL >> 3] = 0
         result = self.native_translate(self.state.address, linear, access)
         self.charged += q[layout.STALL >> 3]  # what the walk cost
         if result == 0:
-            vector = q[layout.FAULT_VECTOR >> 3]
-            if vector == vectors.PF:
-                raise Fault(vector, q[layout.FAULT_ERROR >> 3], q[layout.FAULT_ADDRESS >> 3])
-            if vector == vmcb.EXIT_NPF:
-                raise VmExit(vmcb.EXIT_NPF, q[layout.FAULT_ERROR >> 3], q[layout.FAULT_ADDRESS >> 3])
-            raise Fault(vector & 0xFF, q[layout.FAULT_ERROR >> 3])
-        return self.q[layout.TRANSLATED >> 3]
+            self._raise_fault(layout.FAULT_VECTOR, layout.FAULT_ERROR, layout.FAULT_ADDRESS)
+        return q[layout.TRANSLATED >> 3]
+
+    def _raise_fault(self, vector_field: int, error_field: int, address_field: int) -> NoReturn:
+        """Raise the fault that a translation has left in these fields."""
+        q = self.q
+        vector, error, address = q[vector_field >> 3], q[error_field >> 3], q[address_field >> 3]
+        if vector == vectors.PF:
+            raise Fault(vector, error, address)
+        if vector == vmcb.EXIT_NPF:
+            raise VmExit(vmcb.EXIT_NPF, error, address)
+        raise Fault(vector & 0xFF, error)
 
     def _parts(self, linear: int, size: int, access: int) -> list[tuple[int, int]]:
         """(guest-physical address, size) of the one or two pages that an access touches."""

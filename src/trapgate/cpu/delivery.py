@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NoReturn
 
-from trapgate.arch import vectors, vmcb
+from trapgate.arch import layout, vectors, vmcb
 from trapgate.arch.registers import AC, CR4_VME, CS, DS, ES, FS, GS, IF, IOPL, NT, RF, RSP, SS, TF, VIF, VM
 from trapgate.arch.segments import (
     ATTRIBUTE_DB,
@@ -41,12 +41,12 @@ _IO_BITMAP = 0x66
 class Delivery(Transfers):
     """Exceptions and interrupts."""
 
-    #: Exceptions and interrupts taken, by vector (software interrupts count as interrupts).
-    exception_counts: dict[int, int]
+    #: Interrupts taken, by vector, software interrupts among them.
     interrupt_counts: dict[int, int]
-    #: The last exceptions: (vector, error code, rip, linear address of a page fault). Those that made a double fault
-    #: of another, or a shutdown of that, are here too, though they were never delivered.
-    recent_exceptions: deque[tuple[int, int | None, int, int | None]]
+    _exception_counts: dict[int, int]
+    _recent_exceptions: deque[tuple[int, int | None, int, int | None]]
+    #: How many of the page faults that native code has delivered are in these two.
+    _faults_taken = 0
 
     # What guest mode adds (cpu/svm/guest_mode.py).
 
@@ -87,9 +87,39 @@ class Delivery(Transfers):
                 return
             fault = self.take_task_trap()
 
+    @property
+    def exception_counts(self) -> dict[int, int]:
+        """Exceptions taken, by vector."""
+        self._take_native_faults()
+        return self._exception_counts
+
+    @property
+    def recent_exceptions(self) -> deque[tuple[int, int | None, int, int | None]]:
+        """The last exceptions: (vector, error code, rip, linear address of a page fault).
+
+        Those that made a double fault of another, or a shutdown of that, are here, too, though never delivered.
+        """
+        self._take_native_faults()
+        return self._recent_exceptions
+
+    def _take_native_faults(self) -> None:
+        """Note the page faults that native code has delivered (cpu/native_delivery.py)."""
+        q = self.q
+        delivered = q[layout.FAULTS_DELIVERED >> 3]
+        new = delivered - self._faults_taken
+        if not new:
+            return
+        self._faults_taken = delivered
+        counts = self._exception_counts
+        counts[vectors.PF] = counts.get(vectors.PF, 0) + new
+        for number in range(max(delivered - layout.LOGGED_FAULTS, delivered - new), delivered):
+            place = layout.FAULT_LOG + number % layout.LOGGED_FAULTS * layout.LOGGED_FAULT_SIZE >> 3
+            self._recent_exceptions.append((vectors.PF, q[place], q[place + 1], q[place + 2]))
+
     def note_exception(self, fault: Fault) -> None:
         """An exception is about to be delivered, whatever raised it: `rip` is the one that its frame will have."""
-        self.exception_counts[fault.vector] = self.exception_counts.get(fault.vector, 0) + 1
+        counts = self.exception_counts
+        counts[fault.vector] = counts.get(fault.vector, 0) + 1
         self._remember_exception(fault)
 
     def _remember_exception(self, fault: Fault) -> None:

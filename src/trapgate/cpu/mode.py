@@ -61,5 +61,6 @@ class Mode(NamedTuple):
         return (1 << 64) - 1 if self.decode.bits == 64 else 0xFFFF_FFFF
 
 
-#: A mode that may come back: with the engine's code for it, and MXCSR's masks, which are part of it and nobody's own.
-KeptMode = tuple[Mode, object, int] | None
+#: A mode that may come back: with the engine's code for it, MXCSR's masks, which are part of it and nobody's own, and
+#: the engine's code at both privileges where native code goes from one to the other.
+KeptMode = tuple[Mode, object, int, object] | None

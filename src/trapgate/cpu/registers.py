@@ -36,7 +36,7 @@ from trapgate.arch.registers import (
 from trapgate.arch.segments import ATTRIBUTE_DB, ATTRIBUTE_L, DATA_RW_ACCESSED, REAL_CODE
 from trapgate.cpu.faults import Fault, Unimplemented
 from trapgate.cpu.mode import DecodeMode, Mode
-from trapgate.cpu.state import SegmentRegister, State, SystemSegment
+from trapgate.cpu.state import SegmentRegister, State, SystemCallMsrs, SystemSegment, TaskRegister
 
 _M64 = (1 << 64) - 1
 
@@ -65,8 +65,9 @@ class Registers:
     def __init__(self, profile: CpuProfile, ram: memoryview, ram_base: int, bus: Ports, costs: Costs) -> None:
         self.profile = profile
         self.costs = costs
-        #: Modelled cycles that went into world switches (AMD-V), and into delivering exceptions and interrupts.
-        self.switch_cycles = self.event_cycles = 0
+        #: Modelled cycles that went into world switches (AMD-V), and into what Python delivers of exceptions and
+        #: interrupts.
+        self.switch_cycles = self._event_cycles = 0
         #: And into accesses to devices.
         self.device_cycles = 0
         self.state = State()
@@ -79,11 +80,11 @@ class Registers:
         #: Those; and the same with ES to DS of a guest, whose host has the others (cpu/svm).
         self.own_segments = self.segments
         self.guest_segments = [SegmentRegister(self.state, i) for i in range(4)] + self.segments[4:]
-        self.ldtr, self.tr = SystemSegment(), SystemSegment()
+        self.ldtr, self.tr = SystemSegment(), TaskRegister(self.state)
         self.dr = [0] * 8
         #: Linear addresses of the enabled instruction breakpoints (cpu/debug.py).
         self.breakpoints: frozenset[int] = frozenset()
-        self.msrs: dict[int, int] = {}
+        self._msrs = SystemCallMsrs(self.state, {})
         #: VM_CR, VM_HSAVE_PA and SVM_KEY (APM vol. 2, 15.30).
         self.vm_cr = self.hsave_pa = self.svm_key = 0
         #: Operations that native code carries out in other modes, intercepted in the guest that runs (cpu/svm).
@@ -92,7 +93,6 @@ class Registers:
         self.deprivileged = False
         self.rip = 0
         self.instruction_rip = 0
-        self.cpl = 0
         self.shadow = False
         self.halted = False
         #: Cycles that the current Python form has added.
@@ -158,7 +158,7 @@ class Registers:
         self.rip, self.cpl = 0xFFF0, 0
         self.dr = [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400]
         self.breakpoints = frozenset()
-        self.msrs = dict(self.profile.reset_msrs)
+        self.msrs = SystemCallMsrs(self.state, self.profile.reset_msrs)
         self.shadow = self.halted = self.step_wanted = False
         self.state.set(layout.RESERVED_BITS, self.profile.reserved_address_bits)
         self.state.set(layout.RESERVED_IN_PDPTE, 0 if "PAGE1GB" in self.profile.flags else PTE_PS)
@@ -271,6 +271,25 @@ class Registers:
     def efer(self) -> int:
         """Extended feature enable register."""
         return self.q[layout.EFER >> 3]
+
+    @property
+    def cpl(self) -> int:
+        """Current privilege level."""
+        return self.q[layout.CPL >> 3]
+
+    @cpl.setter
+    def cpl(self, value: int) -> None:
+        self.q[layout.CPL >> 3] = value
+
+    @property
+    def msrs(self) -> SystemCallMsrs:
+        """Values of the MSRs that have no field of their own, by number."""
+        return self._msrs
+
+    @msrs.setter
+    def msrs(self, value: SystemCallMsrs) -> None:
+        self._msrs = value
+        value.into_state()
 
     @property
     def gdtr_base(self) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from trapgate.arch import layout
 from trapgate.arch.registers import FS, SEGMENT_NAMES
@@ -30,8 +32,16 @@ class State:
         self.w = self.bytes.cast("H")
         self.d = self.bytes.cast("I")
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-        #: How often ES, CS, SS or DS was written: two equal numbers mean that none was in between.
-        self.segment_writes = 0
+        self._segment_writes = 0
+
+    @property
+    def segment_writes(self) -> int:
+        """How often ES, CS, SS or DS was written: two equal numbers mean that none was in between."""
+        return self._segment_writes + self.q[layout.SEGMENT_LOADS >> 3]
+
+    def note_segment_write(self, counted: bool) -> None:
+        """A segment register is written; `counted` when it is one of those."""
+        self._segment_writes += counted
 
     def get(self, offset: int) -> int:
         """A 64-bit field."""
@@ -81,20 +91,38 @@ class SegmentRegister:
     """A segment register with its hidden part. `attributes` are bits 8..23 of a descriptor's upper half without the
     limit: type, S, DPL, P in bits 0..7, AVL, L, D/B, G in bits 8..11 (the VMCB's format, APM vol. 2, appendix B).
 
-    The base lives in the state block, where native code reads (and SWAPGS writes) it.
+    All of it lives in the state block, where native code reads it, and writes it where the privilege changes.
     """
 
-    __slots__ = ("_counted", "_offset", "_selector", "_state", "_unchecked", "attributes", "limit", "name")
+    __slots__ = ("_attributes", "_counted", "_limit", "_offset", "_selector", "_state", "_unchecked", "name")
 
     def __init__(self, state: State, number: int) -> None:
         self._state = state
         self._counted = number < FS
         self._offset = layout.segment(number)
         self._selector = layout.selector(number) >> 3
+        self._attributes = layout.attributes(number) >> 3
+        self._limit = layout.limit(number) >> 3
         self.name = SEGMENT_NAMES[number]
-        self.attributes = 0
-        self.limit = 0
         self._unchecked = False
+
+    @property
+    def attributes(self) -> int:
+        """Type, rights and sizes, as the class says."""
+        return self._state.q[self._attributes]
+
+    @attributes.setter
+    def attributes(self, value: int) -> None:
+        self._state.q[self._attributes] = value
+
+    @property
+    def limit(self) -> int:
+        """Highest offset, in bytes."""
+        return self._state.q[self._limit]
+
+    @limit.setter
+    def limit(self, value: int) -> None:
+        self._state.q[self._limit] = value
 
     @property
     def selector(self) -> int:
@@ -104,7 +132,7 @@ class SegmentRegister:
     @selector.setter
     def selector(self, value: int) -> None:
         self._state.q[self._selector] = value & 0xFFFF
-        self._state.segment_writes += self._counted
+        self._state.note_segment_write(self._counted)
 
     @property
     def base(self) -> int:
@@ -114,12 +142,14 @@ class SegmentRegister:
     @base.setter
     def base(self, value: int) -> None:
         self._state.q[self._offset >> 3] = value & _MASK64
-        self._state.segment_writes += self._counted
+        self._state.note_segment_write(self._counted)
 
     def load(self, selector: int, base: int, limit: int, attributes: int) -> None:
         """Load the register and its hidden part; `limit` is in bytes (already scaled)."""
-        self.selector, self.limit, self.attributes = selector, limit, attributes
-        self.base = base
+        state, q = self._state, self._state.q
+        q[self._selector], q[self._limit], q[self._attributes] = selector & 0xFFFF, limit, attributes
+        q[self._offset >> 3] = base & _MASK64
+        state.note_segment_write(self._counted)
         self._derive()
 
     def _derive(self) -> None:
@@ -157,6 +187,28 @@ class SegmentRegister:
         return q[o >> 3] == 0 and q[(o + layout.SEGMENT_LOW) >> 3] == 0 and high == 0xFFFF_FFFF
 
 
+class SystemCallMsrs(dict[int, int]):
+    """The values of MSRs by number; those that SYSCALL and SYSRET use are kept in the state block, too."""
+
+    _PLACES = MappingProxyType({0xC000_0081: layout.STAR, 0xC000_0082: layout.LSTAR, 0xC000_0084: layout.SFMASK})
+
+    def __init__(self, state: State, values: Mapping[int, int]) -> None:
+        super().__init__(values)
+        self._state = state
+        self.into_state()
+
+    def __setitem__(self, number: int, value: int) -> None:
+        super().__setitem__(number, value)
+        place = self._PLACES.get(number)
+        if place is not None:
+            self._state.set(place, value)
+
+    def into_state(self) -> None:
+        """Make the state block agree."""
+        for number, place in self._PLACES.items():
+            self._state.set(place, self.get(number, 0))
+
+
 class SystemSegment:
     """LDTR and TR."""
 
@@ -171,3 +223,31 @@ class SystemSegment:
     def load(self, selector: int, base: int, limit: int, attributes: int) -> None:
         """Load the register and its hidden part."""
         self.selector, self.base, self.limit, self.attributes = selector, base, limit, attributes
+
+
+class TaskRegister(SystemSegment):
+    """TR, whose base and limit are in the state block."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        super().__init__()
+
+    @property
+    def base(self) -> int:
+        """Linear address of the TSS."""
+        return self._state.q[layout.TSS_BASE >> 3]
+
+    @base.setter
+    def base(self, value: int) -> None:
+        self._state.set(layout.TSS_BASE, value)
+
+    @property
+    def limit(self) -> int:
+        """Its highest offset."""
+        return self._state.q[layout.TSS_LIMIT >> 3]
+
+    @limit.setter
+    def limit(self, value: int) -> None:
+        self._state.set(layout.TSS_LIMIT, value)

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 
 from trapgate.cpu.mode import Mode
+from trapgate.cpu.native_delivery import SIDE_ENTRY, SIDE_INSTRUCTION, SIDE_PAGE_CHECK
 from trapgate.cpu.svm.intercepts import SIMPLE_EXITS
 from trapgate.cpu.svm.world_switch import simple_exit
 from trapgate.engine import record
@@ -108,6 +109,9 @@ class Translation:
         self.latest: dict[int, Block] = {}
         #: True when there were too many modes: its blocks are not told any more when they go.
         self.forgotten = False
+        #: This one and its like at the other privilege, CPL 0 first, once somebody has asked for them: by whether
+        #: RDTSC is allowed at that other one.
+        self.privileges: dict[bool, tuple[Translation, Translation]] = {}
         self._cache = mmap.mmap(-1, record.JUMP_CACHE_ENTRY << record.JUMP_CACHE_BITS)
         self._cache_words = memoryview(self._cache).cast("Q")
         self.jump_cache = ctypes.addressof(ctypes.c_char.from_buffer(self._cache))
@@ -136,6 +140,9 @@ class BlockStore:
         self._view = memoryview(self._arena)
         self.words = self._view.cast("Q")
         self.base = ctypes.addressof(ctypes.c_char.from_buffer(self._arena))
+        # Beside the arena: what the delivery of faults must know of each record (cpu/native_delivery.py).
+        self._side = mmap.mmap(-1, size // 2)
+        self.side_base = ctypes.addressof(ctypes.c_char.from_buffer(self._side))
         self._size = size
         self._used = 0
         self._starts: list[int] = []
@@ -275,8 +282,14 @@ class BlockStore:
         ip_mask = (1 << 64) - 1 if mode.decode.bits == 64 else 0xFFFF_FFFF
         pack = struct.pack
         python = fixed["python"]
-        for d, key in zip(decoded, keys, strict=True):
+        cycles = 0
+        side = [pack("<QIHH", rip, 0, 0, SIDE_PAGE_CHECK)]
+        if count == 2:
+            side.append(bytes(SIDE_ENTRY))  # a fault of the second page is Python's
+        for index, (d, key) in enumerate(zip(decoded, keys, strict=True)):
             length = d.length
+            side.append(pack("<QIHH", rip, cycles, index, SIDE_INSTRUCTION))
+            cycles += d.cycles
             if key:
                 parts.append(pack("<Q", handlers.address(key)))
                 if d.relative is None:
@@ -302,7 +315,7 @@ class BlockStore:
         elif last.target is not None:
             block.target = (rip - last.length + last.target) & last.target_mask
         end = block.end
-        block.cost = (sum([d.cycles for d in decoded]) << 32) + n
+        block.cost = (cycles << 32) + n
         parts.append(
             pack(
                 "<QQQQQQ",
@@ -317,6 +330,8 @@ class BlockStore:
         data = b"".join(parts)
         used = self._used
         self._view[used : used + len(data)] = data
+        entries = b"".join(side)
+        self._side[used >> 1 : (used >> 1) + len(entries)] = entries
         if block.target is not None:
             self.words[(end + record.LINK - self.base) >> 3] = end + record.UNLINKED_TARGET
         self._used = used + (len(data) + 15 & ~15)

@@ -147,6 +147,7 @@ class Exits(NativeCore):
                 vector = vectors.SS if self._uses_stack(block, uop) else vectors.GP
             fault = Fault(vector, None if error == _M64 else error)
         self._deliver(fault)
+        q[layout.KNOWN_FAULT >> 3] = 0
         return 0
 
     def _uses_stack(self, block: Block, uop: int) -> bool:
@@ -274,6 +275,11 @@ class Exits(NativeCore):
 
     def _exit_repeat(self, uop: int) -> int:
         self._partial(uop)
+        return 0
+
+    def _exit_delivered(self, uop: int) -> int:
+        self.rip = self.q[layout.RIP >> 3]
+        self.redirected = True
         return 0
 
     def _exit_refetch(self, uop: int) -> int:

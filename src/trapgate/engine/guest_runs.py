@@ -19,15 +19,12 @@ from trapgate.machine.errors import UnimplementedDevice
 
 assert world_switch.EXIT_PYTHON == record.EXIT_PYTHON
 assert (world_switch.SLOTS, world_switch.DISPLACEMENT) == (record.SLOTS, record.DISPLACEMENT)
-assert (world_switch.JUMP_CACHE_BITS, world_switch.JUMP_CACHE_ENTRY) == (
-    record.JUMP_CACHE_BITS,
-    record.JUMP_CACHE_ENTRY,
-)
 
 _M64 = (1 << 64) - 1
 # Words of the state block and of a VMCB.
 _EXIT_BUDGET, _EXIT_UOP, _TSC_AT_ZERO = layout.EXIT_BUDGET >> 3, layout.EXIT_UOP >> 3, layout.TSC_AT_ZERO >> 3
 _WORLD_VMCB, _WORLD_BUDGET, _WORLD_EXITS = layout.WORLD_VMCB >> 3, layout.WORLD_BUDGET >> 3, layout.WORLD_EXITS >> 3
+_CPL = layout.CPL >> 3
 _WORLD_STATE_OF, _WORLD_DR6, _EFER = layout.WORLD_STATE_OF >> 3, layout.WORLD_DR6 >> 3, layout.EFER >> 3
 _EXITCODE, _VIRTUAL_INTERRUPT = vmcb.EXITCODE >> 3, vmcb.VIRTUAL_INTERRUPT >> 3
 
@@ -151,10 +148,13 @@ class GuestRuns(DebugTraps):
         if code >= NOT_RUN:
             self._enter_slowly(place, code - NOT_RUN)
             return 0
+        if self.q[_CPL] != self._selected_cpl:
+            self._follow_privilege()
         self._count(zero)
         if code != EXIT_LEFT_GUEST:
             return self._go_on_inside(code)
         self.left_guest = True
+        self.stored_segments = self.state.segment_writes
         self._count_exit(place)
         self.clock.now += self.charged
         self.charged = 0
@@ -167,7 +167,9 @@ class GuestRuns(DebugTraps):
         zero = self._begin(place)
         if not zero:
             self.q[_WORLD_STATE_OF] = 0
+        privileges, self._privileges = self._privileges, None  # the guest's privilege is not followed here
         code = self.native_world_round_trip(self.state.address)
+        self._privileges = privileges
         if code == EXIT_LEFT_GUEST:
             self._count(zero)
             self._count_exit(place)

@@ -14,6 +14,7 @@ from importlib import resources
 
 import trapgate.isa.general_purpose
 import trapgate.isa.simd
+import trapgate.isa.system.privilege
 import trapgate.isa.x87  # noqa: F401  (each registers its semantics)
 from trapgate.cpu.access import emit_runtime
 from trapgate.engine import record

@@ -16,7 +16,7 @@ from trapgate.arch.costs import DEFAULT_COSTS, Costs
 from trapgate.arch.costs import profile as cost_profile
 from trapgate.arch.cpuid import CpuProfile
 from trapgate.arch.paging import PF_I
-from trapgate.arch.registers import CS
+from trapgate.arch.registers import CR4_TSD, CS
 from trapgate.cpu import tlb, walk_memory
 from trapgate.cpu.access import MXCSR_MASKS
 from trapgate.cpu.faults import Fault, Unimplemented, VmExit
@@ -41,6 +41,8 @@ _M64 = (1 << 64) - 1
 SLICE = 1_000_000
 #: How many of the last exceptions a report shows.
 RECENT_EXCEPTIONS = 8
+#: Modes whose code is kept.
+MOST_MODES = 256
 
 
 def signed(value: int) -> int:
@@ -67,11 +69,11 @@ class NativeCore(GuestMode):
         self.handlers = handlers
         self.blocks = BlockStore(memory, handlers)
         self.hot = HotTier.chosen(self.blocks, handlers.folder)
-        self.exception_counts: dict[int, int] = {}
+        self._exception_counts = {}
         self.interrupt_counts: dict[int, int] = {}
         #: #VMEXITs by exit code.
         self.exit_counts: dict[int, int] = {}
-        self.recent_exceptions = deque(maxlen=RECENT_EXCEPTIONS)
+        self._recent_exceptions = deque(maxlen=RECENT_EXCEPTIONS)
         self.instructions = 0
         #: Modelled cycles for which the processor has slept.
         self.idle_cycles = 0
@@ -83,6 +85,9 @@ class NativeCore(GuestMode):
         self._translations: dict[Mode, Translation] = {}
         self._decoders: dict[object, Decoder] = {}
         self._translation: Translation | None = None
+        #: CPL for which native code's tables were chosen; the translations at CPL 0 and CPL 3 where it may change it.
+        self._selected_cpl = 0
+        self._privileges: tuple[Translation, Translation] | None = None
         self._forced = 0
         self._pending_error: BaseException | None = None
         self.ram_words = memory.view.cast("Q")
@@ -145,6 +150,9 @@ class NativeCore(GuestMode):
         set_(layout.COST_L2_HIT, costs.l2_tlb_hit)
         set_(layout.COST_PWC_HIT, costs.walk_cache_hit)
         set_(layout.COST_NESTED_TLB_HIT, costs.nested_tlb_hit)
+        set_(layout.COST_EXCEPTION, costs.exception)
+        set_(layout.ARENA, self.blocks.base)
+        set_(layout.SIDE_TABLE, self.blocks.side_base)
         set_(layout.PWC_SIZE, costs.walk_cache_entries)
         set_(layout.NESTED_TLB_SIZE, costs.nested_tlb_entries)
         walk_memory.configure(self.state, costs)
@@ -254,6 +262,8 @@ class NativeCore(GuestMode):
     def _enter_device(self) -> None:
         """Give the clock the exact cycle of a memory-mapped access."""
         q = self.q
+        if q[layout.CPL >> 3] != self._selected_cpl:
+            self._follow_privilege()
         uop = q[layout.EXIT_UOP >> 3]
         budget = signed(q[layout.EXIT_BUDGET >> 3])
         block = self.blocks.block_at(uop)
@@ -304,32 +314,88 @@ class NativeCore(GuestMode):
         mode, translation = self._mode, self._translation
         if mode is None or translation is None or translation.mode is not mode:
             return None
-        return mode, translation, self.state.d[layout.MXCSR >> 2] & MXCSR_MASKS
+        return mode, translation, self.state.d[layout.MXCSR >> 2] & MXCSR_MASKS, self._privileges
 
     def take_mode(self, kept: KeptMode) -> None:
         """Go on in a mode that was kept."""
         self.redirected = True
         self._mode = None
         if kept is not None and self.is_current(kept):
-            self._mode, translation, _ = kept
+            self._mode, translation, _, privileges = kept
             assert isinstance(translation, Translation)
             self._translation = translation
+            self._privileges = privileges  # type: ignore[assignment]
+            self._selected_cpl = translation.mode.decode.cpl
+            if self.q[layout.CPL >> 3] != self._selected_cpl:
+                self._follow_privilege()
 
-    def is_current(self, kept: tuple[Mode, object, int]) -> bool:
+    def is_current(self, kept: tuple[Mode, object, int, object]) -> bool:
         """Whether a mode that was kept is still what it was."""
-        _, translation, masks = kept
+        _, translation, masks, _ = kept
         assert isinstance(translation, Translation)
         return not translation.forgotten and masks == self.state.d[layout.MXCSR >> 2] & MXCSR_MASKS
 
     def _select(self) -> Translation:
         """Make the current mode's tables the ones that native code uses."""
+        if len(self._translations) >= MOST_MODES - 1:  # two may come
+            self.blocks.drop_all()
+            self.blocks.forget_translations()
+            self._translations.clear()
         mode = self.mode()
+        translation = self._translation_of(mode)
+        q, base = self.q, self.state.address
+        user = self.cpl == 3
+        fast = tlb.FAST_ENTRIES * tlb.FAST_SIZE
+        slow = self.slow_access_path()
+        q[layout.DTLB >> 3] = base + (tlb.NEVER if slow else tlb.DATA.fast + fast * user)
+        q[layout.ITLB >> 3] = base + tlb.INSTRUCTION.fast + fast * user
+        q[layout.USER >> 3] = 4 if user else 0
+        q[layout.CODE_BASE >> 3] = mode.code_base
+        q[layout.CODE_LIMIT >> 3] = mode.code_limit
+        q[layout.CODE_BITS >> 3] = mode.decode.bits
+        q[layout.JUMP_CACHE >> 3] = translation.jump_cache
+        self._translation = translation
+        self._selected_cpl = q[layout.CPL >> 3]
+        self._privileges = None if slow or self.runs_translated else self._other_privilege(translation)
+        q[layout.PRIVILEGES_VALID >> 3] = int(self._privileges is not None)
+        if self._privileges is not None:
+            for i, one in enumerate(self._privileges):
+                record = layout.PRIVILEGES + layout.PRIVILEGE_SIZE * i >> 3
+                q[record] = base + tlb.DATA.fast + fast * i
+                q[record + 1] = base + tlb.INSTRUCTION.fast + fast * i
+                q[record + 2] = one.jump_cache
+        return translation
+
+    def _other_privilege(self, translation: Translation) -> tuple[Translation, Translation] | None:
+        """Translations of flat 64-bit code at CPL 0 and 3 that differ in that alone; None where native code must not
+        go from one to the other."""
+        mode = translation.mode
+        decode = mode.decode
+        cpl = decode.cpl
+        if decode.bits != 64 or cpl not in (0, 3) or decode.instruction_breakpoints or decode.deprivileged:
+            return None
+        if cpl == 3 and decode.io_allowed:
+            return None
+        time_stamp_allowed = cpl == 3 or not self.cr4 & CR4_TSD
+        pair = translation.privileges.get(time_stamp_allowed)
+        if pair is None:
+            other = decode._replace(cpl=3 - cpl, io_allowed=cpl == 3, time_stamp_allowed=time_stamp_allowed)
+            to = self._translation_of(mode._replace(decode=other))
+            pair = translation.privileges[time_stamp_allowed] = (translation, to) if cpl == 0 else (to, translation)
+        return pair
+
+    def _follow_privilege(self) -> None:
+        """Native code has changed the CPL: choose the translation that it now runs."""
+        if self._privileges is None:
+            return
+        self._selected_cpl = cpl = self.q[layout.CPL >> 3]
+        self._translation = self._privileges[cpl == 3]
+        self._mode = self._translation.mode
+
+    def _translation_of(self, mode: Mode) -> Translation:
+        """The place for blocks of a mode."""
         translation = self._translations.get(mode)
         if translation is None:
-            if len(self._translations) >= 256:
-                self.blocks.drop_all()
-                self.blocks.forget_translations()
-                self._translations.clear()
             decoder: Decoder | None = self._decoders.get(mode.decode)
             if decoder is None:
                 if len(self._decoders) >= 256:
@@ -337,17 +403,6 @@ class NativeCore(GuestMode):
                 decoder = Decoder(mode.decode, self.profile.features, self._python_forms, self.costs.instructions)
                 self._decoders[mode.decode] = decoder
             translation = self._translations[mode] = self.blocks.translation(mode, decoder)
-        q, base = self.q, self.state.address
-        user = self.cpl == 3
-        table = tlb.FAST_ENTRIES * tlb.FAST_SIZE if user else 0
-        q[layout.DTLB >> 3] = base + (tlb.NEVER if self.slow_access_path() else tlb.DATA.fast + table)
-        q[layout.ITLB >> 3] = base + tlb.INSTRUCTION.fast + table
-        q[layout.USER >> 3] = 4 if user else 0
-        q[layout.CODE_BASE >> 3] = mode.code_base
-        q[layout.CODE_LIMIT >> 3] = mode.code_limit
-        q[layout.CODE_BITS >> 3] = mode.decode.bits
-        q[layout.JUMP_CACHE >> 3] = translation.jump_cache
-        self._translation = translation
         return translation
 
     def _find(self, rip: int, single: bool = False) -> Block:

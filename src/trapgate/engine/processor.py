@@ -19,7 +19,7 @@ from trapgate.machine.errors import UnimplementedDevice
 _M64 = (1 << 64) - 1
 # Words of the state block.
 _EXIT_BUDGET, _EXIT_UOP = layout.EXIT_BUDGET >> 3, layout.EXIT_UOP >> 3
-_SYSTEM_FLAGS, _TSC_AT_ZERO = layout.SYSTEM_FLAGS >> 3, layout.TSC_AT_ZERO >> 3
+_SYSTEM_FLAGS, _TSC_AT_ZERO, _CPL = layout.SYSTEM_FLAGS >> 3, layout.TSC_AT_ZERO >> 3, layout.CPL >> 3
 #: How long a run with a limit may go on without completing an instruction: modelled cycles of work (an exception costs
 #: 100, a turn of a repeated instruction 1: longer than any string that is meant), modelled seconds in HLT.
 MOST_STALLED = 1 << 26
@@ -183,6 +183,8 @@ class Processor(GuestRuns):
                 self._zero = zero  # as _set_zero
                 q[_TSC_AT_ZERO] = zero + self.tsc_offset & _M64
             code = enter(state_address, uop, (zero - now << 32) + LOW)
+            if q[_CPL] != self._selected_cpl:
+                self._follow_privilege()
             budget = q[_EXIT_BUDGET]
             if budget >> 63:
                 budget -= 1 << 64

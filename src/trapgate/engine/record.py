@@ -21,6 +21,9 @@ A block in the arena is
     72      64-bit immediate or address, where a call needs the link field as well
 """
 
+from trapgate.arch import layout
+
+JUMP_CACHE_BITS, JUMP_CACHE_ENTRY = layout.JUMP_CACHE_BITS, layout.JUMP_CACHE_ENTRY
 HANDLER, SLOTS, DISPLACEMENT, IMMEDIATE, LINK = 0, 8, 16, 20, 24
 PAGE_LINEAR, PAGE_PHYSICAL = 8, 16
 UNLINKED_TARGET, UNLINKED_NEXT, NEXT_LINK, NEXT_IP, COST = 32, 40, 48, 56, 64
@@ -40,6 +43,4 @@ EXIT_WINDOW = 8  # the block of exit_uop ended in an instruction after which int
 EXIT_REPEAT = 9  # exit_uop's string instruction was left between two turns because the budget is used up
 EXIT_REFETCH = 10  # exit_uop's page check found another page
 
-# Jump cache, one for each mode: where the blocks are that indirect branches went to. Entry: rip, address of the header.
-JUMP_CACHE_BITS = 14
-JUMP_CACHE_ENTRY = 16
+EXIT_DELIVERED = 11  # a page fault was delivered, and the budget is used up; rip is that of its handler

@@ -164,7 +164,11 @@ class Stepping(Exits):
             self.spend_charged()
         clock, q = self.clock, self.q
         self._set_zero(clock.now + room)
+        delivers, q[layout.DELIVERS_FAULTS >> 3] = q[layout.DELIVERS_FAULTS >> 3], 0
         code = self._enter(self.state.address, block.address, (room << 32) + LOW)
+        q[layout.DELIVERS_FAULTS >> 3] = delivers
+        if q[layout.CPL >> 3] != self._selected_cpl:
+            self._follow_privilege()
         budget = signed(q[layout.EXIT_BUDGET >> 3])
         clock.now = self._zero - (budget >> 32) - self._forced
         self._forced = 0

@@ -95,6 +95,11 @@ IN_PLACE = frozenset((
 ))  # fmt: skip
 
 
+#: The level from which native code carries system calls out (isa/system/privilege.py).
+NATIVE_AT = {"syscall": 3, "sysretq": 0}
+_COSTS_AS = {f"{name}_long{suffix}": name for name in NATIVE_AT for suffix in ("", "_python")}
+
+
 def _name_of(instruction: iced.Instruction, features: frozenset[str]) -> tuple[str, int]:
     """(operation, condition)."""
     mnemonic = MNEMONICS[instruction.mnemonic]
@@ -220,6 +225,8 @@ class Decoder:
             name = "mov_from_sreg"
         if name == "iretq" and self.mode.bits == 64 and self.mode.cpl == 0 and not self.mode.instruction_breakpoints:
             name = "iretq_within"
+        if self.mode.bits == 64 and NATIVE_AT.get(name) == self.mode.cpl:
+            name += "_long"
         if self.mode.simd_checked and name + CHECKED in DEFINITIONS:
             name += CHECKED
         if self._needs_python(name):
@@ -278,7 +285,7 @@ class Decoder:
         return name in ("rdtsc", "rdtscp") and not mode.time_stamp_allowed
 
     def _python(self, instruction: iced.Instruction, name: str) -> Decoded:
-        decoded = Decoded(instruction, name, self._cycles.get(name, 1))
+        decoded = Decoded(instruction, name, self._cycles.get(_COSTS_AS.get(name, name), 1))
         decoded.python = True
         decoded.ends_block = True
         decoded.body = bytes(24)
@@ -295,7 +302,7 @@ class Decoder:
 
     def _native(self, instruction: iced.Instruction, name: str, condition: int) -> Decoded:
         definition = DEFINITIONS[name]
-        decoded = Decoded(instruction, name, self._cycles.get(name, 1))
+        decoded = Decoded(instruction, name, self._cycles.get(_COSTS_AS.get(name, name), 1))
         decoded.ends_block = definition.ends_block
         fields = Fields()
         shapes: list[str] = []

@@ -75,7 +75,12 @@ class GuestEvents(SystemManagement):
     def charge_event(self, cycles: int) -> None:
         """An exception or interrupt is about to be delivered: let the time pass that this takes."""
         self.charged += cycles
-        self.event_cycles += cycles
+        self._event_cycles += cycles
+
+    @property
+    def event_cycles(self) -> int:
+        """Modelled cycles that went into delivering exceptions and interrupts."""
+        return self._event_cycles + self.q[layout.FAULTS_DELIVERED >> 3] * self.costs.exception
 
     def note_event(self, kind: int, vector: int, error: int | None = None) -> None:
         """An event is about to be delivered: what EXITINTINFO shows if that is interrupted (15.7.2)."""

@@ -45,7 +45,7 @@ class GuestMode(GuestInstructions):
     costs_as_translated = False
     #: The hypervisor carries out an event or an instruction in its guest's stead.
     interpreting = False
-    #: `segment_writes` of the state block when WORLD_STATE got ES to DS.
+    #: `segment_writes` of the state block at the last #VMEXIT.
     stored_segments = -1
     #: Host RAM as 64-bit words.
     ram_words: memoryview
@@ -70,6 +70,10 @@ class GuestMode(GuestInstructions):
     _saves_next_rip = _saves_bytes = False
     #: The mode in which the last guest was left.
     kept_guest: KeptMode = None
+    #: Native operations that somebody outside wants to see (api/hooks.py), and those and the intercepted ones of the
+    #: last guest.
+    seen_natives: frozenset[str] = frozenset()
+    _intercepted_inside: frozenset[str] = frozenset()
 
     @property
     def python_host(self) -> bool:
@@ -103,6 +107,7 @@ class GuestMode(GuestInstructions):
         self._under_smm = None
         self._pause_left = self._pause_last = 0
         super().reset()
+        self.intercepts_changed()
 
     def initialize(self) -> None:
         """INIT# leaves MSRs alone, AMD-V's too (APM vol. 2, 14.1.3)."""
@@ -214,7 +219,7 @@ class GuestMode(GuestInstructions):
         if self.forms is not self._host_forms:
             self._host_forms = self.forms
             self._forms_inside = guest_forms(self.forms)
-        self.forms, self.intercepted = self._forms_inside, self.controls.natives or frozenset()
+        self.forms, self.intercepted = self._forms_inside, self._intercepted_inside
 
     def keep_mode(self) -> KeptMode:
         """The present mode, if it comes back; the engine knows its code."""
@@ -226,7 +231,9 @@ class GuestMode(GuestInstructions):
 
     def set_translated(self, translated: bool, deprivileged: bool) -> None:
         """How the next guest runs: its code translated, or as it is; its kernel at CPL 3."""
-        self.translated = translated
+        if translated != self.translated:
+            self.translated = translated
+            self.mode_changed()
         if deprivileged != self.deprivileged:
             self.deprivileged = deprivileged
             self.mode_changed()
@@ -379,7 +386,7 @@ class GuestMode(GuestInstructions):
     def _leave_forms(self) -> None:
         """Instructions are the host's again."""
         self.kept_guest = self.keep_mode()
-        self.forms, self.intercepted = self._host_forms, frozenset()
+        self.forms, self.intercepted = self._host_forms, self.seen_natives
 
     def _save_bytes(self, exit_: VmExit) -> None:
         """The bytes of the instruction whose data access faulted (15.8.4); none for a fetch and for other exits."""
@@ -419,6 +426,11 @@ class GuestMode(GuestInstructions):
         self.pending_changed()
         self.refetch()
 
+    @property
+    def runs_translated(self) -> bool:
+        """Whether the code that runs is a translated guest's, whose system calls are its hypervisor's."""
+        return self.in_guest and self.translated
+
     def _open_gate(self, value: bool) -> None:
         if value != self.gif:
             self.gif = value
@@ -432,14 +444,32 @@ class GuestMode(GuestInstructions):
         self.native_flush_page_asid(self.state.address, linear, asid)
         self.refetch()
 
+    def see_natives(self, names: frozenset[str]) -> None:
+        """Let plain Python carry out these native operations, too."""
+        self.seen_natives |= names
+        self.q[layout.WORLD_STATE_OF >> 3] = 0
+        self.kept_guest = None
+        if self.host is not None:
+            self.host.mode = None
+        self.intercepts_changed()
+
+    def see_faults(self) -> None:
+        """Let plain Python deliver every page fault."""
+        self.q[layout.SEES_FAULTS >> 3] = 1
+
     def intercepts_changed(self) -> None:
         """Which instructions that native code carries out are intercepted has changed."""
-        names: frozenset[str] = frozenset()
+        names, takes_faults = self.seen_natives, 0
         if self.in_guest:
             controls = self.controls
             if controls.natives is None:
                 controls.natives = self._intercepted_natives()
-            names = controls.natives
+            names |= controls.natives
+            if self.translated:
+                names |= _SYSTEM_CALLS
+            self._intercepted_inside = names
+            takes_faults = controls.exceptions >> vectors.PF & 1
+        self.q[layout.DELIVERS_FAULTS >> 3] = takes_faults ^ 1
         if names != self.intercepted:
             self.intercepted = names
             self.mode_changed()
@@ -487,6 +517,8 @@ _NATIVE_NAMES = {
     "rdtsc": ("rdtsc",), "pushf": ("pushf", "pushfd", "pushfq"), "popf": ("popf", "popfd", "popfq"),
     "iret": ("iretq_within",), "pause": ("pause",),
 }  # fmt: skip
+#: Of a translated guest: the hypervisor's, as CPL 0 is.
+_SYSTEM_CALLS = frozenset(("syscall_long",))
 _NATIVE_BITS = vmcb.misc1(*_NATIVE_NAMES)
 _RDTSCP = vmcb.misc2("rdtscp")
 _NATIVES: dict[int, frozenset[str]] = {}

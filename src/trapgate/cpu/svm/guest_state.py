@@ -41,7 +41,7 @@ _SEGMENTS = struct.Struct("<8Q")
 _CONTROL = struct.Struct("<7Q")
 _QWORD = struct.Struct("<Q")
 # Words of the state block.
-_WORLD_VMCB, _RIP, _WORLD_CPL = layout.WORLD_VMCB >> 3, layout.RIP >> 3, layout.WORLD_CPL >> 3
+_WORLD_VMCB, _RIP = layout.WORLD_VMCB >> 3, layout.RIP >> 3
 _WORLD_DR6, _WORLD_DR7, _WORLD_PAT = layout.WORLD_DR6 >> 3, layout.WORLD_DR7 >> 3, layout.WORLD_PAT >> 3
 _CR0, _CR4, _EFER = layout.CR0 >> 3, layout.CR4 >> 3, layout.EFER >> 3
 _MSR_PAT = 0x277
@@ -174,15 +174,13 @@ def _load_all(p: GuestMode, place: int) -> str:
 def save_guest(p: GuestMode, place: int) -> None:
     """Save the guest's state into the VMCB at host-physical `place`."""
     q, controls, dr = p.q, p.controls, p.dr
-    if p.stored_segments != p.state.segment_writes:
-        p.stored_segments = p.state.segment_writes
-        _SEGMENTS.pack_into(p.state.bytes, layout.WORLD_STATE, *_segment_words(p))
+    p.stored_segments = p.state.segment_writes
     if controls.nested:
         q[_WORLD_PAT] = p.msrs.get(_MSR_PAT, 0)
     if controls.lbr_virtualization:
         _LBR.pack_into(p.ram, place + vmcb.DBGCTL, *(p.read_msr(number) for number in _LBR_MSRS))
         _set_lbr(p, p.host_lbr)
-    q[_WORLD_VMCB], q[_RIP], q[_WORLD_CPL] = place, p.rip, p.cpl
+    q[_WORLD_VMCB], q[_RIP] = place, p.rip
     q[_WORLD_DR6], q[_WORLD_DR7] = dr[6], dr[7]
     p.native_world_save(p.state.address)
 
@@ -197,7 +195,7 @@ def _set_lbr(p: GuestMode, values: tuple[int, ...]) -> None:
 def take_guest(p: GuestMode) -> None:
     """Go back into the last guest, whose fields of the state block are in place already."""
     q, dr = p.q, p.dr
-    p.segments, p.cpl = p.guest_segments, q[_WORLD_CPL]
+    p.segments = p.guest_segments
     p.stored_segments = p.state.segment_writes  # nobody can have written to those
     dr[6], dr[7] = q[_WORLD_DR6], q[_WORLD_DR7]
     controls = p.controls
@@ -211,7 +209,7 @@ def restore_host(p: GuestMode, host: Host) -> None:
     """Give the host back its state: CPL 0, RFLAGS.VM clear, no breakpoint enabled (15.6)."""
     q, dr = p.q, p.dr
     p.native_world_restore(p.state.address)
-    p.segments, p.rip, p.cpl = host.segments, host.rip, 0
+    p.segments, p.rip = host.segments, host.rip  # CPL was 0 at VMRUN
     if p.controls.nested:
         p.msrs[_MSR_PAT] = host.pat  # else there is one PAT, the host's, which the guest may have written (15.25.8)
     if not q[_EFER] & EFER_LMA and q[_CR4] & CR4_PAE and q[_CR0] & CR0_PG:

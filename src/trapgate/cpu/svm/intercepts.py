@@ -363,7 +363,7 @@ SIMPLE_EXITS = {"cpuid": vmcb.EXIT["cpuid"], "vmmcall": vmcb.EXIT["vmmcall"]}
 #: the hypervisor when the code is translated. SYSCALL and software interrupts would enter a kernel that is not there.
 SENSITIVE = frozenset((
     "iret", "iretd", "iretq", "retf", "jmp_far", "call_far", "lar", "lsl", "verr", "verw", "int", "int3", "into",
-    "int1", "syscall", "sysenter", "sysret", "sysretq", "sysexit", "sysexitq",
+    "int1", "syscall", "syscall_long_python", "sysenter", "sysret", "sysretq", "sysexit", "sysexitq",
 ))  # fmt: skip
 
 

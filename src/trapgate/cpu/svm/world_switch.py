@@ -8,8 +8,8 @@ checked or worked out again. Nothing is taken on trust, clean bits included: any
 A host that the processor runs itself needs its registers back at #VMEXIT: then the fields of the state block that a
 switch changes are exchanged, those of the host for those of its last guest.
 
-Fields that begin with WORLD (arch/layout.py) are arguments: the VMCB's place, and what plain Python alone knows: CPL,
-debug registers, PAT, and ES to DS, which it puts at the head of WORLD_STATE when any was written.
+Fields that begin with WORLD (arch/layout.py) are arguments: the VMCB's place, and what plain Python alone knows: debug
+registers and PAT.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SAME_ALL = SAME_STATE | SAME_CONTROLS
 #: What `world_run` returns besides the codes of engine/record.py.
 EXIT_LEFT_GUEST, NOT_RUN = 64, 128
 #: As engine/record.py has them.
-EXIT_PYTHON, SLOTS, DISPLACEMENT, JUMP_CACHE_BITS, JUMP_CACHE_ENTRY = 4, 8, 16, 14, 16
+EXIT_PYTHON, SLOTS, DISPLACEMENT = 4, 8, 16
 
 Ranges = tuple[tuple[int, int], ...]
 #: First offset and end in the VMCB of what is compared. EVENTINJ is looked at each time.
@@ -72,12 +72,15 @@ _EXCHANGED: tuple[int, ...] = (
     layout.SYSTEM_FLAGS, layout.FLAG_ZERO, layout.FLAG_SIGN, layout.FLAG_CARRY,
     layout.gpr(RAX), layout.gpr(RSP), layout.RIP,
     *range(layout.segment(0), layout.segment(4), 8), *range(layout.selector(0), layout.selector(4), 8),
+    *range(layout.attributes(0), layout.attributes(4), 8), *range(layout.limit(0), layout.limit(4), 8),
     layout.CODE_DESCRIPTOR, layout.STACK_DESCRIPTOR,
     layout.GDTR_BASE, layout.GDTR_LIMIT, layout.IDTR_BASE, layout.IDTR_LIMIT,
     layout.CR0, layout.CR3, layout.CR4, layout.EFER, *range(layout.PDPTE, layout.PDPTE + 32, 8),
     layout.ASID, layout.NESTED, layout.NESTED_CR3, layout.IN_GUEST,
     layout.USER, layout.DTLB, layout.ITLB, layout.CODE_BASE, layout.CODE_LIMIT, layout.CODE_BITS, layout.JUMP_CACHE,
     layout.WATCH_DATA, layout.ALIGNMENT_CHECK,
+    layout.CPL, layout.PRIVILEGES_VALID,
+    *range(layout.PRIVILEGES, layout.PRIVILEGES + 2 * layout.PRIVILEGE_SIZE, 8), layout.DELIVERS_FAULTS,
 )  # fmt: skip
 #: RFLAGS of the host, without the arithmetic flags, while its guest runs.
 HOST_SYSTEM_FLAGS = layout.WORLD_HOST
@@ -214,8 +217,8 @@ def _emit_run(name: str, enter: str, exchanged: bool, declarations: set[str]) ->
     )
     waits = waits | (e.load(8, e.offset(block, vmcb.INTERRUPT_SHADOW)).zext(64) & 1) | (flush & ~vmcb.FLUSH_ALL)
     rip = f.field(layout.RIP)
-    index = (rip ^ (rip >> JUMP_CACHE_BITS)) & ((1 << JUMP_CACHE_BITS) - 1)
-    entry = e.offset(e.pointer(f.field(layout.JUMP_CACHE)), index * JUMP_CACHE_ENTRY)
+    index = (rip ^ (rip >> layout.JUMP_CACHE_BITS)) & ((1 << layout.JUMP_CACHE_BITS) - 1)
+    entry = e.offset(e.pointer(f.field(layout.JUMP_CACHE)), index * layout.JUMP_CACHE_ENTRY)
     with e.when(waits.ne(0) | e.load(64, entry).ne(rip)):
         e.ret(NOT_RUN + SAME_ALL)
     f.set_field(layout.IN_GUEST, 1)
@@ -228,9 +231,8 @@ def _emit_run(name: str, enter: str, exchanged: bool, declarations: set[str]) ->
     at = e.pointer(f.field(layout.EXIT_UOP))
     simple = e.load(64, e.offset(at, SLOTS))
     intercepts = e.load(64, e.offset(f.state, layout.WORLD_CONTROLS + vmcb.INTERCEPT_MISC1), 4)
-    same_level = f.field(layout.USER).ne(0) ^ f.field(layout.WORLD_CPL).ne(3)
     left = simple.ne(0) & ((intercepts >> ((simple & 0xFF) - 0x60)) & 1).ne(0)
-    with e.when((left & same_level & f.field(layout.WATCH_HITS).eq(0)) ^ 1):
+    with e.when((left & f.field(layout.WATCH_HITS).eq(0)) ^ 1):
         e.ret(code)
     # As leave_guest of guest_mode.py; the instruction has not been carried out.
     at_rip = e.load(64, e.offset(at, DISPLACEMENT))
@@ -297,12 +299,19 @@ def _emit_save(declarations: set[str]) -> str:
     flags = flags | (((carry >> 63) ^ (carry >> 62 & 1)) << 11) | ((sign >> 63) << 7) | (zero.eq(0).zext(64) << 6)
     odd = e.intrinsic("ctpop", "i8", [sign.trunc(8)]) & 1
     e.store(flags | ((odd ^ 1).zext(64) << 2), e.offset(block, vmcb.RFLAGS))
-    e.store(f.field(layout.WORLD_CPL).trunc(8), e.offset(block, vmcb.CPL))
+    e.store(f.field(layout.CPL).trunc(8), e.offset(block, vmcb.CPL))
     words = _words(_STATE, layout.WORLD_STATE)
     with e.when(f.field(layout.NESTED).ne(0)):
         e.store(f.field(layout.WORLD_PAT), e.offset(block, vmcb.G_PAT))
-    for offset, place in words[:_SEGMENT_WORDS]:
-        e.store(f.field(place), e.offset(block, offset))
+    for number in range(4):
+        rest = f.field(layout.limit(number)) << 32 | f.field(layout.attributes(number)) << 16
+        for (offset, place), value in zip(
+            words[2 * number : 2 * number + 2],
+            (f.field(layout.selector(number)) | rest, f.field(layout.segment(number) + layout.SEGMENT_BASE)),
+            strict=True,
+        ):
+            e.store(value, e.offset(block, offset))
+            f.set_field(place, value)
     for offset, place in words[_SEGMENT_WORDS:]:
         f.set_field(place, e.load(64, e.offset(block, offset)))
     f.set_field(layout.WORLD_FLAGS, system)

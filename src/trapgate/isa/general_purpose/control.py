@@ -1,4 +1,4 @@
-"""Near transfers of control: JMP, Jcc, CALL, RET, LOOP (APM vol. 3, chapter 3); RDTSC, SWAPGS, IRETQ within the kernel.
+"""Near transfers of control: JMP, Jcc, CALL, RET, LOOP (APM vol. 3, chapter 3); RDTSC, SWAPGS.
 
 A direct branch that would leave CS is not carried out here (isa/system/transfers.py, branch_outside).
 """
@@ -6,7 +6,7 @@ A direct branch that would leave CS is not carried out here (isa/system/transfer
 from __future__ import annotations
 
 from trapgate.arch import layout
-from trapgate.arch.registers import CS, GS, IF, NT, RAX, RCX, RDX, RF, SS, SYSTEM_FLAGS, TF, VM
+from trapgate.arch.registers import GS, RAX, RCX, RDX
 from trapgate.arch.vectors import GP
 from trapgate.isa.context import Context, Operand, semantics
 from trapgate.isa.ir import Value
@@ -132,30 +132,3 @@ def swapgs(c: Context) -> None:
 @semantics("mov_from_sreg")
 def mov_from_sreg(c: Context, destination: Operand, source: Operand) -> None:
     destination.write(source.read().trunc(destination.width))
-
-
-@semantics("iretq_within", ends_block=True)
-def iretq_within(c: Context) -> None:
-    """IRETQ at CPL 0 in 64-bit mode, where it returns to the same code segment and stack segment (APM vol. 3, IRET).
-
-    Anything else (another selector, a descriptor that has changed since CS was loaded, NT, TF, VM, the end of an NMI's
-    handler) is left to Python.
-    """
-    old = c.field(layout.SYSTEM_FLAGS)
-    c.plain_python_if((old & NT).ne(0))  # #GP(0), before the stack is looked at
-    pointer = c.stack_pointer()
-    rip, selector, flags, new_pointer, stack = (c.stack_load(pointer + 8 * i, 64) for i in range(5))
-    selector, stack = selector & 0xFFFF, stack & 0xFFFF
-    same = selector.eq(c.field(layout.selector(CS))) & stack.eq(c.field(layout.selector(SS)))
-    same = same & (stack & 0xFFFC).eq(0) & (selector & 4).eq(0)
-    same = same & (selector | 7).ule(c.field(layout.GDTR_LIMIT))
-    same = same & c.field(layout.NMI_BLOCKED).eq(0)
-    c.plain_python_if((same & (flags & (NT | VM | TF)).eq(0) & rip.eq(rip.trunc(48).sext(64))) ^ 1)
-    descriptor = c.load_system(c.field(layout.GDTR_BASE) + (selector & 0xFFF8), 64)
-    c.plain_python_if(descriptor.ne(c.field(layout.CODE_DESCRIPTOR)))
-    # RF only matters to instruction breakpoints; while there are some, IRETQ is Python's.
-    c.set_field(layout.SYSTEM_FLAGS, flags & SYSTEM_FLAGS & ~RF)
-    c.flags.set_bits(flags)
-    c.set_stack_pointer(new_pointer)
-    c.leave_if((flags & IF).ne(0) & c.field(layout.INTERRUPT_PENDING).ne(0))
-    c.goto_address(rip)

@@ -1,10 +1,11 @@
-"""System instructions, as plain Python on the processor (APM vol. 3, chapter 4), and rare general ones."""
+"""System instructions (APM vol. 3, chapter 4) and rare general ones: plain Python, but for privilege.py."""
 
 from trapgate.isa.system import (
     checks,
     control_registers,
     input_output,
     interrupts,
+    privilege,
     segments,
     special,
     svm,
@@ -17,6 +18,7 @@ __all__ = [
     "control_registers",
     "input_output",
     "interrupts",
+    "privilege",
     "segments",
     "special",
     "svm",

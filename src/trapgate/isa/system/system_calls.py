@@ -13,7 +13,7 @@ _STAR, _LSTAR, _CSTAR, _SFMASK = 0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0
 _SYSENTER_CS, _SYSENTER_ESP, _SYSENTER_EIP = 0x174, 0x175, 0x176
 
 
-@python_form("syscall")
+@python_form("syscall", "syscall_long_python")
 def syscall(p: Processor, instruction: iced.Instruction) -> None:
     if not p.efer & EFER_SCE:
         p.fault(UD)
@@ -36,7 +36,7 @@ def syscall(p: Processor, instruction: iced.Instruction) -> None:
     p.rip = target
 
 
-@python_form("sysret", "sysretq")
+@python_form("sysret", "sysretq", "sysretq_long_python")
 def sysret(p: Processor, instruction: iced.Instruction) -> None:
     if not p.efer & EFER_SCE or p.real_mode:
         p.fault(UD)
