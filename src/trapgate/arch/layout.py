@@ -237,13 +237,14 @@ DELIVERS_FAULTS = _field("delivers_faults")
 SEES_FAULTS = _field("sees_faults")
 COST_EXCEPTION = _field("cost_exception")
 #: Not 0 when a translation for the delivery of a page fault has faulted, which Python then repeats: which one (linear
-#: address, access), and its fault.
+#: address, access), and its fault. KNOWN_STALL: the cycles of what native code has translated before it gave up.
 KNOWN_FAULT = _field("known_fault")
 KNOWN_LINEAR = _field("known_linear")
 KNOWN_ACCESS = _field("known_access")
 KNOWN_VECTOR = _field("known_vector")
 KNOWN_ERROR = _field("known_error")
 KNOWN_ADDRESS = _field("known_address")
+KNOWN_STALL = _field("known_stall")
 #: Host addresses of the arena of records and of the table beside it (engine/record.py).
 ARENA = _field("arena")
 SIDE_TABLE = _field("side_table")

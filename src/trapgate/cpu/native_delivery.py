@@ -5,7 +5,7 @@ code, while nobody but the guest has to see the fault. Anything else is left to 
 
 The translations that a delivery needs are the same, in the same order, as Python's: what native code has translated
 before it gives up hits the TLB when Python does it again, and the one that has faulted is handed over as known
-(layout.KNOWN_FAULT), so that every miss and walk is counted once.
+(layout.KNOWN_FAULT), so that every miss and walk is counted and charged once.
 """
 
 from __future__ import annotations
@@ -155,7 +155,6 @@ def _emit_delivery(declarations: set[str]) -> str:
     e.ret(e.load(64, e.offset(cached, 8)))
 
     e.label(python)
-    # What the translations have cost has passed.
-    f.set_field(layout.EXIT_BUDGET, f.field(layout.EXIT_BUDGET) - (f.field(layout.STALL) << 32))
+    f.set_field(layout.KNOWN_STALL, f.field(layout.STALL))
     e.ret(LEFT_TO_PYTHON)
     return f.text()

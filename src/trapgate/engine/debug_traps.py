@@ -13,7 +13,9 @@ from trapgate.engine.stepping import Stepping
 #: Their handlers begin with TF clear, and no trap comes between.
 _SOFTWARE_INTERRUPTS = frozenset(("int", "int3", "into", "int1"))
 #: The flags that they leave say whether a trap follows (APM vol. 3, SYSCALL and SYSRET).
-_LOAD_FLAGS_FIRST = frozenset(("syscall", "syscall_long", "sysret", "sysretq", "sysretq_long"))
+_LOAD_FLAGS_FIRST = frozenset((
+    "syscall", "syscall_long", "syscall_long_python", "sysret", "sysretq", "sysretq_long", "sysretq_long_python",
+))  # fmt: skip
 _LOAD_STACK_SEGMENT = frozenset(("mov_sreg", "pop_sreg"))
 #: Control transfers as iced-x86 sorts instructions, and what it counts among them that is none of the code's own.
 _BRANCHES = frozenset((

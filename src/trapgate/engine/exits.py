@@ -125,6 +125,7 @@ class Exits(NativeCore):
     def _exit_fault(self, uop: int) -> int:
         block = self._partial(uop)
         q = self.q
+        self.charged += q[layout.KNOWN_STALL >> 3]
         vector, error = q[layout.FAULT_VECTOR >> 3], q[layout.FAULT_ERROR >> 3]
         if vector == WATCHED:
             self.step_wanted = True
