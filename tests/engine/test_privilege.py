@@ -1,4 +1,4 @@
-"""System calls, IRETQ and page faults that native code carries out: the same as when Python does, in every respect.
+"""System calls, IRETQ, page faults and MOV CRn that native code carries out: as when Python does, in every respect.
 
 One guest of user code, a system call's and a page fault's handler runs twice, once with native code left to itself and
 once with somebody watching, for whom Python carries everything out. Whatever is unusual in the guest is a case.
@@ -31,7 +31,26 @@ from engine.harness import (
 from trapgate.api.hooks import Hooks
 from trapgate.arch import layout
 from trapgate.arch.registers import AC, CR0_AM, IF, IOPL, NT, RF, TF
+from trapgate.isa.operand_tables import CONTROL_READS, CONTROL_WRITES
 
+CONTROL = assemble(
+    64,
+    """
+    again:
+    41 0f 20 d1     mov r9, cr2
+    0f 20 db        mov rbx, cr3
+    49 87 d8        xchg rbx, r8
+    0f 22 db        mov cr3, rbx
+    48 8b 04 25 00 00 01 00  mov rax, [0x10000]
+    49 01 c4        add r12, rax
+    0f 20 c1        mov rcx, cr0
+    0f 20 e2        mov rdx, cr4
+    ff cf           dec edi
+    75 de           db 0x75, 0xde  ; jnz again
+    41 0f 22 dd     mov cr3, r13
+    f4              hlt
+    """,
+)
 STAR, LSTAR, SFMASK = 0xC000_0081, 0xC000_0082, 0xC000_0084
 ABSENT, ANOTHER_STACK = 0x20_0000, 0x30_0000
 TURNS = 50
@@ -95,7 +114,8 @@ def state(g: Guest) -> dict[str, object]:
 
 def watched(g: Guest) -> None:
     """Nothing of it in native code."""
-    g.processor.seen_natives = frozenset(("syscall_long", "sysretq_long", "iretq_within"))
+    control = (*CONTROL_READS.values(), *CONTROL_WRITES.values())
+    g.processor.seen_natives = frozenset(("syscall_long", "sysretq_long", "iretq_within", *control))
     g.processor.sees_exceptions = True
     g.processor.intercepts_changed()
 
@@ -346,6 +366,35 @@ def test_the_last_faults_are_reported(guest: Callable[[], Guest]) -> None:
     g.run(3000)
     recent = list(g.processor.recent_exceptions)
     assert recent == [(14, 4, GUEST["user"], ABSENT)] * 7 + [(13, 0, GUEST["user"] + 10, None)]
+
+
+def control_registers(r13: int, same: bool) -> Change:
+    """CPL 0: two address spaces in turn, with the same contents but for one page of data, or for the code as well."""
+
+    def change(g: Guest) -> None:
+        g.enter_long().load(CONTROL)
+        other = g.new_root()
+        g.map(DATA, 0x11_0000, root=other)
+        if not same:
+            g.map(CONTROL.origin, 0x12_0000, root=other)
+            g.memory.write(0x12_0000, CONTROL.data.replace(b"\x49\x01\xc4", b"\x49\x29\xc4"))  # sub r12, rax
+        g.memory.write_u64(DATA, 3)
+        g.memory.write_u64(0x11_0000, 50)
+        g.processor.cr2 = 0x1234_5678
+        g.set(r8=other, rdi=20, r12=0, r13=r13 or g.root)
+
+    return change
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("r13", [0, 1 << 52])
+def test_control_registers(r13: int, same: bool, guest: Callable[[], Guest]) -> None:
+    native, _ = run_both(guest, control_registers(r13, same))
+    assert native["r12"] == (530 if same else 30 - 500) & (1 << 64) - 1
+    assert (native["rbx"], native["rcx"], native["rdx"]) == (native.root, native.processor.cr0, native.processor.cr4)
+    assert native["r9"] == 0x1234_5678
+    assert native.processor.exception_counts == ({13: 1} if r13 else {})
+    assert native.counter("tlb_flushes") == (20 if r13 else 21)
 
 
 def test_where_cases_end(guest: Callable[[], Guest]) -> None:

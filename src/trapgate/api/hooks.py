@@ -17,6 +17,7 @@ from trapgate.api.errors import UnknownInstruction
 from trapgate.api.events import ExceptionEvent, InstructionEvent, InterruptEvent, MemoryEvent, PortEvent
 from trapgate.cpu.faults import Fault
 from trapgate.engine.processor import Processor
+from trapgate.isa.operand_tables import CONTROL_READS, CONTROL_WRITES
 from trapgate.isa.processor import PYTHON_FORMS
 from trapgate.isa.processor import Processor as FormProcessor
 
@@ -33,10 +34,15 @@ GROUPS = {
     "int": ("int", "int3", "into", "int1"),
     "ud": ("raise_ud", "ud0", "ud1", "ud2"),
     "syscall": ("syscall", "syscall_long_python"),
+    "mov_cr": ("mov_cr", *(f"{name}_python" for name in (*CONTROL_READS.values(), *CONTROL_WRITES.values()))),
     "sysret": ("sysret", "sysretq", "sysretq_long_python"),
 }
 #: What native code may carry out of a class, unless somebody wants to see it.
-_NATIVES = {"syscall": frozenset(("syscall_long",)), "sysret": frozenset(("sysretq_long",))}
+_NATIVES = {
+    "syscall": frozenset(("syscall_long",)),
+    "sysret": frozenset(("sysretq_long",)),
+    "mov_cr": frozenset((*CONTROL_READS.values(), *CONTROL_WRITES.values())),
+}
 #: Forms that native code carries out too, or that are no instructions, or that a group has.
 _NOT_ALONE = frozenset(
     ("iret", "iretd", "iretq", "raise_gp", "raise_nm", "unimplemented", "rsm", "x87_error",
@@ -93,6 +99,7 @@ class Hooks:
     def on_port(self, ports: range, function: PortFunction) -> Hook:
         """Call `function` for accesses that touch `ports`."""
         self._put_in_front("read_port", lambda method: partial(self._read_port, method))
+        self._p.sees_ports = True
         self._put_in_front("write_port", lambda method: partial(self._write_port, method))
         return _set(self._ports, (ports, function))
 

@@ -22,6 +22,7 @@ from trapgate.engine.handlers import HandlerStore
 from trapgate.isa.decode import Decoder
 from trapgate.isa.decoded import Decoded
 from trapgate.isa.form import Form
+from trapgate.isa.system.input_output import port_access
 from trapgate.machine.memory import GRANULE, PAGE, PhysicalMemory
 
 MAX_INSTRUCTIONS = 64
@@ -88,10 +89,12 @@ class Block:
 class Site:
     """An instruction that Python carries out, where it stands."""
 
-    __slots__ = ("block", "decoded", "next_rip", "rip")
+    __slots__ = ("block", "decoded", "next_rip", "port", "rip")
 
     def __init__(self, block: Block, decoded: Decoded, rip: int, next_rip: int) -> None:
         self.block = block
+        #: IN and OUT where no permission has to be looked at: is it IN, size in bytes, port (None: it is in DX).
+        self.port: tuple[bool, int, int | None] | None = None
         self.decoded = decoded
         self.rip = rip
         self.next_rip = next_rip
@@ -281,7 +284,6 @@ class BlockStore:
         # Also in 16-bit code: EIP goes on beyond FFFFh where the segment does.
         ip_mask = (1 << 64) - 1 if mode.decode.bits == 64 else 0xFFFF_FFFF
         pack = struct.pack
-        python = fixed["python"]
         cycles = 0
         side = [pack("<QIHH", rip, 0, 0, SIDE_PAGE_CHECK)]
         if count == 2:
@@ -301,8 +303,12 @@ class BlockStore:
                 next_rip = (rip + length) & ip_mask
                 code = SIMPLE_EXITS.get(d.name, 0) if next_rip == rip + length else 0
                 simple = simple_exit(code, length, d.cycles) if code else 0
-                parts.append(pack("<QQQQ", python, simple, rip, len(self.sites)))
-                self.sites.append(Site(block, d, rip, next_rip))
+                site = Site(block, d, rip, next_rip)
+                exit_ = fixed["python"]
+                if d.name in ("in", "out") and mode.decode.io_allowed:
+                    site.port, exit_ = port_access(d.instruction), fixed["port"]
+                parts.append(pack("<QQQQ", exit_, simple, rip, len(self.sites)))
+                self.sites.append(site)
             rip += length
         last = decoded[-1]
         block.length = rip - block.rip

@@ -29,7 +29,8 @@ attributes #0 = { nounwind }
 #: The sources that say what native code is.
 _GENERATING = (
     "arch/*.py", "isa/ir/*.py", "isa/context.py", "isa/flags.py", "isa/form.py",
-    "isa/general_purpose/*.py", "isa/simd/*.py", "isa/x87/*.py", "isa/system/privilege.py",
+    "isa/general_purpose/*.py", "isa/simd/*.py", "isa/x87/*.py",
+    "isa/system/native_registers.py", "isa/system/privilege.py",
     "cpu/tlb.py", "cpu/lookup.py", "cpu/flush.py", "cpu/walk_cache.py", "cpu/walk.py",
     "cpu/walk_memory.py", "cpu/access.py", "cpu/native_delivery.py", "cpu/svm/world_switch.py",
     "engine/cold.py", "engine/fixed.py", "engine/operands.py", "engine/record.py", "engine/compile.py",

@@ -5,8 +5,7 @@ Each gets the host address of a record and returns the record to go on at, or 0 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Sequence
 
 from iced_x86 import Register
 
@@ -58,14 +57,8 @@ class Exits(NativeCore):
         self.clock.now += self.charged
         self.charged = 0
 
-    @cached_property
-    def _exits(self) -> tuple[Callable[[int], int], ...]:
-        """What is done for each exit code of native code."""
-        return (
-            self._exit_budget, self._exit_unlinked_target, self._exit_unlinked_next, self._exit_fault,
-            self._exit_python, self._exit_lookup, self._exit_stale, self._exit_python_inside, self._exit_window,
-            self._exit_repeat, self._exit_refetch,
-        )  # fmt: skip
+    #: What is done for each exit code of native code.
+    _exits: Sequence[Callable[[int], int]]
 
     def _exit_budget(self, uop: int) -> int:
         if self.hot is not None:

@@ -8,13 +8,13 @@ from trapgate.engine import record
 from trapgate.isa.ir import CONVENTION, Emitter, Value
 
 
-def generate_python_exit(name: str) -> str:
+def generate_python_exit(name: str, code: int = record.EXIT_PYTHON) -> str:
     """The handler of every instruction that Python carries out."""
     e = Emitter()
     state, uop, budget = Value(e, "%state", "ptr", 0), Value(e, "%uop", "ptr", 0), Value(e, "%budget", "i64", 64)
     left = budget - e.load(64, e.offset(uop, record.COST))
     _store_exit(e, state, uop, left)
-    e.ret(record.EXIT_PYTHON)
+    e.ret(code)
     return e.text(_header(name))
 
 

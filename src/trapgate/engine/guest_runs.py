@@ -12,8 +12,8 @@ from trapgate.cpu.svm.guest_mode import NOWHERE
 from trapgate.cpu.svm.guest_state import Host
 from trapgate.cpu.svm.world_switch import EXIT_LEFT_GUEST, NOT_RUN, SAME_ALL
 from trapgate.engine import record
-from trapgate.engine.debug_traps import DebugTraps
 from trapgate.engine.native_core import LOW, SLICE
+from trapgate.engine.ports import Ports
 from trapgate.engine.stepping import UNCOUNTED
 from trapgate.machine.errors import UnimplementedDevice
 
@@ -29,7 +29,7 @@ _WORLD_STATE_OF, _WORLD_DR6, _EFER = layout.WORLD_STATE_OF >> 3, layout.WORLD_DR
 _EXITCODE, _VIRTUAL_INTERRUPT = vmcb.EXITCODE >> 3, vmcb.VIRTUAL_INTERRUPT >> 3
 
 
-class GuestRuns(DebugTraps):
+class GuestRuns(Ports):
     """A processor whose hypervisor may be a program outside."""
 
     #: What was wanted, where `run_guest` has returned "unimplemented".

@@ -14,6 +14,7 @@ from importlib import resources
 
 import trapgate.isa.general_purpose
 import trapgate.isa.simd
+import trapgate.isa.system.native_registers
 import trapgate.isa.system.privilege
 import trapgate.isa.x87  # noqa: F401  (each registers its semantics)
 from trapgate.cpu.access import emit_runtime
@@ -35,6 +36,7 @@ RUNTIME = (
 )  # fmt: skip
 FIXED: Mapping[str, Callable[[str], str]] = {
     "python": generate_python_exit,
+    "port": lambda name: generate_python_exit(name, record.EXIT_PORT),
     "page_check": generate_page_check,
     "unlinked_target": lambda name: generate_exit(name, record.EXIT_UNLINKED_TARGET, record.UNLINKED_TARGET),
     "unlinked_next": lambda name: generate_exit(name, record.EXIT_UNLINKED_NEXT, record.UNLINKED_NEXT),

@@ -142,6 +142,7 @@ class NativeCore(GuestMode):
         set_(layout.SLOW_ACCESS, runtime["slow_access"])
         set_(layout.COMMIT, runtime["commit"])
         set_(layout.FETCH_PAGE, runtime["fetch_page"])
+        set_(layout.FLUSH, runtime["flush"])
         set_(layout.RAM_BASE, self.memory.base)
         set_(layout.PAGE_KIND, self.memory.page_kind_address)
         set_(layout.CODE_MAP, self.memory.code_map_address)
@@ -158,7 +159,7 @@ class NativeCore(GuestMode):
         walk_memory.configure(self.state, costs)
         self._kept_by_reset = frozenset(
             (layout.ON_DEVICE_READ, layout.ON_DEVICE_WRITE, layout.ON_CODE_WRITE, layout.SLOW_ACCESS, layout.COMMIT,
-             layout.FETCH_PAGE, layout.RAM_BASE, layout.PAGE_KIND, layout.CODE_MAP, layout.PAGE_COUNT,
+             layout.FETCH_PAGE, layout.FLUSH, layout.RAM_BASE, layout.PAGE_KIND, layout.CODE_MAP, layout.PAGE_COUNT,
              layout.COST_L2_HIT, layout.COST_PWC_HIT, layout.COST_NESTED_TLB_HIT, layout.PWC_SIZE,
              layout.NESTED_TLB_SIZE, layout.WORLD_EXITS)
         )  # fmt: skip

@@ -43,4 +43,5 @@ EXIT_WINDOW = 8  # the block of exit_uop ended in an instruction after which int
 EXIT_REPEAT = 9  # exit_uop's string instruction was left between two turns because the budget is used up
 EXIT_REFETCH = 10  # exit_uop's page check found another page
 
+EXIT_PORT = 12  # as EXIT_PYTHON, for IN and OUT
 EXIT_DELIVERED = 11  # a page fault was delivered, and the budget is used up; rip is that of its handler

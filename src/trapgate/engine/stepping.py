@@ -181,7 +181,7 @@ class Stepping(Exits):
             self.rip = q[layout.RIP >> 3]
         elif code == record.EXIT_WINDOW:
             self._exit_window(at)
-        elif code == record.EXIT_PYTHON:
+        elif code in (record.EXIT_PYTHON, record.EXIT_PORT):
             after = self._exit_python(at)
             if after:
                 self.rip = self.blocks.block_at(after).rip_of(after)

@@ -25,6 +25,8 @@ from trapgate.isa.operand_tables import (
     BITS_MATTER,
     CODES,
     CONDITION_OF,
+    CONTROL_READS,
+    CONTROL_WRITES,
     COUNTED,
     FAR,
     FEATURES,
@@ -97,7 +99,16 @@ IN_PLACE = frozenset((
 
 #: The level from which native code carries system calls out (isa/system/privilege.py).
 NATIVE_AT = {"syscall": 3, "sysretq": 0}
+CONTROL_MOVES = frozenset((*CONTROL_READS.values(), *CONTROL_WRITES.values()))
 _COSTS_AS = {f"{name}_long{suffix}": name for name in NATIVE_AT for suffix in ("", "_python")}
+
+
+def _control_move(instruction: iced.Instruction) -> str:
+    """MOV CRn at CPL 0: what native code can do has a name of its own."""
+    first = instruction.op_register(0)
+    if Register.CR0 <= first <= Register.CR15:
+        return CONTROL_WRITES.get(first - Register.CR0, "mov_cr")
+    return CONTROL_READS.get(instruction.op_register(1) - Register.CR0, "mov_cr")
 
 
 def _name_of(instruction: iced.Instruction, features: frozenset[str]) -> tuple[str, int]:
@@ -206,6 +217,11 @@ class Decoder:
         name, condition, native = operation
         if name == "enter" and instruction.immediate(1) & 31 == 0:
             name, native = "enter0", True
+        if name == "mov_cr" and self.mode.bits == 64 and self.mode.cpl == 0:
+            name = _control_move(instruction)
+            native = name in CONTROL_MOVES and name not in self.mode.intercepted
+            if name in CONTROL_MOVES and not native:
+                name += "_python"
         return self._native(instruction, name, condition) if native else self._python(instruction, name)
 
     def _operation(self, instruction: iced.Instruction) -> tuple[str, int, bool]:
@@ -311,6 +327,8 @@ class Decoder:
         for i in range(instruction.op_count):
             kind = instruction.op_kind(i)
             if kind == OpKind.REGISTER:
+                if instruction.op_register(i) in SYSTEM_REGISTERS and name in CONTROL_MOVES:
+                    continue
                 if i and name in SHIFTS and instruction.op_register(i) == Register.CL and i == instruction.op_count - 1:
                     shapes.append("cl")
                     continue

@@ -66,6 +66,10 @@ SYSTEM_REGISTERS = {getattr(Register, f"CR{i}"): "cr" for i in range(16)}
 SYSTEM_REGISTERS |= {getattr(Register, f"DR{i}"): "dr" for i in range(16)}
 SYSTEM_REGISTERS |= dict.fromkeys(SEGMENT_NUMBERS, "sreg")
 
+#: Moves of control registers that native code carries out: number of the register read, or written -> operation.
+CONTROL_READS = {number: f"mov_from_cr{number}" for number in (0, 2, 3, 4)}
+CONTROL_WRITES = {3: "mov_to_cr3"}
+
 MNEMONICS: dict[int, str] = {
     value: name.lower() for name, value in vars(Mnemonic).items() if isinstance(value, int) and not name.startswith("_")
 }

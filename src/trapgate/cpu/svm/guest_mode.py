@@ -20,6 +20,7 @@ from trapgate.cpu.svm.controls import Controls
 from trapgate.cpu.svm.guest_instructions import GuestInstructions
 from trapgate.cpu.svm.intercepts import guest_forms, translated_forms
 from trapgate.cpu.svm.world_switch import SAME_ALL, SAME_CONTROLS
+from trapgate.isa.operand_tables import CONTROL_READS, CONTROL_WRITES
 from trapgate.isa.processor import PythonForm
 
 # As words of the state block, and of a VMCB.
@@ -74,6 +75,8 @@ class GuestMode(GuestInstructions):
     #: last guest.
     seen_natives: frozenset[str] = frozenset()
     _intercepted_inside: frozenset[str] = frozenset()
+    #: Whether somebody outside wants to see accesses to ports.
+    sees_ports = False
 
     @property
     def python_host(self) -> bool:
@@ -481,6 +484,10 @@ class GuestMode(GuestInstructions):
             wanted = [group for intercept, group in _NATIVE_NAMES.items() if word & vmcb.misc1(intercept)]
             wanted += [("rdtscp",)] if word >> 32 else []
             names = _NATIVES[word] = frozenset(name for group in wanted for name in group)
+        cr = self.controls.cr
+        if cr:
+            names |= {name for number, name in CONTROL_READS.items() if cr >> number & 1}
+            names |= {name for number, name in CONTROL_WRITES.items() if cr >> 16 + number & 1}
         return names
 
     # -- SMM

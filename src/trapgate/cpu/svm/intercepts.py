@@ -16,7 +16,7 @@ from trapgate.arch import vectors, vmcb
 from trapgate.arch.registers import CR0_MP, CR0_TS, CR4_DE, CR4_PCE, CR4_TSD, EFER_SVME, ES, RAX, RCX, RDX
 from trapgate.cpu.debug import DR7_GD
 from trapgate.cpu.faults import Fault, VmExit
-from trapgate.isa.operand_tables import SEGMENT_NUMBERS
+from trapgate.isa.operand_tables import CONTROL_READS, CONTROL_WRITES, SEGMENT_NUMBERS
 from trapgate.isa.processor import PythonForm
 
 if TYPE_CHECKING:
@@ -329,9 +329,12 @@ def _invlpga(p: GuestMode, instruction: iced.Instruction) -> None:
         _leave(p, vmcb.EXIT["invlpga"])  # the address is in rAX (15.8.3)
 
 
+#: What native code carries out of MOV CRn, unless it is intercepted.
+CONTROL_MOVES = tuple(f"{name}_python" for name in (*CONTROL_READS.values(), *CONTROL_WRITES.values()))
 #: Form -> what is looked at before it is carried out in a guest.
 CHECKS: Mapping[str, Check] = {
-    "mov_cr": _mov_cr, "lmsw": _lmsw, "clts": _clts, "smsw": _smsw, "mov_dr": _mov_dr,
+    **dict.fromkeys(("mov_cr", *CONTROL_MOVES), _mov_cr),
+    "lmsw": _lmsw, "clts": _clts, "smsw": _smsw, "mov_dr": _mov_dr,
     "sidt": _in_first_word("idtr_read", _no_check), "sgdt": _in_first_word("gdtr_read", _no_check),
     "sldt": _in_first_word("ldtr_read", _protected_mode), "str": _in_first_word("tr_read", _protected_mode),
     "lidt": _in_first_word("idtr_write", _privileged), "lgdt": _in_first_word("gdtr_write", _privileged),

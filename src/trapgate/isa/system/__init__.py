@@ -1,10 +1,11 @@
-"""System instructions (APM vol. 3, chapter 4) and rare general ones: plain Python, but for privilege.py."""
+"""System instructions (APM vol. 3, chapter 4) and rare general ones: plain Python, but for native ones."""
 
 from trapgate.isa.system import (
     checks,
     control_registers,
     input_output,
     interrupts,
+    native_registers,
     privilege,
     segments,
     special,
@@ -18,6 +19,7 @@ __all__ = [
     "control_registers",
     "input_output",
     "interrupts",
+    "native_registers",
     "privilege",
     "segments",
     "special",

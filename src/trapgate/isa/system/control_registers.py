@@ -7,6 +7,7 @@ from iced_x86 import OpKind, Register
 
 from trapgate.arch.registers import CR0_EM, CR0_MP, CR0_PE, CR0_TS, CR4_DE, RAX, RCX, RDX
 from trapgate.arch.vectors import DB, GP, UD
+from trapgate.isa.operand_tables import CONTROL_READS, CONTROL_WRITES
 from trapgate.isa.processor import Processor, python_form
 
 
@@ -19,7 +20,7 @@ def _is_control(register: int) -> bool:
     return bool(Register.CR0 <= register <= Register.CR15)
 
 
-@python_form("mov_cr")
+@python_form("mov_cr", *(f"{name}_python" for name in (*CONTROL_READS.values(), *CONTROL_WRITES.values())))
 def mov_cr(p: Processor, instruction: iced.Instruction) -> None:
     _require_cpl0(p)
     if _is_control(instruction.op_register(0)):

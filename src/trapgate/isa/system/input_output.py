@@ -20,6 +20,14 @@ def _port(p: Processor, instruction: iced.Instruction, index: int) -> int:
     return instruction.immediate(index) & 0xFF
 
 
+def port_access(instruction: iced.Instruction) -> tuple[bool, int, int | None]:
+    """Of IN and OUT: whether it is IN, the size in bytes, and the port (None: it is in DX)."""
+    is_in = instruction.mnemonic == iced.Mnemonic.IN
+    index = 1 if is_in else 0
+    size = _SIZES[instruction.op_register(1 - index)]
+    return is_in, size, None if instruction.op_kind(index) == OpKind.REGISTER else instruction.immediate(index) & 0xFF
+
+
 @python_form("in")
 def in_(p: Processor, instruction: iced.Instruction) -> None:
     size = _SIZES[instruction.op_register(0)]

@@ -1,0 +1,84 @@
+"""IN and OUT on the shortest way from native code to a device and back.
+
+Nearly always nothing follows from an access but that the next instruction runs. Then native code is entered again from
+here; whatever else there is to do is left to the loop (engine/processor.py), which finds things as after any exit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+from trapgate.arch import layout
+from trapgate.arch.registers import RAX, RDX
+from trapgate.engine import record
+from trapgate.engine.debug_traps import DebugTraps
+from trapgate.engine.native_core import LOW
+from trapgate.isa.processor import PYTHON_FORMS
+
+_BUDGET, _UOP, _CPL = layout.EXIT_BUDGET >> 3, layout.EXIT_UOP >> 3, layout.CPL >> 3
+
+
+class Ports(DebugTraps):
+    """A processor whose accesses to ports are quick."""
+
+    @cached_property
+    def _exits(self) -> tuple[Callable[[int], int], ...]:
+        """What is done for each exit code of native code."""
+        return (
+            self._exit_budget, self._exit_unlinked_target, self._exit_unlinked_next, self._exit_fault,
+            self._exit_python, self._exit_lookup, self._exit_stale, self._exit_python_inside, self._exit_window,
+            self._exit_repeat, self._exit_refetch, self._exit_delivered, self._exit_port,
+        )  # fmt: skip
+
+    def _exit_port(self, uop: int) -> int:
+        if self.forms is not PYTHON_FORMS or self.sees_ports or self.port_breakpoints:
+            return self._exit_python(uop)
+        q, clock, bus, control = self.q, self.clock, self.bus, self.control
+        blocks, cost, enter, state = self.blocks, self.costs.port, self._enter, self.state.address
+        words, base, sites, zero = blocks.words, blocks.base, blocks.sites, self._zero
+        while True:
+            generation = blocks.generation
+            site = sites[words[(uop + record.LINK - base) >> 3]]
+            access = site.port
+            if access is None:
+                return self._exit_python(uop)
+            self.rip, self.instruction_rip = site.next_rip, site.rip
+            is_in, size, port = access
+            if port is None:
+                port = q[RDX] & 0xFFFF
+            if is_in:
+                self.set_register(RAX, 8 * size, bus.read_port(port, size))
+            else:
+                bus.write_port(port, size, q[RAX] & _ONES[size])
+            self.device_cycles += cost
+            self.charged += cost
+            clock.now += self.charged
+            self.charged = 0
+            if self.redirected or blocks.generation != generation:
+                return 0
+            uop = words[(uop + record.NEXT_LINK - base) >> 3]
+            deadline = clock.deadline
+            if (
+                zero <= clock.now or control.request is not None or self._intr or self._nmi or self.v_irq
+                or self._reset_wanted or self.smi_pending or (deadline is not None and deadline <= zero)
+                or zero != self._zero
+            ):  # fmt: skip
+                return uop
+            code = enter(state, uop, (zero - clock.now << 32) + LOW)
+            if q[_CPL] != self._selected_cpl:
+                self._follow_privilege()
+            budget = q[_BUDGET]
+            if budget >> 63:
+                budget -= 1 << 64
+            clock.now = zero - (budget >> 32)
+            self.instructions += LOW - (budget & LOW)
+            if self._forced or self._pending_error is not None:
+                self.settle_native(zero)
+            uop = q[_UOP]
+            if code != record.EXIT_PORT:
+                after: int = self._exits[code](uop)
+                return after
+
+
+_ONES = {size: (1 << 8 * size) - 1 for size in (1, 2, 4)}
