@@ -70,6 +70,7 @@ def test_start_up_is_taken_off_each_operation_and_left_in_the_ratio() -> None:
     assert result.each(row, "other") == pytest.approx(0.4995e9 / 1000, rel=0.02)
     assert result.mips(row, "trapgate") == pytest.approx(4 * 999 / 0.0999 / 1e6, rel=0.02)
     assert row.ratio("other") == pytest.approx(0.5999 / 0.5995, rel=0.02)
+    assert result.net_ratio(row, "other") == pytest.approx(0.2, rel=0.02)
     report = result.report()
     assert report["start"]["instructions"] == 1004
     (figures,) = report["works"]
@@ -89,9 +90,9 @@ def test_the_table_has_a_line_for_each_work(capsys: pytest.CaptureFixture[str]) 
     _, result, _ = measured()
     print_bench(result, ["other"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["MIPS", "ns", "each", "other", "ns", "each", "ratio"]
+    assert lines[0].split() == ["MIPS", "ns", "each", "other", "ns", "each", "ratio", "whole"]
     assert lines[1].split()[0] == "cr3"
-    assert lines[1].split()[-1] == "1.00"
+    assert lines[1].split()[-2:] == ["0.2", "1.00"]
     assert lines[2] == "start-up: trapgate 0.50 s, other 0.10 s"
 
 

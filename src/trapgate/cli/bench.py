@@ -44,7 +44,7 @@ def print_bench(result: Bench, peers: list[str]) -> None:
     """Print the table to stdout: one line for each work."""
     header = ["", "MIPS", "ns each"]
     for peer in peers:
-        header += [peer, "ns each", "ratio"]
+        header += [peer, "ns each", "ratio", "whole"]
     table = [header, *(_cells(result, row, peers) for row in result.rows)]
     widths = [max(len(line[i]) for line in table) for i in range(len(header))]
     for line in table:
@@ -53,13 +53,14 @@ def print_bench(result: Bench, peers: list[str]) -> None:
     start = result.start
     print("start-up: " + ", ".join(f"{peer} {start.median(peer):.2f} s" for peer in start.seconds))
     if peers:
-        print("ratio: CPU time of whole processes, start-up included; below 1 trapgate is faster")
+        print("ratio: trapgate's CPU time to the other's, without start-up; whole: with it; below 1 trapgate is faster")
 
 
 def _cells(result: Bench, row: Row, peers: list[str]) -> list[str]:
     cells = [row.work.name, _number(result.mips(row, "trapgate")), _number(result.each(row, "trapgate"))]
     for peer in peers:
-        cells += [_number(result.mips(row, peer)), _number(result.each(row, peer)), f"{row.ratio(peer):.2f}"]
+        cells += [_number(result.mips(row, peer)), _number(result.each(row, peer))]
+        cells += [_number(result.net_ratio(row, peer)), f"{row.ratio(peer):.2f}"]
     return cells
 
 

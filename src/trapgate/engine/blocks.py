@@ -7,13 +7,14 @@ instruction crosses into the next). It is found again by exactly these.
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
 import struct
 from bisect import bisect_right
 from collections.abc import Callable
 
 from trapgate.cpu.mode import Mode
-from trapgate.cpu.native_delivery import SIDE_ENTRY, SIDE_INSTRUCTION, SIDE_PAGE_CHECK
+from trapgate.cpu.native_delivery import SIDE_INSTRUCTION, SIDE_PAGE_CHECK
 from trapgate.cpu.svm.intercepts import SIMPLE_EXITS
 from trapgate.cpu.svm.world_switch import simple_exit
 from trapgate.engine import record
@@ -277,7 +278,7 @@ class BlockStore:
         block.address = address
         block.first = address + count * record.RECORD_SIZE
         keys = _keys(decoded)
-        missing = [key for key in keys if key and not handlers.has(key)]
+        missing = [k for d, k in zip(decoded, keys, strict=True) if k and k not in d.records and not handlers.has(k)]
         if missing:
             handlers.build(missing)
         rip = block.rip
@@ -285,19 +286,19 @@ class BlockStore:
         ip_mask = (1 << 64) - 1 if mode.decode.bits == 64 else 0xFFFF_FFFF
         pack = struct.pack
         cycles = 0
-        side = [pack("<QIHH", rip, 0, 0, SIDE_PAGE_CHECK)]
-        if count == 2:
-            side.append(bytes(SIDE_ENTRY))  # a fault of the second page is Python's
+        # A fault of a second page is Python's.
+        side = [rip, 0, 0, SIDE_PAGE_CHECK] if count == 1 else [rip, 0, 0, SIDE_PAGE_CHECK, 0, 0, 0, 0]
         for index, (d, key) in enumerate(zip(decoded, keys, strict=True)):
             length = d.length
-            side.append(pack("<QIHH", rip, cycles, index, SIDE_INSTRUCTION))
+            side += (rip, cycles, index, SIDE_INSTRUCTION)
             cycles += d.cycles
             if key:
-                parts.append(pack("<Q", handlers.address(key)))
-                if d.relative is None:
-                    parts.append(d.body)
-                else:
-                    parts.append(d.body[:16])
+                known = d.records.get(key)
+                if known is None:
+                    body = d.body if d.relative is None else d.body[:16]
+                    known = d.records[key] = pack("<Q", handlers.address(key)) + body
+                parts.append(known)
+                if d.relative is not None:
                     parts.append(pack("<Q", (rip + d.relative) & 0xFFFF_FFFF_FFFF_FFFF))
             else:
                 next_rip = (rip + length) & ip_mask
@@ -336,8 +337,7 @@ class BlockStore:
         data = b"".join(parts)
         used = self._used
         self._view[used : used + len(data)] = data
-        entries = b"".join(side)
-        self._side[used >> 1 : (used >> 1) + len(entries)] = entries
+        _side_entries(len(side) // 4).pack_into(self._side, used >> 1, *side)
         if block.target is not None:
             self.words[(end + record.LINK - self.base) >> 3] = end + record.UNLINKED_TARGET
         self._used = used + (len(data) + 15 & ~15)
@@ -495,6 +495,12 @@ def liveness(decoded: list[Decoded]) -> list[bool]:
             live = False
     found.reverse()
     return found
+
+
+@functools.cache
+def _side_entries(count: int) -> struct.Struct:
+    """So many entries of the table beside the arena."""
+    return struct.Struct("<" + "QIHH" * count)
 
 
 def _keys(decoded: list[Decoded]) -> list[str]:

@@ -21,7 +21,7 @@ class Decoded:
 
     __slots__ = (
         "body", "cycles", "dead_text", "ends_block", "flags_killed", "flags_read", "form", "instruction", "length",
-        "may_fault", "name", "python", "relative", "target", "target_mask", "text", "writes_memory",
+        "may_fault", "name", "python", "records", "relative", "target", "target_mask", "text", "writes_memory",
     )  # fmt: skip
 
     def __init__(self, instruction: iced.Instruction, name: str, cycles: int = 1) -> None:
@@ -37,6 +37,8 @@ class Decoded:
         self.text = self.dead_text = ""
         #: Bytes 8..31 of the record.
         self.body = b""
+        #: For the engine: what of the record does not depend on where it stands, by the handler's key.
+        self.records: dict[str, bytes] = {}
         #: The 64-bit field is rip plus this (rip-relative operands), or None.
         self.relative: int | None = None
         #: A direct branch goes to (rip + target) & target_mask, or None.

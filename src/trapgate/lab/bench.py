@@ -65,6 +65,11 @@ class Bench:
         counted, of_start = self.instructions.get(row.work.name), self.instructions.get(START.name)
         return None if counted is None or of_start is None else (counted - of_start) / row.turns
 
+    def net_ratio(self, row: Row, peer: str) -> float | None:
+        """trapgate's time of one operation to another's, without start-up."""
+        ours, theirs = self.each(row, TRAPGATE.name), self.each(row, peer)
+        return None if ours is None or theirs is None else ours / theirs
+
     def report(self) -> dict[str, object]:
         """Everything, for --json."""
         return {"start": self._describe(self.start), "works": [self._describe(row) for row in self.rows]}
@@ -81,6 +86,7 @@ class Bench:
         if row is not self.start:
             figures["instructions_each"] = self._instructions_each(row)
             figures["nanoseconds_each"] = {peer: self.each(row, peer) for peer in row.seconds}
+            figures["net_ratio"] = {peer: self.net_ratio(row, peer) for peer in others}
             figures["mips"] = {peer: self.mips(row, peer) for peer in row.seconds}
         return figures
 
