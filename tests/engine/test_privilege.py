@@ -45,8 +45,10 @@ CONTROL = assemble(
     49 01 c4        add r12, rax
     0f 20 c1        mov rcx, cr0
     0f 20 e2        mov rdx, cr4
+    9c              pushfq
+    41 5e           pop r14
     ff cf           dec edi
-    75 de           db 0x75, 0xde  ; jnz again
+    75 db           db 0x75, 0xdb  ; jnz again
     41 0f 22 dd     mov cr3, r13
     f4              hlt
     """,

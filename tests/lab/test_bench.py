@@ -106,11 +106,10 @@ def test_every_work_is_in_the_image_and_every_group_has_some() -> None:
 
 
 def test_a_process_is_timed_with_its_children() -> None:
-    child = "import time; end = time.process_time() + 0.2\nwhile time.process_time() < end: pass"
-    done = run_timed(
-        [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"]
-    )
-    assert (done.status, done.output) == (0, b"")
+    child = "import time; end = time.process_time() + 0.2\nwhile time.process_time() < end: pass\nprint('out')"
+    parent = f"import subprocess, sys; print('err', file=sys.stderr); subprocess.run([sys.executable, '-c', {child!r}])"
+    done = run_timed([sys.executable, "-c", parent])
+    assert (done.status, done.output) == (0, b"out\nerr\n")
     assert done.seconds >= 0.2
 
 

@@ -8,7 +8,7 @@ import iced_x86 as iced
 from iced_x86 import OpKind
 
 from trapgate.isa.form import Form
-from trapgate.isa.operand_tables import MAY_FAULT, SHIFTS, STACK_OPERATIONS
+from trapgate.isa.operand_tables import CONTROL_READS, MAY_FAULT, SHIFTS, STACK_OPERATIONS
 
 ALL_ARITHMETIC = iced.RflagsBits.OF | iced.RflagsBits.SF | iced.RflagsBits.ZF | iced.RflagsBits.AF
 ALL_ARITHMETIC |= iced.RflagsBits.CF | iced.RflagsBits.PF
@@ -63,7 +63,8 @@ class Kind:
         self.may_fault = has_memory or stack or ends_block or name in MAY_FAULT or name[0] == "f"
         self.may_fault = self.may_fault or name.endswith(CHECKED)
         self.writes_memory = (has_memory or stack) and not ends_block
-        modified = instruction.rflags_modified & ALL_ARITHMETIC
+        # iced-x86 has what Intel leaves undefined; AMD's MOV CRn changes no flag (APM vol. 3, MOV CRn).
+        modified = 0 if name in CONTROL_READS.values() else instruction.rflags_modified & ALL_ARITHMETIC
         self.flags_read = bool(instruction.rflags_read & ALL_ARITHMETIC)
         # A shift by 0 and a repeated instruction without turns leave the flags as they were.
         certain = not form.repeat and (name not in SHIFTS or shifts_for_certain(instruction))

@@ -21,7 +21,8 @@ _SUCCESS_OF_QEMU = 1
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A process that has ended: CPU seconds (user and system, its children's included), exit status, output."""
+    """A process that has ended: CPU seconds (user and system, its children's included), exit status, standard output
+    and behind it what went to standard error."""
 
     seconds: float
     status: int
@@ -75,8 +76,8 @@ def find_peers(names: Sequence[str]) -> tuple[Peer, ...]:
 
 def run_timed(command: Sequence[str]) -> Timed:
     """Run a process to its end, and take its CPU time from the kernel."""
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
         try:
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
@@ -85,4 +86,5 @@ def run_timed(command: Sequence[str]) -> Timed:
             raise
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
-        return Timed(usage.ru_utime + usage.ru_stime, process.returncode, output.read())
+        errors.seek(0)
+        return Timed(usage.ru_utime + usage.ru_stime, process.returncode, output.read() + errors.read())
