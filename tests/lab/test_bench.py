@@ -126,5 +126,5 @@ def test_the_command_measures(process: Command, tmp_path: Path) -> None:
     report = json.loads(path.read_text())
     assert (report["runs"], report["percent"]) == (1, 1)
     (work,) = report["works"]
-    assert (work["name"], work["turns"]) == ("out", 20000)
+    assert (work["name"], work["turns"]) == ("out", 10000)
     assert work["instructions_each"] == pytest.approx(5, abs=0.1)  # a little more than the loop: its digits
