@@ -31,6 +31,7 @@ from engine.harness import (
 from trapgate.api.hooks import Hooks
 from trapgate.arch import layout
 from trapgate.arch.registers import AC, CR0_AM, IF, IOPL, NT, RF, TF
+from trapgate.engine.native_core import MOST_TRANSLATIONS
 from trapgate.isa.operand_tables import CONTROL_READS, CONTROL_WRITES
 
 CONTROL = assemble(
@@ -117,9 +118,8 @@ def state(g: Guest) -> dict[str, object]:
 def watched(g: Guest) -> None:
     """Nothing of it in native code."""
     control = (*CONTROL_READS.values(), *CONTROL_WRITES.values())
-    g.processor.seen_natives = frozenset(("syscall_long", "sysretq_long", "iretq_within", *control))
-    g.processor.sees_exceptions = True
-    g.processor.intercepts_changed()
+    g.processor.see_natives(frozenset(("syscall_long", "sysretq_long", "iretq_within", *control)))
+    g.processor.see_faults()
 
 
 def run_both(guest: Callable[[], Guest], change: Change, limit: int = 3000) -> list[Guest]:
@@ -397,6 +397,39 @@ def test_control_registers(r13: int, same: bool, guest: Callable[[], Guest]) -> 
     assert native["r9"] == 0x1234_5678
     assert native.processor.exception_counts == ({13: 1} if r13 else {})
     assert native.counter("tlb_flushes") == (20 if r13 else 21)
+
+
+def test_both_privileges_are_among_the_modes_that_are_known(guest: Callable[[], Guest]) -> None:
+    """When there are too many modes, all go; what is in use afterwards is dropped with the rest the next time."""
+    g = guest()
+    prepare(g)
+    p = g.processor
+    for base in range(MOST_TRANSLATIONS - 1):
+        p._translation_of(p.mode()._replace(code_base=base + 1))
+    g.run(100)
+    assert p._privileges is not None
+    assert set(p._privileges) <= set(p.blocks._translations)
+    p.mode_changed()
+    for base in range(MOST_TRANSLATIONS):
+        p._translation_of(p.mode()._replace(code_base=base + 1))
+    p.state.set(layout.CR0, p.cr0 | 8)  # TS makes it another mode
+    p.mode_changed()
+    g.run(100)
+    assert set(p._privileges) == set(p.blocks._translations)
+    p.blocks.drop_all()
+    p.redirected = True
+    g.run(3000)
+    assert p.exception_counts == {14: TURNS, 13: 1}
+
+
+def test_an_older_state_block_does_not_take_counts_back(guest: Callable[[], Guest]) -> None:
+    g = guest()
+    prepare(g)
+    before = bytes(g.processor.state.bytes)
+    g.run(3000)
+    assert g.processor.exception_counts == {14: TURNS, 13: 1}
+    g.processor.state.bytes[:] = before
+    assert g.processor.exception_counts == {14: TURNS, 13: 1}
 
 
 def test_where_cases_end(guest: Callable[[], Guest]) -> None:

@@ -110,6 +110,8 @@ class Delivery(Transfers):
         if not new:
             return
         self._faults_taken = delivered
+        if new < 0:
+            return  # somebody has put an older state block back
         counts = self._exception_counts
         counts[vectors.PF] = counts.get(vectors.PF, 0) + new
         for number in range(max(delivered - layout.LOGGED_FAULTS, delivered - new), delivered):

@@ -39,10 +39,10 @@ LOW = 0xFFFF_FFFF
 _M64 = (1 << 64) - 1
 #: Longest stretch of native code, in cycles: a request to stop the run is looked at in between.
 SLICE = 1_000_000
+#: Modes whose blocks are kept; one more, for the other privilege of the last, does not matter.
+MOST_TRANSLATIONS = 256
 #: How many of the last exceptions a report shows.
 RECENT_EXCEPTIONS = 8
-#: Modes whose code is kept.
-MOST_MODES = 256
 
 
 def signed(value: int) -> int:
@@ -338,11 +338,11 @@ class NativeCore(GuestMode):
 
     def _select(self) -> Translation:
         """Make the current mode's tables the ones that native code uses."""
-        if len(self._translations) >= MOST_MODES - 1:  # two may come
+        mode = self.mode()
+        if len(self._translations) >= MOST_TRANSLATIONS and mode not in self._translations:
             self.blocks.drop_all()
             self.blocks.forget_translations()
             self._translations.clear()
-        mode = self.mode()
         translation = self._translation_of(mode)
         q, base = self.q, self.state.address
         user = self.cpl == 3
