@@ -5,7 +5,9 @@ Each gets the host address of a record and returns the record to go on at, or 0 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import cached_property
 
 from iced_x86 import Register
 
@@ -57,8 +59,18 @@ class Exits(NativeCore):
         self.clock.now += self.charged
         self.charged = 0
 
-    #: What is done for each exit code of native code.
-    _exits: Sequence[Callable[[int], int]]
+    @cached_property
+    def _exits(self) -> tuple[Callable[[int], int], ...]:
+        """What is done for each exit code of native code."""
+        return (
+            self._exit_budget, self._exit_unlinked_target, self._exit_unlinked_next, self._exit_fault,
+            self._exit_python, self._exit_lookup, self._exit_stale, self._exit_python_inside, self._exit_window,
+            self._exit_repeat, self._exit_refetch, self._exit_delivered, self._exit_port,
+        )  # fmt: skip
+
+    @abstractmethod
+    def _exit_port(self, uop: int) -> int:
+        """IN or OUT (engine/ports.py)."""
 
     def _exit_budget(self, uop: int) -> int:
         if self.hot is not None:

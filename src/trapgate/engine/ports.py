@@ -6,9 +6,6 @@ here; whatever else there is to do is left to the loop (engine/processor.py), wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property
-
 from trapgate.arch import layout
 from trapgate.arch.registers import RAX, RDX
 from trapgate.engine import record
@@ -21,15 +18,6 @@ _BUDGET, _UOP, _CPL = layout.EXIT_BUDGET >> 3, layout.EXIT_UOP >> 3, layout.CPL 
 
 class Ports(DebugTraps):
     """A processor whose accesses to ports are quick."""
-
-    @cached_property
-    def _exits(self) -> tuple[Callable[[int], int], ...]:
-        """What is done for each exit code of native code."""
-        return (
-            self._exit_budget, self._exit_unlinked_target, self._exit_unlinked_next, self._exit_fault,
-            self._exit_python, self._exit_lookup, self._exit_stale, self._exit_python_inside, self._exit_window,
-            self._exit_repeat, self._exit_refetch, self._exit_delivered, self._exit_port,
-        )  # fmt: skip
 
     def _exit_port(self, uop: int) -> int:
         if self.forms is not PYTHON_FORMS or self.sees_ports or self.port_breakpoints:
