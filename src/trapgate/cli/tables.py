@@ -52,6 +52,8 @@ def print_statistics(outcome: RunOutcome) -> None:
     run.add_row("guest MIPS", f"{statistics.guest_mips:.1f}")
     run.add_row("blocks translated", f"{statistics.translated_blocks:,}")
     run.add_row("handlers built", f"{statistics.handlers_built:,}")
+    run.add_row("regions of the hot tier", f"{statistics.regions:,}")
+    run.add_row("found in them", f"{statistics.hot_share:.0%}")
     console.print(run)
     _print_places(console, statistics)
     _print_exits(console, statistics)

@@ -141,6 +141,15 @@ class CodeFolder:
             return None
         return data[32:]
 
+    def keep_newest(self, prefix: str, count: int) -> None:
+        """Delete all but the newest `count` files whose names begin so."""
+        try:
+            files = sorted(self.folder.glob(f"{prefix}*"), key=lambda p: p.stat().st_mtime, reverse=True)
+            for old in files[count:]:
+                old.unlink(missing_ok=True)
+        except OSError:
+            return
+
     def write(self, name: str, content: bytes) -> None:
         """Keep a file; failing to is no error."""
         temporary = self.folder / f".{name}.{os.getpid()}"

@@ -49,8 +49,9 @@ class ExitStatistics:
 class Statistics:
     """Counts of one run.
 
-    All but `host_seconds`, `translated_blocks` and `handlers_built` are the guest's own and the same on every run of
-    the same inputs. `interrupts` and `exceptions` are by vector, `port_accesses` and `memory_accesses` by device name.
+    All but `host_seconds`, `translated_blocks`, `handlers_built`, `regions` and `hot_share` are the guest's own and the
+    same on every run of the same inputs. `interrupts` and `exceptions` are by vector, `port_accesses` and
+    `memory_accesses` by device name.
     """
 
     instructions: int
@@ -80,6 +81,9 @@ class Statistics:
     translated_blocks: int = 0
     #: Native handlers that had to be compiled because the disk cache did not have them.
     handlers_built: int = 0
+    #: Regions of the hot tier, and the share of samples that found the run in one (0 to 1).
+    regions: int = 0
+    hot_share: float = 0.0
 
     @property
     def guest_mips(self) -> float:
@@ -111,6 +115,8 @@ class Statistics:
             "guest_mips": round(self.guest_mips, 3),
             "translated_blocks": self.translated_blocks,
             "handlers_built": self.handlers_built,
+            "regions": self.regions,
+            "hot_share": self.hot_share,
         }
 
 
@@ -140,6 +146,8 @@ def read_statistics(machine: BareMachine, host_seconds: float) -> Statistics:
         cycles_by_place=_places(cycles, processor, tlb, 0, processor.device_cycles, processor.idle_cycles),
         translated_blocks=processor.blocks.translated,
         handlers_built=processor.handlers.built,
+        regions=0 if processor.hot is None else processor.hot.installed,
+        hot_share=0.0 if processor.hot is None else processor.hot.share,
     )
 
 
@@ -166,6 +174,8 @@ def read_virtual_statistics(host: HostMachine, vm: VirtualMachine, host_seconds:
         cycles_by_place=_places(cycles, processor, tlb, host.charged, devices, processor.idle_cycles + vm.idle_cycles),
         translated_blocks=processor.blocks.translated,
         handlers_built=processor.handlers.built,
+        regions=0 if processor.hot is None else processor.hot.installed,
+        hot_share=0.0 if processor.hot is None else processor.hot.share,
     )
 
 

@@ -18,6 +18,8 @@ import llvmlite.binding as llvm
 
 from trapgate.engine.compile import CodeFolder, Compiler, assemble
 
+#: Regions that are kept on disk, a few kilobytes each.
+MOST_KEPT = 4000
 #: What functions are called in a text before they are named after it.
 UNNAMED = "@region("
 
@@ -71,15 +73,23 @@ class Workshop:
         self._jobs: queue.SimpleQueue[tuple[Job, deque[Compiled]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._addresses: dict[str, int] = {}
+        self._kept = 0
         #: Bytes of machine code that have been loaded; they stay to the end of the process.
         self.loaded = 0
 
+    def kept(self, job: Job) -> bytes | None:
+        """The object file of a job where it was compiled before."""
+        return job.folder.read(job.name)
+
     def now(self, job: Job) -> bytes:
         """The object file of a job, from its folder or compiled while the caller waits."""
-        code = job.folder.read(job.name)
+        code = self.kept(job)
         if code is None:
             code = self._compiler.compile(job.text)
             job.folder.write(job.name, code)
+            self._kept += 1
+            if self._kept % 256 == 1:
+                job.folder.keep_newest("region-", MOST_KEPT)
         return code
 
     def give(self, job: Job, ready: deque[Compiled]) -> None:

@@ -15,6 +15,7 @@ from trapgate.engine.blocks import Block, BlockStore
 from trapgate.engine.compile import CodeFolder
 from trapgate.engine.hot.compile import Compiled, Job, named, workshop
 from trapgate.engine.hot.context import TABLE, RegionContext
+from trapgate.engine.hot.heads import Heads
 from trapgate.engine.hot.shape import Former, Shape, can_hold
 from trapgate.machine.errors import UnknownTierSetting
 
@@ -23,6 +24,8 @@ from trapgate.machine.errors import UnknownTierSetting
 SAMPLES_PER_INSTRUCTION = 0.5
 #: Bytes of machine code at most; they are kept to the end of the process.
 MOST_CODE = 64 << 20
+#: More samples than there can be.
+NEVER = 1 << 60
 #: Regions at most that wait to be compiled.
 MOST_WAITING = 8
 
@@ -46,6 +49,7 @@ class HotTier:
         self._store = store
         self._former = Former(store)
         self._folder = folder
+        self._heads = Heads(folder)
         self._workshop = workshop()
         self._ready: deque[Compiled] = deque()
         self._waiting = 0
@@ -69,6 +73,11 @@ class HotTier:
             raise UnknownTierSetting(when)
         return None if when == "off" else cls(store, folder, when)
 
+    @property
+    def share(self) -> float:
+        """The share of samples that found the run in a region."""
+        return self.samples_inside / self.samples if self.samples else 0.0
+
     # -- sampling
 
     def sample(self, uop: int) -> None:
@@ -81,7 +90,7 @@ class HotTier:
             self.samples_inside += 1
             return
         count = self._samples[block] = self._samples.get(block, 0) + 1
-        if count >= self._due.get(block, 2):
+        if count >= self._due.get(block, 2) or (count == 1 and block in self._heads):
             self._consider(block, count)
 
     def _consider(self, block: Block, count: int) -> None:
@@ -92,11 +101,19 @@ class HotTier:
         if shape is None:
             return
         weight = sum(self._samples.get(b, 0) for b in shape.blocks)
-        if weight >= SAMPLES_PER_INSTRUCTION * shape.instructions:
-            for b in shape.blocks:
-                self._due[b] = 1 << 60
+        enough = weight >= SAMPLES_PER_INSTRUCTION * shape.instructions
+        if not enough and block not in self._heads:
+            return
+        job = self._generate(shape)
+        code = self._workshop.kept(job)
+        if code is not None:
+            self._install(Compiled(code, job))
+        elif enough:
+            self._heads.add(block)
             self._waiting += 1
-            self._workshop.give(self._generate(shape), self._ready)
+            for b in shape.blocks:
+                self._due[b] = NEVER
+            self._workshop.give(job, self._ready)
 
     def force(self, block: Block) -> None:
         """Where the tier is "always" used: have a region around a block, and another one when it has got links."""
@@ -128,6 +145,8 @@ class HotTier:
         assert isinstance(region, Region)
         shape = region.shape
         if region.generation != self._store.generation or not all(can_hold(block) for block in shape.blocks):
+            for block in shape.blocks:
+                self._due.pop(block, None)
             return
         region.address = self._workshop.load(compiled.job, compiled.code)
         words, base = self._store.words, self._store.base
