@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from .pci_world import BUS_MASTER, IDE, MILLISECONDS, PRIMARY, SECONDARY, VIRTIO, Driver, World
 
 Step = tuple[object, ...]
-EXAMPLES = int(os.environ.get("TRAPGATE_DEVICE_FUZZ", "20"))
+EXAMPLES = int(os.environ.get("TRAPGATE_DEVICE_FUZZ", "40"))
 LONG = settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )

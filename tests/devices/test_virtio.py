@@ -8,8 +8,12 @@ from collections.abc import Callable
 import pytest
 
 from trapgate.devices.disks.memory import MemoryMedium
+from trapgate.devices.virtio.console import VirtioConsole
+from trapgate.devices.virtio.device import VirtioDevice
 from trapgate.devices.virtio.entropy import VirtioEntropy
 from trapgate.machine.block import MediumFull
+from trapgate.machine.console import MemoryConsole
+from trapgate.machine.memory import PhysicalMemory
 
 from .pci_world import DISK_SECTORS, MILLISECONDS, SECTOR, VIRTIO, Driver, World, pattern
 
@@ -298,7 +302,36 @@ def test_rings_outside_memory() -> None:
     assert driver.faults == {"ring outside memory": 12}
 
 
+def single(device: VirtioDevice, memory: PhysicalMemory, queue: int, buffer: bytes, flags: int) -> bytes:
+    """Give a device that is no disk one buffer; what is in it afterwards."""
+    device.driver_features = VERSION_1
+    device.set_status(11)
+    device.set_status(15)
+    ring = device.queues[queue]
+    ring.size, ring.descriptors, ring.driver, ring.device, ring.enabled = 4, 0x1000, 0x2000, 0x3000, True
+    memory.write(0x5000, buffer)
+    memory.write(0x1000, struct.pack("<QIHH", 0x5000, len(buffer), flags, 0))
+    memory.write(0x2000, struct.pack("<HHH", 0, ring.next_available + 1, 0))
+    device.notify(queue)
+    return memory.read(0x5000, len(buffer))
+
+
 def test_random_numbers_are_the_same_in_every_run() -> None:
-    world = World()
-    first, second = (VirtioEntropy("virtio-rng0", world.memory) for _ in range(2))
-    assert first._bytes(100) == second._bytes(100) != first._bytes(100)
+    memory = PhysicalMemory(1 << 20)
+    first, second = VirtioEntropy("virtio-rng", memory), VirtioEntropy("virtio-rng", memory)
+    numbers = single(first, memory, 0, bytes(100), 2)
+    assert numbers == single(second, memory, 0, bytes(100), 2) != bytes(100)
+    assert memory.read(0x3002, 10) == struct.pack("<HII", 1, 0, 100)
+
+
+def test_a_console_prints_whole_buffers() -> None:
+    memory, console = PhysicalMemory(1 << 20), MemoryConsole()
+    device = VirtioConsole("virtio-console", memory, console)
+    single(device, memory, 1, b"hello", 0)
+    single(device, memory, 0, bytes(10), 2)
+    assert console.data == b"hello"
+    assert device.queues[0].next_used == 0
+    device.reset()
+    single(device, memory, 1, bytes(70_000), 0)
+    assert device.faults == {"output above 64 KB in one request": 1}
+    assert device.status & NEEDS_RESET

@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
-from trapgate.cli.drives import InvalidDrive
+from trapgate.cli.drives import InvalidDrive, UnknownDevice
 from trapgate.cli.errors import CommandLineError
 from trapgate.devices.disks.foreign import ForeignImage, NotThatFormat, ReaderMissing
 from trapgate.devices.disks.raw_image import ImageInUse, ImageUnusable, RawImage
@@ -143,8 +143,13 @@ for text, wanted, got in (
 ):
     case(InvalidDrive, f"wanted {wanted} in --drive, got {got}: {_SEE}", _drive(text))
 case(
+    UnknownDevice,
+    "wanted a device that trapgate has (virtio-rng-pci, virtio-serial-pci), got 'e1000': choose one with --device",
+    _run("run", "embedded", "--device", "e1000"),
+)
+case(
     CommandLineError,
-    "wanted --drive after trapgate run or trapgate compare, got it after trapgate trace: leave it out",
+    "wanted --drive and --device after trapgate run or trapgate compare, got one after trapgate trace: leave it out",
     _run("trace", "embedded", "--drive", "file=disk.img"),
 )
 case(
@@ -159,8 +164,8 @@ case(
 )
 case(
     ConflictingOptions,
-    "wanted at most 29 drives with if=virtio, got more: leave some of them out",
-    _run("run", "embedded", *["--drive", "file=disk.img,if=virtio"] * 30),
+    "wanted at most 27 drives with if=virtio, got more: leave some of them out",
+    _run("run", "embedded", *["--drive", "file=disk.img,if=virtio"] * 28),
 )
 case(
     ConflictingOptions,

@@ -12,6 +12,7 @@ import pytest
 from trapgate.firmware import aml
 from trapgate.firmware.acpi import AcpiHardware, build_tables, dsdt, facs, fadt, madt, write_acpi_tables
 from trapgate.firmware.mp_table import ProcessorIdentity, build_mp_table, write_mp_table
+from trapgate.firmware.pci_setup import PciInterrupt
 from trapgate.machine.memory import PhysicalMemory
 
 HARDWARE = AcpiHardware()
@@ -149,3 +150,45 @@ def test_mp_table() -> None:
 def test_mp_table_gives_the_processor() -> None:
     table = build_mp_table(HARDWARE, ProcessorIdentity(0x1234, 0x5678, 0x14), 0xF0000)
     assert table[16 + 44 : 16 + 56] == struct.pack("<BBBBII", 0, 0, 0x14, 3, 0x1234, 0x5678)
+
+
+WITH_PCI = AcpiHardware(
+    has_pci=True, pci_interrupts=(PciInterrupt(3, 1, 11), PciInterrupt(4, 1, 11), PciInterrupt(5, 2, 10))
+)
+
+
+def test_the_root_bridge_of_pci_and_its_routes() -> None:
+    description = dsdt(WITH_PCI)
+    assert b"PCI0" not in dsdt(HARDWARE)
+    assert b"PCI0" + aml.named("_HID", aml.eisa_id("PNP0A03")) in description
+    for address, pin, irq in ((0x3_FFFF, 0, 11), (0x4_FFFF, 0, 11), (0x5_FFFF, 1, 10)):
+        assert aml.package(*map(aml.integer, (address, pin, 0, irq))) in description
+    # The window of memory: producer, fixed, from C0000000h up to the I/O APIC.
+    window = bytes((0x87, 23, 0, 0, 0x0C, 1)) + struct.pack("<5I", 0, 0xC000_0000, 0xFEBF_FFFF, 0, 0x3EC0_0000)
+    assert window in description
+    assert bytes((0x88, 13, 0, 2, 0x0C, 0)) + struct.pack("<5H", 0, 0, 0, 0, 1) in description
+
+
+def test_interrupts_of_pci_are_levels() -> None:
+    overrides = madt(WITH_PCI)[44 + 8 + 12 + 10 :]
+    found = [struct.unpack("<BBBBIH", overrides[n : n + 10]) for n in range(0, 30, 10)]
+    assert found == [(2, 10, 0, irq, irq, 0xD) for irq in (9, 10, 11)]
+
+
+def test_the_mp_table_has_both_buses() -> None:
+    data = build_mp_table(WITH_PCI, ProcessorIdentity(), 0xF0000)[16:]
+    assert sum(data) & 0xFF == 0
+    entries, place = [], 44
+    while place < len(data):
+        length = 20 if data[place] == 0 else 8
+        entries.append(data[place : place + length])
+        place += length
+    assert len(entries) == struct.unpack_from("<H", data, 34)[0]
+    assert [e[1:] for e in entries if e[0] == 1] == [b"\0PCI   ", b"\1ISA   "]
+    pci = [e for e in entries if e[0] == 3 and e[4] == 0]
+    assert [(e[2], e[5], e[7]) for e in pci] == [(0xD, 3 << 2, 11), (0xD, 4 << 2, 11), (0xD, 5 << 2 | 1, 10)]
+    isa = {e[5]: (e[2], e[7]) for e in entries if e[0] == 3 and e[4] == 1 and e[1] == 0}
+    assert isa[0] == (0, 2)
+    assert isa[4] == (0, 4)
+    assert isa[9] == (0xD, 9)
+    assert isa[11] == (0xD, 11)

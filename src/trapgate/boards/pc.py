@@ -70,8 +70,10 @@ class PcConfig:
 
     #: The RTC's date and time at cycle 0, UTC. Fixed, so that two runs are the same.
     start_time: datetime = datetime(2007, 9, 10, 12, 0, 0)
-    #: Disks and CD-ROM drives; with one or more there is PCI.
+    #: Disks and CD-ROM drives. With one, or another PCI device, there is PCI.
     disks: tuple[DiskConfig, ...] = ()
+    #: PCI devices besides, names of boards.pci.DEVICES.
+    devices: tuple[str, ...] = ()
 
 
 class Pc:
@@ -120,8 +122,10 @@ class Pc:
         #: PCI and what sits on it; None when nothing does.
         self.pci: PciBoard | None = None
         self._map()
-        if config.disks:
-            self.pci = PciBoard(self.bus, memory, clock, self.irq_line, self.lapic, config.disks)
+        if config.disks or config.devices:
+            self.pci = PciBoard(
+                self.bus, memory, clock, self.irq_line, self.lapic, console, config.disks, config.devices
+            )
         self.lapic.on_move = self._move_lapic
         self.reset()
 

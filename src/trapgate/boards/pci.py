@@ -23,11 +23,14 @@ from trapgate.devices.pci.bus import PciBus
 from trapgate.devices.pci.host_bridge import ADDRESS_PORT, DATA_OFFSET, DATA_PORT, ConfigPorts, host_bridge
 from trapgate.devices.pci.piix3 import Piix3Bridge
 from trapgate.devices.virtio.block import VirtioBlock
+from trapgate.devices.virtio.console import VirtioConsole
 from trapgate.devices.virtio.device import VirtioDevice
+from trapgate.devices.virtio.entropy import VirtioEntropy
 from trapgate.devices.virtio.pci import VirtioPci
 from trapgate.machine.block import BlockBackend
 from trapgate.machine.bus import Bus
 from trapgate.machine.clock import Clock
+from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.device import IrqLine, Snapshot
 from trapgate.machine.ram import Ram
 
@@ -37,8 +40,8 @@ FIRST_VIRTIO_SLOT = 3
 IDE_DRIVES = 4
 #: Where QEMU puts a CD-ROM drive: the secondary channel's master.
 CD_PLACE = 2
-#: Slots that are left for virtio devices.
-VIRTIO_SLOTS = 32 - FIRST_VIRTIO_SLOT
+#: Slots that are left for virtio disks: two are kept for other devices.
+VIRTIO_SLOTS = 30 - FIRST_VIRTIO_SLOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,10 @@ class DiskConfig:
     medium: BlockBackend
     interface: Literal["ide", "virtio"] = "ide"
     is_cd: bool = False
+
+
+#: Devices without a back end of their own, as QEMU calls them.
+DEVICES = ("virtio-rng-pci", "virtio-serial-pci")
 
 
 def ide_places(disks: tuple[DiskConfig, ...]) -> list[DiskConfig | None]:
@@ -71,8 +78,11 @@ class PciBoard:
         clock: Clock,
         irq_line: Callable[[int], IrqLine],
         messages: InterruptMessages,
+        console: ConsoleBackend,
         disks: tuple[DiskConfig, ...],
+        devices: tuple[str, ...] = (),
     ) -> None:
+        """`devices` are names of DEVICES; `console` gets what a guest writes to a virtio console."""
         self.name = "pci"
         self.bus = PciBus(bus, memory)
         self.ports = ConfigPorts(self.bus)
@@ -87,11 +97,15 @@ class PciBoard:
         self.bus.add(0, 0, host_bridge())
         self.bus.add(CHIP_SET_SLOT, 0, self.bridge)
         self.bus.add(CHIP_SET_SLOT, 1, self.ide)
-        blocks = [disk for disk in disks if disk.interface == "virtio"]
-        self.virtio = [
-            VirtioPci(VirtioBlock(f"virtio-blk{n}", memory, clock, disk.medium, f"TG{n + 1:05}"), messages)
-            for n, disk in enumerate(blocks)
+        found: list[VirtioDevice] = [
+            VirtioBlock(f"virtio-blk{n}", memory, clock, disk.medium, f"TG{n + 1:05}")
+            for n, disk in enumerate(disk for disk in disks if disk.interface == "virtio")
         ]
+        if "virtio-rng-pci" in devices:
+            found.append(VirtioEntropy("virtio-rng", memory))
+        if "virtio-serial-pci" in devices:
+            found.append(VirtioConsole("virtio-console", memory, console))
+        self.virtio = [VirtioPci(device, messages) for device in found]
         for n, function in enumerate(self.virtio):
             self.bus.add(FIRST_VIRTIO_SLOT + n, 0, function, self.bridge)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,10 @@ Drives = Annotated[
     typer.Option("--drive", "-drive", metavar="file=F,if=ide|virtio,...", help="A disk; may be given several times."),
 ]
 Cdrom = Annotated[str | None, typer.Option("--cdrom", "-cdrom", metavar="FILE", help="A CD in an IDE CD-ROM drive.")]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option("--device", "-device", metavar="NAME", help="A PCI device: virtio-rng-pci, virtio-serial-pci."),
+]
 Write = Annotated[bool, typer.Option("--write", help="The guest's writes go into the disk images.")]
 
 KEYS = ("file", "if", "format", "readonly", "media")
@@ -25,6 +30,13 @@ VALUES = {
     "readonly": ("on", "off"),
     "media": ("disk", "cdrom"),
 }
+
+
+class UnknownDevice(CommandLineError):
+    """-device names none."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"a device that trapgate has ({', '.join(known)})", repr(name), "choose one with --device")
 
 
 class InvalidDrive(CommandLineError):
@@ -69,3 +81,15 @@ def parse_drives(drives: list[str] | None, cdrom: str | None) -> tuple[DriveOpti
     if cdrom is not None:
         found.append(DriveOptions(file=Path(cdrom), format="raw", is_cd=True))
     return tuple(found)
+
+
+def parse_devices(names: list[str] | None) -> tuple[str, ...]:
+    """All devices of a command line. Raises UnknownDevice."""
+    if not names:
+        return ()
+    from trapgate.boards.pci import DEVICES
+
+    for name in names:
+        if name not in DEVICES:
+            raise UnknownDevice(name, DEVICES)
+    return tuple(dict.fromkeys(names))

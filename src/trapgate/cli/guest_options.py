@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trapgate.cli.drives import Cdrom, Drives, Write, parse_drives
+from trapgate.cli.drives import Cdrom, Devices, Drives, Write, parse_devices, parse_drives
 from trapgate.lab.options import DEFAULT_PROCESSOR, EMBEDDED, RunOptions
 
 EPILOG = (
@@ -33,6 +33,7 @@ def guest_options(
     cpu: Annotated[str, typer.Option(metavar="NAME", help="Processor profile.")] = DEFAULT_PROCESSOR,
     drive: Drives = None,
     cdrom: Cdrom = None,
+    device: Devices = None,
     write: Write = False,
 ) -> RunOptions:
     """What is to be run. The context's object is the guest's command. Raises InvalidMemory, InvalidDrive."""
@@ -43,6 +44,7 @@ def guest_options(
         # Without a guest the first drive is booted, as firmware would.
         guest=guest if guest is not None or kernel is not None or drives else EMBEDDED,
         drives=drives,
+        devices=parse_devices(device),
         write=write,
         kernel=None if kernel is None else Path(kernel),
         initrd=None if initrd is None else Path(initrd),

@@ -61,10 +61,9 @@ def trace(
         parts=parts,
         as_json=json,
     )
-    if options.drives:
-        raise CommandLineError(
-            "--drive after trapgate run or trapgate compare", "it after trapgate trace", "leave it out"
-        )
+    if options.drives or options.devices:
+        wanted = "--drive and --device after trapgate run or trapgate compare"
+        raise CommandLineError(wanted, "one after trapgate trace", "leave it out")
     if output is not None:
         console.check_writable("--output", output)
     return _trace(options, traced, serial, output)

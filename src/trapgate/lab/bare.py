@@ -35,7 +35,7 @@ class BareRun:
     ) -> None:
         config = MachineConfig(
             memory_size=options.memory_size, profile=PROFILES[options.processor], costs=options.costs,
-            board=PcConfig(disks=disks),
+            board=PcConfig(disks=disks, devices=options.devices),
         )  # fmt: skip
         self._machine = machine = BareMachine(config, output, usual_handlers(progress))
         self._host_seconds = 0.0

@@ -18,14 +18,19 @@ MODULES = (
 DISK_DRIVERS = ("sd_mod", "ata_piix")
 CD_DRIVERS = ("sr_mod", "isofs", "ata_piix")
 VIRTIO_DRIVERS = ("virtio_pci", "virtio_blk")
+DEVICE_DRIVERS = {
+    "virtio-rng-pci": ("virtio_pci", "virtio-rng"), "virtio-serial-pci": ("virtio_pci", "virtio_console"),
+}  # fmt: skip
 XZ_MAGIC = b"\xfd7zXZ\0"
 #: A module's own statement of what it needs, in its section .modinfo.
 DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 
 
-def needed_modules(drives: Sequence[DriveOptions]) -> tuple[str, ...]:
-    """The drivers for `drives`, without what they depend on."""
+def needed_modules(drives: Sequence[DriveOptions], devices: Sequence[str] = ()) -> tuple[str, ...]:
+    """The drivers for `drives` and `devices`, without what they depend on."""
     names: list[str] = []
+    for device in devices:
+        names += DEVICE_DRIVERS.get(device, ())
     for drive in drives:
         names += VIRTIO_DRIVERS if drive.interface == "virtio" else CD_DRIVERS if drive.is_cd else DISK_DRIVERS
     return tuple(dict.fromkeys(names))

@@ -103,7 +103,7 @@ def _debian(options: RunOptions, progress: ProgressCallback) -> Guest:
     if options.memory_size < DEBIAN_MEMORY:
         raise TooLittleMemory("Debian's kernel and busybox", DEBIAN_MEMORY, options.memory_size)
     files = fetch_debian(lambda what, share: progress(what, round(share * 1000), 1000))
-    modules = needed_modules(options.drives)
+    modules = needed_modules(options.drives, options.devices)
     if modules:
         files, drivers = fetch_modules(files, modules, lambda what, share: progress(what, round(share * 1000), 1000))
         initramfs = build_initramfs(files.busybox.read_bytes(), options.command, modules=drivers)

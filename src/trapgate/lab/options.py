@@ -52,5 +52,7 @@ class RunOptions:
     technique: str = BARE
     costs: str = DEFAULT_COSTS
     drives: tuple[DriveOptions, ...] = ()
+    #: PCI devices without a back end, names of boards.pci.DEVICES.
+    devices: tuple[str, ...] = ()
     #: The guest's writes go into the images of its drives, and not only beside them.
     write: bool = False

@@ -69,7 +69,7 @@ class VirtualRun:
         host = profile if technique.needs_amd_v else software_host(profile)
         self._host = HostMachine(host, host_memory(options.memory_size), usual_handlers(progress), options.costs)
         self._vm = vm = VirtualMachine(
-            self._host, options.memory_size, profile, technique, output, PcConfig(disks=disks)
+            self._host, options.memory_size, profile, technique, output, PcConfig(disks=disks, devices=options.devices)
         )
         self._host_seconds = 0.0
         vm.on_idle = ConsoleInput(vm, console, vm.refresh_screen).idle
