@@ -200,3 +200,13 @@ def test_a_message_that_no_local_apic_takes_writes_nothing() -> None:
     driver.request(0, 0, length=512)
     assert world.memory.read(0x30_0000, 8) == before
     assert driver.faults["message to no local APIC"] == 1
+
+
+def test_a_snapshot_knows_which_of_two_windows_is_decoded() -> None:
+    world, other = World(), World()
+    vectors = world.config(VIRTIO, 0x14) & ~15
+    world.set_config(VIRTIO, 0x20, vectors & ~0x3FFF)
+    world.set_config(VIRTIO, 0x14, vectors & ~0x3FFF)
+    before = [world.bus.read_memory(vectors + offset, 4) for offset in (0x0C, 0x14)]
+    other.pc.restore(world.pc.snapshot())
+    assert [other.bus.read_memory(vectors + offset, 4) for offset in (0x0C, 0x14)] == before

@@ -148,10 +148,11 @@ class PciBoard:
     def snapshot(self) -> Snapshot:
         """The functions by name, and the configuration address."""
         functions = {function.name: function.snapshot() for function in self.bus.functions()}
-        return {"ports": self.ports.snapshot(), "functions": functions}
+        return {"ports": self.ports.snapshot(), "bus": self.bus.snapshot(), "functions": functions}
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put all of it back."""
         self.ports.restore(snapshot["ports"])
         for function in self.bus.functions():
             function.restore(snapshot["functions"][function.name])
+        self.bus.restore(snapshot["bus"])

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 from trapgate.devices.pci.function import PciFunction, Window
 from trapgate.machine.bus import PORTS, Bus
-from trapgate.machine.device import MemoryDevice, PortDevice
+from trapgate.machine.device import MemoryDevice, PortDevice, Snapshot
 from trapgate.machine.errors import MappingConflict
 from trapgate.machine.ram import Ram
 
@@ -115,6 +115,27 @@ class PciBus:
             self._bus.unmap_ports(window.base, window.size)
         else:
             self._bus.unmap_memory(window.base)
+
+    # Snapshot
+
+    def snapshot(self) -> Snapshot:
+        """Which windows are decoded: of two on one place the registers do not tell."""
+        windows = {
+            place: [n for n, window in enumerate(slot.function.windows()) if window in slot.mapped]
+            for place, slot in self._slots.items()
+        }
+        return {"windows": windows}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Have the same windows decoded, after the functions' registers have been put back."""
+        for slot in self._slots.values():
+            for window in slot.mapped:
+                self._unmap(window)
+            slot.mapped = []
+        for place, slot in self._slots.items():
+            held = snapshot["windows"][place]
+            slot.mapped = [w for n, w in enumerate(slot.function.windows()) if n in held and not self._map(w)]
+        self.decode()
 
     def reset(self) -> None:
         """Reset every function."""

@@ -32,7 +32,7 @@ class VirtioConsole(VirtioDevice):
         if index != TRANSMIT:
             return
         queue = self.queues[TRANSMIT]
-        while (chain := queue.pop()) is not None:
+        for chain in queue.pop_all():
             if chain.readable_length > LARGEST_OUTPUT:
                 raise QueueFault("output above 64 KB in one request")
             data = queue.gather(chain, chain.readable_length)

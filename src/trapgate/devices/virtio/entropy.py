@@ -30,7 +30,7 @@ class VirtioEntropy(VirtioDevice):
     def serve(self, index: int) -> None:
         """Fill every buffer that is there. May raise QueueFault."""
         queue = self.queues[0]
-        while (chain := queue.pop()) is not None:
+        for chain in queue.pop_all():
             length = min(chain.writable_length, LARGEST_ANSWER)
             queue.scatter(chain, self._bytes(length))
             self.counts["bytes"] += length

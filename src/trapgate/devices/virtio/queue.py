@@ -9,7 +9,7 @@ Source: "Virtual I/O Device (VIRTIO) Version 1.2", 2.7.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -109,6 +109,15 @@ class Virtqueue(PlainState):
         chain = self._follow(head)
         self.next_available = self.next_available + 1 & 0xFFFF
         return chain
+
+    def pop_all(self) -> Iterator[Chain]:
+        """Every request that is there: at most as many as the queue is long, whatever else its memory is used for.
+        Raises QueueFault."""
+        for _ in range(self.size):
+            chain = self.pop()
+            if chain is None:
+                return
+            yield chain
 
     def _follow(self, head: int) -> Chain:
         readable: list[tuple[int, int]] = []
