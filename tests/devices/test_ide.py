@@ -143,6 +143,22 @@ def test_write_sectors_and_48_bit_addresses() -> None:
     assert world.inb(PRIMARY + 3) == 0x34
 
 
+def test_a_command_takes_its_time_once() -> None:
+    """100 us, and 20 us a sector, whichever way the data goes."""
+    world = World()
+    for command, transfer in ((0x20, world.read_data), (0x30, lambda length: world.write_data(bytes(length)))):
+        start = world.clock.now
+        world.command(command, count=4)
+        for _ in range(4):
+            if command == 0x20:
+                while world.inb(0x3F6) & 0x80:
+                    world.wait(2000)
+            transfer(SECTOR)
+            while command == 0x30 and world.inb(0x3F6) & 0x80:
+                world.wait(2000)
+        assert 180 <= (world.clock.now - start) / 2000 <= 190
+
+
 def test_cylinder_head_and_sector() -> None:
     world = World()
     for register, value in ((6, 0xA3), (2, 1), (3, 7), (4, 1), (5, 0), (7, 0x20)):

@@ -44,7 +44,8 @@ class AtaDisk(AtaDrive):
     """A disk on `medium`; what is left over behind its last whole sector is not seen."""
 
     STATE: ClassVar[tuple[str, ...]] = (
-        *AtaDrive.STATE, "heads", "sectors", "multiple", "mode", "write_cache", "next", "left", "block", "wide",
+        *AtaDrive.STATE, "heads", "sectors", "multiple", "mode", "write_cache", "next", "left", "block",
+        "wide", "is_new",
     )  # fmt: skip
 
     def __init__(self, name: str, clock: Clock, medium: BlockBackend, serial: str) -> None:
@@ -59,6 +60,8 @@ class AtaDisk(AtaDrive):
         self.next = self.left = 0
         self.block = 1
         self.wide = False
+        #: Nothing of it has gone to the disk yet.
+        self.is_new = False
         super().__init__(name, clock, medium)
         self._simple: dict[int, Callable[[], None]] = {
             ata.IDENTIFY_DEVICE: lambda: self.later("identify"),
@@ -130,6 +133,7 @@ class AtaDisk(AtaDrive):
             self.fail(ata.ABRT)
             return False
         self.next = address
+        self.is_new = True
         return True
 
     def _address(self) -> int | None:
@@ -224,7 +228,8 @@ class AtaDisk(AtaDrive):
 
     def filled(self, stage: str) -> None:
         """A block has been written to the data port."""
-        self.later(stage, min(self.left, self.block), is_new=False)
+        self.later(stage, min(self.left, self.block), self.is_new)
+        self.is_new = False
 
     def dma_done(self) -> None:
         """The controller has moved all of it."""
