@@ -120,8 +120,8 @@ def test_a_cold_two_dimensional_walk_makes_24_references(monkeypatch: pytest.Mon
 
 
 def test_exits_cost_contents_of_the_caches() -> None:
-    """With the Pentium 4's small L1: a fault under `software` returns to the guest four times, and its tables' lines in
-    the set that two lines of each exit come to are not all there any more."""
+    """A fault under `software` comes to the hypervisor four times. That brings 8 lines to each set of the Pentium 4's
+    L1, all of its ways: a line that is used once in a fault is lost."""
     lost, memory = {}, {}
     for technique in ("bare", "software"):
         tlb = bench("pagefault n=300", technique, "pentium4-2005").outcome.statistics.tlb
