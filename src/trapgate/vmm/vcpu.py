@@ -18,6 +18,7 @@ from trapgate.vmm.linear import LinearMemory
 from trapgate.vmm.nested_svm.events import intercept_exception, intercept_shutdown, prepare_event
 from trapgate.vmm.nested_svm.exits import handler as nested_handler
 from trapgate.vmm.nested_svm.paging import NestedPageFault
+from trapgate.vmm.smm import SystemManagement
 from trapgate.vmm.statistics import ExitStatistics
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class VirtualCpu:
         self.nmi = False
         #: An NMI handler runs: no other NMI before its IRET.
         self.nmi_masked = False
+        self.smm = SystemManagement(self)
         #: INIT#: reset before the next entry.
         self.reset_wanted = False
         #: What EVENTINJ is to deliver at the next entry, 0 for nothing.
@@ -79,6 +81,12 @@ class VirtualCpu:
         if self.inside:
             self.backend.interrupt(True)
 
+    def pulse_smi(self) -> None:
+        """SMI#."""
+        self.smm.pending = True
+        if self.inside:
+            self.backend.interrupt(True)
+
     def request_reset(self) -> None:
         """INIT#."""
         self.reset_wanted = True
@@ -93,11 +101,13 @@ class VirtualCpu:
         exits, clock = self.exits, backend.clock
         statistics, memory, vm = self.statistics, self.memory, self.vm
         while not self.stopped:
-            if self.reset_wanted:
+            if self.reset_wanted and not self.smm.inside:
                 self.reset_wanted = False
                 self.vm.reset_processor()
             if control.request is not None:
                 return "request"
+            if self.smm.taken_now:
+                self.smm.before_entry()
             if nested.in_l2:
                 prepare_event(nested)
                 nested.before_entry()

@@ -60,7 +60,8 @@ class _Pins:
             self.vcpu.pulse_nmi()
 
     def pulse_smi(self) -> None:
-        """The hypervisor has no SMM for its guests: an SMI is lost, as on a board that connects none."""
+        if self.vcpu is not None:
+            self.vcpu.pulse_smi()
 
     def request_reset(self) -> None:
         if self.vcpu is not None:
@@ -207,7 +208,7 @@ class VirtualMachine:
     def idle(self, vcpu: VirtualCpu) -> None:
         """The guest has halted: let events happen until one is for it. With interrupts off only NMI or INIT is."""
         clock = self.backend.clock
-        while not (vcpu.nmi or vcpu.reset_wanted or (vcpu.intr and vcpu.interruptible)):
+        while not (vcpu.nmi or vcpu.reset_wanted or vcpu.smm.taken_now or (vcpu.intr and vcpu.interruptible)):
             deadline = clock.deadline
             if deadline is not None and deadline > clock.now:
                 self.on_idle(deadline - clock.now)
@@ -221,6 +222,7 @@ class VirtualMachine:
                 self.idle_cycles += deadline - clock.now
                 clock.now = deadline
             clock.run_due()
+        vcpu.smm.halted = vcpu.smm.taken_now
 
     def next_rip(self, vcpu: VirtualCpu) -> int:
         """The instruction pointer behind the present instruction, for processors that do not save it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from trapgate.vmm import task_switch
+from trapgate.vmm import smm, task_switch
 from trapgate.vmm.exits import events, instructions, io, memory, msr, registers
 from trapgate.vmm.nested_svm import instructions as virtualization
 
@@ -20,6 +20,7 @@ EXITS: dict[int, Callable[[VirtualCpu], None]] = {
     **memory.EXITS,
     **msr.EXITS,
     **registers.EXITS,
+    **smm.EXITS,
     **task_switch.EXITS,
     **virtualization.EXITS,
 }
