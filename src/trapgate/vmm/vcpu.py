@@ -98,16 +98,16 @@ class VirtualCpu:
     def run(self) -> str:
         """Run the guest until the run is to end: "request", "limit", "triple-fault", "halted", "unimplemented"."""
         backend, control, nested = self.backend, self.vm.control, self.nested
-        exits, clock = self.exits, backend.clock
+        exits, clock, smm = self.exits, backend.clock, self.smm
         statistics, memory, vm = self.statistics, self.memory, self.vm
         while not self.stopped:
-            if self.reset_wanted and not self.smm.inside:
+            if self.reset_wanted and not smm.inside:
                 self.reset_wanted = False
                 self.vm.reset_processor()
             if control.request is not None:
                 return "request"
-            if self.smm.taken_now:
-                self.smm.before_entry()
+            if smm.pending and not smm.inside:
+                smm.before_entry()
             if nested.in_l2:
                 prepare_event(nested)
                 nested.before_entry()
