@@ -10,6 +10,7 @@ from trapgate.boards.host import HostMachine
 from trapgate.engine.handlers import HandlerStore
 from trapgate.firmware.raw import RawImage
 from trapgate.machine.console import NullConsole
+from trapgate.machine.errors import UnimplementedDevice
 from trapgate.machine.memory import PhysicalMemory
 from trapgate.vmm.errors import DeviceInstruction, EntryRefused, NoSuchTechnique, UnexpectedExit
 from trapgate.vmm.exits.memory import emulate_device
@@ -53,6 +54,14 @@ def _unexpected(world: World) -> None:
 def _device_instruction(world: World) -> None:
     machine = _machine("0f a2")  # cpuid
     emulate_device(machine.vcpu, 0xFEC0_0000)
+
+
+def _smi_of_intel(world: World) -> None:
+    host = HostMachine(PROFILES["opteron-2007"], 16 * MB, HandlerStore())
+    machine = VirtualMachine(host, 2 * MB, PROFILES["pentium3"], TECHNIQUES["software"], NullConsole())
+    machine.load(RawImage(b"\xf4".ljust(510, b"\0") + b"\x55\xaa"))
+    machine.vcpu.pulse_smi()
+    machine.run()
 
 
 def _unused(name: str, *arguments: int) -> Callable[[World], object]:
@@ -113,4 +122,12 @@ case(
     "memory-mapped device: wanted an access by an instruction that the emulator knows, got `cpuid` at rip 0x7c00, "
     "guest-physical 0xfec00000: run the guest on the bare machine",
     _device_instruction,
+)
+case(
+    UnimplementedDevice,
+    (
+        "unimplemented: wanted a feature of the lapic that trapgate has, got an SMI, with the save area of Intel's "
+        "processors: docs/processor.md lists what is not there yet"
+    ),
+    _smi_of_intel,
 )
