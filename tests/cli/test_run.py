@@ -21,7 +21,7 @@ from trapgate.lab.guest import Guest, find_guest
 from trapgate.lab.initramfs import MARKER_PREFIX
 from trapgate.lab.options import RunOptions
 from trapgate.lab.run import run_guest, telling_line
-from trapgate.lab.statistics import Statistics
+from trapgate.lab.statistics import HotPlace, Statistics
 from trapgate.machine.console import ConsoleBackend
 
 BOOT_SECTOR = bytes(510) + b"\x55\xaa"
@@ -319,3 +319,20 @@ def test_the_report_goes_where_it_belongs(command: Command, monkeypatch: pytest.
     report = json.loads(path.read_text())
     assert report["end"] == {"reason": "limit", "status": 124}
     assert report["max_instructions"] == 10
+
+
+def test_a_profile_names_the_blocks_where_the_time_went(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(options: RunOptions, console: object, progress: object) -> lab_run.RunOutcome:
+        places = (HotPlace(0x10_1234, 0, 64, 0.75, 0.5), HotPlace(0x7C00, 3, 16, 0.25, 0.0))
+        counts = Statistics(10, 12, 0.5, hottest=places)
+        return lab_run.RunOutcome(options, "sector", "halted", 0, "", counts)
+
+    monkeypatch.setattr(lab_run, "run_guest", run)
+    lines = command("run", "--profile").errors.splitlines()
+    assert [line.split() for line in lines if "0x" in line] == [
+        ["│", "75.0%", "│", "0x101234", "│", "0", "│", "64-bit", "│", "50%", "│"],
+        ["│", "25.0%", "│", "0x7c00", "│", "3", "│", "16-bit", "│", "0%", "│"],
+    ]
+    monkeypatch.setattr("trapgate.api.backtrace._read_elf", lambda path: {0x10_1200: ("schedule", 0x100)})
+    named = command("run", "--symbols", "vmlinux").errors
+    assert "schedule+0x34" in named

@@ -12,6 +12,7 @@ from trapgate.cli.guest_options import Costs, Serial, takes_guest
 from trapgate.lab.options import BARE, RunOptions
 
 if TYPE_CHECKING:
+    from trapgate.api.backtrace import Symbols
     from trapgate.lab.run import RunOutcome
 
 
@@ -20,6 +21,8 @@ def run(
     options: RunOptions,
     serial: Serial = "stdio",
     stats: Annotated[bool, typer.Option("--stats", help="Print what the run counted to stderr.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Print where the run spent its time to stderr.")] = False,
+    symbols: Annotated[str | None, typer.Option(metavar="FILE", help="Names for that, from an ELF file.")] = None,
     json: Annotated[str | None, typer.Option(metavar="FILE", help="Write the same to FILE as JSON.")] = None,
     max_instructions: Annotated[str | None, typer.Option(metavar="N", help="End the run after N instructions.")] = None,
     technique: Annotated[str, typer.Option(metavar="NAME", help="How it is virtualized: bare, nested ...")] = BARE,
@@ -33,13 +36,27 @@ def run(
         options = replace(options, max_instructions=sizes.parse_count(max_instructions))
     if json is not None:
         console.check_writable("--json", json)
+    names = _symbols(symbols)
     interactive = options.command is None
     with console.open_console(serial, interactive) as terminal, console.progress(terminal) as show:
         from trapgate.lab.run import run_guest
 
         outcome = run_guest(options, terminal, show)
     _report(outcome, stats, json)
+    if profile or names is not None:
+        from trapgate.cli.tables import print_profile
+
+        print_profile(outcome, names)
     return outcome.status if terminal.quit_status is None else terminal.quit_status
+
+
+def _symbols(path: str | None) -> Symbols | None:
+    """The symbols of an ELF file, if one is named."""
+    if path is None:
+        return None
+    from trapgate.api.backtrace import Symbols
+
+    return Symbols(path)
 
 
 def _report(outcome: RunOutcome, stats: bool, json: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +11,9 @@ from rich.table import Table
 from trapgate.cpu.faults import NAMES
 from trapgate.lab.run import RunOutcome
 from trapgate.lab.statistics import Statistics
+
+if TYPE_CHECKING:
+    from trapgate.api.backtrace import Symbols
 
 #: What the TLB's counters are called in the table, in its order. The JSON names are the keys.
 TLB_TITLES = {
@@ -67,6 +71,24 @@ def print_statistics(outcome: RunOutcome) -> None:
         _print_counts(console, name, ((what.replace("_", " "), count) for what, count in counts.items()))
     for name, faults in statistics.device_faults.items():
         _print_counts(console, f"went wrong with {name}", _largest_first(faults))
+
+
+#: Rows of a profile.
+MOST_ROWS = 30
+
+
+def print_profile(outcome: RunOutcome, symbols: Symbols | None) -> None:
+    """Print where the run spent its modelled cycles to stderr: blocks of code, the most first."""
+    table = Table(title="modelled cycles by block of code, from samples", title_justify="left")
+    for title in ("share", "rip", "CPL", "code"):
+        table.add_column(title, justify="right")
+    table.add_column("in regions", justify="right")
+    if symbols is not None:
+        table.add_column("symbol")
+    for place in outcome.statistics.hottest[:MOST_ROWS]:
+        row = [f"{place.share:.1%}", f"{place.rip:#x}", str(place.cpl), f"{place.bits}-bit", f"{place.hot:.0%}"]
+        table.add_row(*row, *([] if symbols is None else [symbols.describe(place.rip)]))
+    Console(stderr=True, highlight=False).print(table)
 
 
 def _table(title: str) -> Table:

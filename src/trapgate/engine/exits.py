@@ -73,8 +73,10 @@ class Exits(NativeCore):
         """IN or OUT (engine/ports.py)."""
 
     def _exit_budget(self, uop: int) -> int:
+        block = self.blocks.block_at(uop)
+        self.run_profile.add(block, self.clock.now)
         if self.hot is not None:
-            self.hot.sample(uop)
+            self.hot.sample(block)
         return uop
 
     def _exit_unlinked_target(self, uop: int) -> int:

@@ -28,6 +28,7 @@ from trapgate.cpu.walk import NESTED_PAGE_FAULT
 from trapgate.engine.blocks import Block, BlockStore, Translation
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.hot.tier import HotTier
+from trapgate.engine.profile import RunProfile
 from trapgate.isa.decode import Decoder
 from trapgate.isa.processor import PYTHON_FORMS, PythonForm
 from trapgate.machine.bus import Bus
@@ -74,6 +75,7 @@ class NativeCore(GuestMode):
         #: #VMEXITs by exit code.
         self.exit_counts: dict[int, int] = {}
         self._recent_exceptions = deque(maxlen=RECENT_EXCEPTIONS)
+        self.run_profile = RunProfile()
         self.instructions = 0
         #: Modelled cycles for which the processor has slept.
         self.idle_cycles = 0

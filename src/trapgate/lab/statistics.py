@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from trapgate.arch import layout
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from trapgate.boards.machine import BareMachine
     from trapgate.boards.pc import Pc
     from trapgate.engine.processor import Processor
+    from trapgate.engine.profile import RunProfile
     from trapgate.vmm.statistics import ExitCount
     from trapgate.vmm.vm import VirtualMachine
 
@@ -45,12 +46,27 @@ class ExitStatistics:
         }  # fmt: skip
 
 
+class HotPlace(NamedTuple):
+    """A block where samples found the run: its rip, CPL, code size in bits; the share of modelled cycles that samples
+    found there (0 to 1), and the share of those in regions of the hot tier."""
+
+    rip: int
+    cpl: int
+    bits: int
+    share: float
+    hot: float
+
+
+#: Places that statistics have.
+MOST_PLACES = 200
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """Counts of one run.
 
-    All but `host_seconds`, `translated_blocks`, `handlers_built`, `regions` and `hot_share` are the guest's own and the
-    same on every run of the same inputs. `interrupts` and `exceptions` are by vector, `port_accesses` and
+    All but `host_seconds`, `translated_blocks`, `handlers_built`, `regions`, `hot_share` and `hottest` are the guest's
+    own and the same on every run of the same inputs. `interrupts` and `exceptions` are by vector, `port_accesses` and
     `memory_accesses` by device name.
     """
 
@@ -84,6 +100,8 @@ class Statistics:
     #: Regions of the hot tier, and the share of samples that found the run in one (0 to 1).
     regions: int = 0
     hot_share: float = 0.0
+    #: Where modelled cycles went, the most first.
+    hottest: tuple[HotPlace, ...] = ()
 
     @property
     def guest_mips(self) -> float:
@@ -117,7 +135,17 @@ class Statistics:
             "handlers_built": self.handlers_built,
             "regions": self.regions,
             "hot_share": self.hot_share,
+            "hottest": [place._asdict() for place in self.hottest],
         }
+
+
+def _hottest(profile: RunProfile) -> tuple[HotPlace, ...]:
+    total = sum(profile.cycles.values())
+    return tuple(
+        HotPlace(place.rip, place.cpl, place.bits, cycles / total, profile.hot[place] / cycles)
+        for place, cycles in profile.cycles.most_common(MOST_PLACES)
+        if cycles
+    )
 
 
 def _by_vector(counts: Mapping[int, int]) -> dict[str, int]:
@@ -148,6 +176,7 @@ def read_statistics(machine: BareMachine, host_seconds: float) -> Statistics:
         handlers_built=processor.handlers.built,
         regions=0 if processor.hot is None else processor.hot.installed,
         hot_share=0.0 if processor.hot is None else processor.hot.share,
+        hottest=_hottest(processor.run_profile),
     )
 
 
@@ -176,6 +205,7 @@ def read_virtual_statistics(host: HostMachine, vm: VirtualMachine, host_seconds:
         handlers_built=processor.handlers.built,
         regions=0 if processor.hot is None else processor.hot.installed,
         hot_share=0.0 if processor.hot is None else processor.hot.share,
+        hottest=_hottest(processor.run_profile),
     )
 
 

@@ -80,9 +80,8 @@ class HotTier:
 
     # -- sampling
 
-    def sample(self, uop: int) -> None:
-        """The run was found at a record."""
-        block = self._store.block_at(uop)
+    def sample(self, block: Block) -> None:
+        """The run was found at a block."""
         self.samples += 1
         if self._ready:
             self._install_ready()
