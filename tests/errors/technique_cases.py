@@ -12,7 +12,14 @@ from trapgate.cli.errors import CannotWrite, InvalidJobs
 from trapgate.lab import debian_files
 from trapgate.lab.compare import Comparison
 from trapgate.lab.debian import DownloadFailed
-from trapgate.lab.errors import ConflictingOptions, UnknownCosts, UnknownProcessor, UnknownTechnique, WorkerDied
+from trapgate.lab.errors import (
+    ConflictingOptions,
+    UnknownCosts,
+    UnknownModel,
+    UnknownProcessor,
+    UnknownTechnique,
+    WorkerDied,
+)
 from trapgate.lab.options import RunOptions
 from trapgate.lab.parallel import run_parallel
 from trapgate.machine.errors import AddressOutsideMemory
@@ -80,6 +87,7 @@ case(
     ),
     _cli("run", "--costs", "free"),
 )
+case(UnknownModel, "wanted one of full, none, got 'half': choose one with --model", _cli("run", "--model", "half"))
 case(
     InvalidJobs,
     "wanted a whole number of runs at a time, from 1 to 64, got '0': correct --jobs",

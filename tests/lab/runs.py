@@ -43,6 +43,7 @@ def run(
     costs: str = "opteron-2007",
     limit: int | None = None,
     processor: str = "opteron-2007",
+    model: str = "full",
 ) -> Run:
     console = CapturedConsole()
     options = RunOptions(
@@ -53,6 +54,7 @@ def run(
         costs=costs,
         max_instructions=limit,
         processor=processor,
+        model=model,
     )
     return Run(run_guest(options, console), bytes(console.data))
 

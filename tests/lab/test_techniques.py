@@ -73,6 +73,26 @@ def test_costs_change_cycles_and_nothing_else(costs: str) -> None:
     assert same == (costs == "opteron-2007")
 
 
+@pytest.mark.parametrize("technique", ["bare", "shadow", "nested-tagged"])
+@pytest.mark.parametrize("what", ["pagefault n=300", "cr3 n=300", "stride n=500"])
+def test_without_a_model_translations_cost_nothing(what: str, technique: str) -> None:
+    here, full = (run("bench", f"bench={what}", technique, model=model) for model in ("none", "full"))
+    assert here.console == full.console
+    counts, others = here.outcome.statistics, full.outcome.statistics
+    assert counts.tlb == {}
+    assert counts.cycles_by_place["translation"] == 0 < others.cycles_by_place["translation"]
+    assert counts.instructions == others.instructions
+    assert counts.exits.keys() == others.exits.keys()
+    assert counts.cycles_by_place["guest"] == others.cycles_by_place["guest"]
+
+
+@pytest.mark.parametrize("technique", ["bare", "shadow-tagged", "nested"])
+def test_without_a_model_the_tour_is_the_same(technique: str) -> None:
+    """It changes page tables, flushes and switches address spaces in every mode."""
+    here, full = (run("trapgate-guest", "tests", technique, model=model) for model in ("none", "full"))
+    assert here.console == full.console
+
+
 # -- shapes
 
 

@@ -186,6 +186,8 @@ WALK_RIGHTS = _field("walk_rights")
 #: Modelled cycles that the current slow access has cost so far.
 STALL = _field("stall")
 COST_L2_HIT = _field("cost_l2_hit")
+#: Not 0 while the TLB is no model: fast entries are made from level 2 and from walks, and stay until a flush.
+UNMODELLED = _field("unmodelled")
 #: Of a reference that the page walk cache holds, and in place of a nested walk that the nested TLB saves.
 COST_PWC_HIT = _field("cost_pwc_hit")
 COST_NESTED_TLB_HIT = _field("cost_nested_tlb_hit")

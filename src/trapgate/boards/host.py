@@ -6,7 +6,7 @@ from collections.abc import MutableSequence
 from typing import cast
 
 from trapgate.arch import layout
-from trapgate.arch.costs import DEFAULT_COSTS
+from trapgate.arch.costs import DEFAULT_COSTS, FULL
 from trapgate.arch.costs import profile as cost_profile
 from trapgate.arch.cpuid import CpuProfile
 from trapgate.arch.registers import CR4_PAE, EFER_LMA, EFER_LME, EFER_NXE, EFER_SVME
@@ -19,13 +19,19 @@ from trapgate.machine.memory import PhysicalMemory
 
 
 class HostMachine:
-    """What vmm/backend.py asks for. `memory_size` is in bytes, `costs` the name of a cost profile (arch/costs)."""
+    """What vmm/backend.py asks for. `memory_size` is in bytes, `costs` the name of a cost profile,
+    `model` what of translation is modelled (arch/costs)."""
 
     def __init__(
-        self, profile: CpuProfile, memory_size: int, handlers: HandlerStore, costs: str = DEFAULT_COSTS
+        self,
+        profile: CpuProfile,
+        memory_size: int,
+        handlers: HandlerStore,
+        costs: str = DEFAULT_COSTS,
+        model: str = FULL,
     ) -> None:
         self.profile = profile
-        self.costs = cost_profile(costs)
+        self.costs = cost_profile(costs, model)
         #: Modelled cycles of the hypervisor's work, and of the accesses to devices that it made for guests.
         self.charged = self.device_cycles = 0
         self.memory = PhysicalMemory(memory_size)

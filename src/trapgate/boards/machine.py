@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from trapgate.arch import layout
-from trapgate.arch.costs import DEFAULT_COSTS
+from trapgate.arch.costs import DEFAULT_COSTS, FULL
 from trapgate.arch.costs import profile as cost_profile
 from trapgate.arch.cpuid import OPTERON_2007, CpuProfile
 from trapgate.arch.registers import CS, GPR_NAMES, SEGMENT_NAMES
@@ -36,6 +36,8 @@ class MachineConfig:
     board: PcConfig = field(default_factory=PcConfig)
     #: Name of the cost profile (arch/costs).
     costs: str = DEFAULT_COSTS
+    #: Whether TLB, walks and caches are modelled (arch/costs: MODELS).
+    model: str = FULL
 
 
 class _Pins:
@@ -83,7 +85,7 @@ class BareMachine:
         self.board = Pc(self.memory, self.clock, self.control, pins, console, config.board)
         self.processor = Processor(
             config.profile, self.memory, self.board.bus, self.clock, self.control, handlers, self.board.acknowledge,
-            cost_profile(config.costs),
+            cost_profile(config.costs, config.model),
         )  # fmt: skip
         self.fw_cfg = FwCfg(self.memory)
         self.board.bus.map_ports(FIRST_PORT, PORT_COUNT, self.fw_cfg)

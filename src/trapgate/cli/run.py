@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trapgate.arch.costs import DEFAULT_COSTS
+from trapgate.arch.costs import DEFAULT_COSTS, FULL
 from trapgate.cli.guest_options import Costs, Serial, takes_guest
 from trapgate.lab.options import BARE, RunOptions
 
@@ -27,9 +27,10 @@ def run(
     max_instructions: Annotated[str | None, typer.Option(metavar="N", help="End the run after N instructions.")] = None,
     technique: Annotated[str, typer.Option(metavar="NAME", help="How it is virtualized: bare, nested ...")] = BARE,
     costs: Costs = DEFAULT_COSTS,
+    model: Annotated[str, typer.Option(metavar="NAME", help="full, or none: no model of TLB, walks, caches.")] = FULL,
 ) -> int:
     """Run a guest on the bare machine, or under a hypervisor."""
-    options = replace(options, technique=technique, costs=costs)
+    options = replace(options, technique=technique, costs=costs, model=model)
     from trapgate.cli import console, sizes
 
     if max_instructions is not None:

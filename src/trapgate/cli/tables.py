@@ -51,6 +51,7 @@ def print_statistics(outcome: RunOutcome) -> None:
     if statistics.world_switches:
         run.add_row("the hypervisor's instructions among them", f"{statistics.emulated_instructions:,}")
         run.add_row("world switches", f"{statistics.world_switches:,}")
+    run.add_row("model of translation", outcome.options.model)
     run.add_row("modelled cycles", f"{statistics.cycles:,}")
     run.add_row("host seconds", f"{statistics.host_seconds:.3f}")
     run.add_row("guest MIPS", f"{statistics.guest_mips:.1f}")

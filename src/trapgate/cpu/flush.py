@@ -53,6 +53,8 @@ def _emit_flush_where(declarations: set[str]) -> str:
                         e.store(e.constant(tlb.NO_PAGE, 64), entry)
                         e.store(e.constant(0, 64), e.offset(entry, 24))
                 j.set(j.get() + 1)
+        with e.when(f.field(layout.UNMODELLED).ne(0), likely=False):
+            e.call_void(f"@empty_list_{side.name}", [f.state, e.constant(tlb.UNOWNED, 64)])
     f.add_to_field(layout.counter("tlb_flushes"), 1)
     e.ret_void()
     return f.text()
@@ -85,6 +87,9 @@ def _emit_page_flushes(declarations: set[str]) -> list[str]:
         asid = f.argument("asid") if "asid" in arguments else f.field(layout.ASID)
         for side in (DATA, INSTRUCTION):
             f.emit.call_void(f"@drop_{side.name}", [f.state, f.argument("linear"), asid])
+            with f.emit.when(f.field(layout.UNMODELLED).ne(0), likely=False):
+                # A large page may be behind many of them.
+                f.emit.call_void(f"@empty_list_{side.name}", [f.state, f.emit.constant(tlb.UNOWNED, 64)])
         mask = f.emit.constant(tlb.ASID_MASK | (FROM_NESTED if name == "flush_page" else 0), 64)
         f.emit.call_void("@flush_walk_caches", [f.state, mask, asid])
         f.add_to_field(layout.counter("tlb_page_flushes"), 1)

@@ -6,6 +6,8 @@
     (b) level 1 has it and allows it       -> a fast entry is made again
     (c) level 2 has it and allows it       -> counted as a level 2 hit; level 1 takes it in
     (d) neither                            -> counted as a miss; the page walk; both levels take it in
+    (f) without a model (layout.UNMODELLED): level 2 as in (c), else (d), and a fast entry without an owner; level 1 is
+        not used, and nothing costs anything
     (e) an entry that forbids the access, or is not dirty at a write, is dropped: then (d), as processors walk again
 
 Entries are those of the current ASID. With nested paging (layout.NESTED) they hold host-physical pages, and (b) to (e)
@@ -308,6 +310,10 @@ def _emit_translate(side: Side, declarations: set[str]) -> str:
     e.jump(lookup)
 
     e.label(lookup)
+    unmodelled = f.field(layout.UNMODELLED).ne(0)
+    first = e.new_label("modelled")
+    e.branch(unmodelled, second, first, likely=False)
+    e.label(first)
     matches = _match_l1(f, side, linear, f.field(layout.ASID))
     hit = e.new_label("first")
     e.branch(matches.ne(0), hit, second)
@@ -353,6 +359,10 @@ def _emit_translate(side: Side, declarations: set[str]) -> str:
     e.jump(level_one)
 
     e.label(level_one)
+    with e.when(unmodelled, likely=False):
+        rights.set(f.field(layout.WALK_RIGHTS))
+        physical.set(f.field(layout.WALK_PAGE) | (linear & ~f.field(layout.WALK_MASK)))
+        e.jump(have)
     f.add_to_field(tlb.DATA_LINES, f.field(tlb.LINES_PER_MISS))
     mask = f.field(layout.WALK_MASK)
     tag = (linear & mask) | f.field(layout.ASID)

@@ -151,6 +151,7 @@ class NativeCore(GuestMode):
         set_(layout.PAGE_COUNT, self.memory.page_count)
         costs = self.costs
         set_(layout.COST_L2_HIT, costs.l2_tlb_hit)
+        set_(layout.UNMODELLED, int(not costs.models_translation))
         set_(layout.COST_PWC_HIT, costs.walk_cache_hit)
         set_(layout.COST_NESTED_TLB_HIT, costs.nested_tlb_hit)
         set_(layout.COST_EXCEPTION, costs.exception)
@@ -162,7 +163,7 @@ class NativeCore(GuestMode):
         self._kept_by_reset = frozenset(
             (layout.ON_DEVICE_READ, layout.ON_DEVICE_WRITE, layout.ON_CODE_WRITE, layout.SLOW_ACCESS, layout.COMMIT,
              layout.FETCH_PAGE, layout.FLUSH, layout.RAM_BASE, layout.PAGE_KIND, layout.CODE_MAP, layout.PAGE_COUNT,
-             layout.COST_L2_HIT, layout.COST_PWC_HIT, layout.COST_NESTED_TLB_HIT, layout.PWC_SIZE,
+             layout.UNMODELLED, layout.COST_L2_HIT, layout.COST_PWC_HIT, layout.COST_NESTED_TLB_HIT, layout.PWC_SIZE,
              layout.NESTED_TLB_SIZE, layout.WORLD_EXITS)
         )  # fmt: skip
         self.blocks.on_new_code_page = lambda page: self._protect(address, page)

@@ -35,6 +35,7 @@ class BareRun:
     ) -> None:
         config = MachineConfig(
             memory_size=options.memory_size, profile=PROFILES[options.processor], costs=options.costs,
+            model=options.model,
             board=PcConfig(disks=disks, devices=options.devices),
         )  # fmt: skip
         self._machine = machine = BareMachine(config, output, usual_handlers(progress))

@@ -41,6 +41,13 @@ class UnknownCosts(RunError):
         )
 
 
+class UnknownModel(RunError):
+    """--model names none."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"one of {', '.join(known)}", repr(name), "choose one with --model")
+
+
 class WorkerDied(RunError):
     """A process of its own that ran a guest has ended without saying why."""
 

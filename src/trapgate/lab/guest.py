@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trapgate import guests
+from trapgate.arch.costs import MODELS
 from trapgate.arch.costs import NAMES as COSTS
 from trapgate.arch.cpuid import PROFILES
 from trapgate.boards.pci import DiskConfig
@@ -19,7 +20,7 @@ from trapgate.firmware.raw import RawImage
 from trapgate.firmware.recognise import recognise
 from trapgate.lab.console import ProgressCallback
 from trapgate.lab.console_output import ConsoleSplitter
-from trapgate.lab.errors import ConflictingOptions, FileUnusable, UnknownCosts, UnknownProcessor
+from trapgate.lab.errors import ConflictingOptions, FileUnusable, UnknownCosts, UnknownModel, UnknownProcessor
 from trapgate.lab.options import DEBIAN, EMBEDDED, MEMTEST, RunOptions
 
 EMBEDDED_IMAGE = "trapgate-guest"
@@ -78,6 +79,8 @@ def _check(options: RunOptions) -> None:
         raise UnknownProcessor(options.processor, tuple(PROFILES))
     if options.costs not in COSTS:
         raise UnknownCosts(options.costs, COSTS)
+    if options.model not in MODELS:
+        raise UnknownModel(options.model, MODELS)
     if options.kernel is not None and options.guest is not None:
         raise ConflictingOptions("a guest or --kernel", "both", "leave one of them out")
     if options.command is not None and options.guest != DEBIAN:

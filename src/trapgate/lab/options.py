@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trapgate.arch.costs import DEFAULT_COSTS
+from trapgate.arch.costs import DEFAULT_COSTS, FULL
 
 #: QEMU's default of 128 MB is more than any kernel here needs, but userland that sorts or compresses wants more.
 DEFAULT_MEMORY = 256 << 20
@@ -51,6 +51,8 @@ class RunOptions:
     command: tuple[str, ...] | None = None
     technique: str = BARE
     costs: str = DEFAULT_COSTS
+    #: Whether the TLB, walks and caches are modelled (arch/costs: MODELS).
+    model: str = FULL
     drives: tuple[DriveOptions, ...] = ()
     #: PCI devices without a back end, names of boards.pci.DEVICES.
     devices: tuple[str, ...] = ()

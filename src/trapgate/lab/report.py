@@ -19,6 +19,7 @@ def json_report(outcome: RunOutcome) -> dict[str, object]:
         "trapgate_version": __version__,
         "technique": options.technique,
         "costs": options.costs,
+        "model": options.model,
         "guest": outcome.description,
         "processor": options.processor,
         "memory_bytes": options.memory_size,

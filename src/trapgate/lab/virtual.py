@@ -67,7 +67,9 @@ class VirtualRun:
             raise UnknownTechnique(options.technique, (BARE, *TECHNIQUES))
         profile = PROFILES[options.processor]
         host = profile if technique.needs_amd_v else software_host(profile)
-        self._host = HostMachine(host, host_memory(options.memory_size), usual_handlers(progress), options.costs)
+        self._host = HostMachine(
+            host, host_memory(options.memory_size), usual_handlers(progress), options.costs, options.model
+        )
         self._vm = vm = VirtualMachine(
             self._host, options.memory_size, profile, technique, output, PcConfig(disks=disks, devices=options.devices)
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -78,6 +78,8 @@ class Costs:
     exits: Mapping[str, int]
     #: Besides: an instruction of the guest that it carries out by decoding it.
     emulated_instruction: int
+    #: Whether the TLB, walks and caches are modelled; else translations cost nothing, and are not counted.
+    models_translation: bool = True
 
     @property
     def caches(self) -> tuple[tuple[int, int, int], ...]:
@@ -87,9 +89,23 @@ class Costs:
             (self.l3_size, self.l3_ways, self.l3_hit),
         )  # fmt: skip
 
+    def without_translation(self) -> Costs:
+        """The same without a model of the TLB, walks and caches."""
+        nothing: dict[str, Any] = dict.fromkeys(_TRANSLATION, 0)
+        return replace(self, models_translation=False, **nothing)
+
     def exit_work(self, name: str) -> int:
         """The hypervisor's own work for an exit (arch/vmcb.py: exit_name)."""
         return self.exits.get(name, self.exit)
+
+
+#: What `MODELS` of translation there are: TLB, walks and caches; nothing.
+MODELS = FULL, NONE = "full", "none"
+_TRANSLATION = (
+    "l2_tlb_hit", "walk_cache_hit", "nested_tlb_hit", "walk_cache_entries", "walk_cache_nested_entries",
+    "nested_tlb_entries", "l1_size", "l1_hit", "l2_size", "l2_hit", "l3_size", "l3_hit", "memory", "data_lines",
+    "exit_lines",
+)  # fmt: skip
 
 
 def _numbers(table: Mapping[str, Any]) -> dict[str, int]:
@@ -101,16 +117,20 @@ def read(name: str) -> dict[str, Any]:
     return tomllib.loads((resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
 
 
+def profile(name: str, model: str = FULL) -> Costs:
+    """The cost profile of a name in NAMES, with or without a model of translation (one of MODELS)."""
+    return _profile(name) if model == FULL else _profile(name).without_translation()
+
+
 @cache
-def profile(name: str) -> Costs:
-    """The cost profile of a name in NAMES."""
+def _profile(name: str) -> Costs:
     data = read(name)
     operations = {
         operation: entry["cycles"] for entry in data["instructions"].values() for operation in entry["operations"]
     }
     hypervisor = dict(data["hypervisor"])
     exits = _numbers(hypervisor.pop("exits", {}))
-    single = {
+    single: dict[str, Any] = {
         **_numbers(data["translation"]), **_numbers(data["caches"]), **_numbers(data["events"]),
         **_numbers(data["world_switch"]), **_numbers(data["devices"]), **_numbers(hypervisor),
     }  # fmt: skip
