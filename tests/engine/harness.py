@@ -145,7 +145,11 @@ class Guest:
     """A processor with 4 MB of RAM, a device and nothing else. Call one of the `enter_` methods first."""
 
     def __init__(
-        self, handlers: HandlerStore, memory: PhysicalMemory | None = None, profile: CpuProfile = OPTERON_2007
+        self,
+        handlers: HandlerStore,
+        memory: PhysicalMemory | None = None,
+        profile: CpuProfile = OPTERON_2007,
+        hot: str | None = None,
     ) -> None:
         self.memory = memory or PhysicalMemory(MEMORY_SIZE)
         self.profile = profile
@@ -157,7 +161,15 @@ class Guest:
         self.bus.map_ports(PORT, 8, self.device)
         self.interrupt = 0x40
         self.processor = Processor(
-            profile, self.memory, self.bus, self.clock, self.control, handlers, self._acknowledge, PLAIN_COSTS
+            profile,
+            self.memory,
+            self.bus,
+            self.clock,
+            self.control,
+            handlers,
+            self._acknowledge,
+            PLAIN_COSTS,
+            hot,
         )
         self.memory.write(STUBS, (b"\xf4" + bytes(15)) * 256)
         self._next_table = TABLES

@@ -19,6 +19,7 @@ from trapgate.machine.errors import (
     MappingConflict,
     SnapshotMismatch,
     UnimplementedDevice,
+    UnknownTierSetting,
 )
 from trapgate.machine.memory import PhysicalMemory
 
@@ -90,6 +91,16 @@ def _smi_on_intel(world: World) -> None:
     machine.run()
 
 
+def _tier_by_environment(world: World) -> None:
+    world.monkeypatch.setenv("TRAPGATE_HOT", "sometimes")
+    world.machine()
+
+
+case(
+    UnknownTierSetting,
+    "wanted auto, off or always in TRAPGATE_HOT, got 'sometimes': correct TRAPGATE_HOT",
+    _tier_by_environment,
+)
 case(
     InvalidMapping,
     "gadget: wanted ports within 0..0xffff, got 2 ports from 0xffff: correct the mapping",

@@ -38,6 +38,8 @@ class MachineConfig:
     costs: str = DEFAULT_COSTS
     #: Whether TLB, walks and caches are modelled (arch/costs: MODELS).
     model: str = FULL
+    #: When the hot tier is used: "auto", "off" or "always"; None: as TRAPGATE_HOT says. The guest cannot tell.
+    hot: str | None = None
 
 
 class _Pins:
@@ -85,7 +87,7 @@ class BareMachine:
         self.board = Pc(self.memory, self.clock, self.control, pins, console, config.board)
         self.processor = Processor(
             config.profile, self.memory, self.board.bus, self.clock, self.control, handlers, self.board.acknowledge,
-            cost_profile(config.costs, config.model),
+            cost_profile(config.costs, config.model), config.hot,
         )  # fmt: skip
         self.fw_cfg = FwCfg(self.memory)
         self.board.bus.map_ports(FIRST_PORT, PORT_COUNT, self.fw_cfg)

@@ -51,7 +51,10 @@ def signed(value: int) -> int:
 
 
 class NativeCore(GuestMode):
-    """The processor connected to its native code. `acknowledge` gives the vector when INTR is taken."""
+    """The processor connected to its native code. `acknowledge` gives the vector when INTR is taken.
+
+    `hot` is when the hot tier is used (engine/hot/tier.py: HotTier.chosen).
+    """
 
     def __init__(
         self,
@@ -63,13 +66,14 @@ class NativeCore(GuestMode):
         handlers: HandlerStore,
         acknowledge: Callable[[], int],
         costs: Costs | None = None,
+        hot: str | None = None,
     ) -> None:
         super().__init__(profile, memory.view, memory.base, bus, costs or cost_profile(DEFAULT_COSTS))
         self.memory, self.clock, self.control = memory, clock, control
         self._acknowledge = acknowledge
         self.handlers = handlers
         self.blocks = BlockStore(memory, handlers)
-        self.hot = HotTier.chosen(self.blocks, handlers.folder)
+        self.hot = HotTier.chosen(self.blocks, handlers.folder, hot)
         self._exception_counts = {}
         self.interrupt_counts: dict[int, int] = {}
         #: #VMEXITs by exit code.

@@ -78,7 +78,7 @@ class SnapshotMismatch(MachineError):
 
 
 class UnknownTierSetting(MachineError):
-    """TRAPGATE_HOT says nothing that is known."""
+    """When the hot tier is to be used is none of the settings that there are. `source`: who says so."""
 
-    def __init__(self, value: str) -> None:
-        super().__init__(f"TRAPGATE_HOT is {value!r}; wanted auto, off or always")
+    def __init__(self, value: str, source: str) -> None:
+        super().__init__(f"wanted auto, off or always in {source}, got {value!r}: correct {source}")

@@ -28,6 +28,9 @@ MOST_CODE = 64 << 20
 NEVER = 1 << 60
 #: Regions at most that wait to be compiled.
 MOST_WAITING = 8
+#: When regions are made; the first is the default.
+SETTINGS = ("auto", "off", "always")
+VARIABLE = "TRAPGATE_HOT"
 
 
 class Region:
@@ -63,14 +66,16 @@ class HotTier:
         store.on_all_gone = self._all_gone
 
     @classmethod
-    def chosen(cls, store: BlockStore, folder: CodeFolder) -> HotTier | None:
-        """As the environment variable TRAPGATE_HOT says: "auto" (the default), "off" or "always".
+    def chosen(cls, store: BlockStore, folder: CodeFolder, when: str | None = None) -> HotTier | None:
+        """The tier that `when` asks for, "auto", "off" or "always". Raises UnknownTierSetting.
 
-        Raises UnknownTierSetting.
+        None: as the environment variable TRAPGATE_HOT says, "auto" by default.
         """
-        when = os.environ.get("TRAPGATE_HOT") or "auto"
-        if when not in ("auto", "off", "always"):
-            raise UnknownTierSetting(when)
+        source = "the hot tier's setting"
+        if when is None:
+            when, source = os.environ.get(VARIABLE) or SETTINGS[0], VARIABLE
+        if when not in SETTINGS:
+            raise UnknownTierSetting(when, source)
         return None if when == "off" else cls(store, folder, when)
 
     @property
