@@ -29,7 +29,7 @@ def error_line(text: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["frob"], "wanted a command (run, compare, trace, bench, doctor), got frob: see trapgate --help"),
+        (["frob"], "wanted a command (run, compare, trace, lockstep, bench, doctor), got frob: see trapgate --help"),
         (["--quux"], "wanted an option that trapgate has, got --quux: see trapgate --help"),
         (["run", "--quux"], "wanted an option that trapgate run has, got --quux: see trapgate run --help"),
         (["run", "--mem", "1G"], "wanted an option that trapgate run has, got --mem: did you mean --memory?"),

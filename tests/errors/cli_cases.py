@@ -70,7 +70,9 @@ class _Usage(Exception):
 
 
 case(
-    UnknownCommand, "wanted a command (run, compare, trace, bench, doctor), got frob: see trapgate --help", _cli("frob")
+    UnknownCommand,
+    "wanted a command (run, compare, trace, lockstep, bench, doctor), got frob: see trapgate --help",
+    _cli("frob"),
 )
 case(
     CommandLineError,

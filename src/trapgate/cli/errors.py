@@ -35,10 +35,10 @@ class InvalidMemory(CommandLineError):
 
 
 class InvalidCount(CommandLineError):
-    """--max-instructions is not a positive whole number."""
+    """--max-instructions or another number of instructions is not a positive whole number."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__("a whole number of instructions above 0", repr(text), "correct --max-instructions")
+    def __init__(self, text: str, option: str) -> None:
+        super().__init__("a whole number of instructions above 0", repr(text), f"correct {option}")
 
 
 class InvalidJobs(CommandLineError):

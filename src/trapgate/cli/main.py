@@ -16,16 +16,16 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from trapgate import __version__
-from trapgate.cli import bench, compare, doctor, run, status, trace
+from trapgate.cli import bench, compare, doctor, lockstep, run, status, trace
 from trapgate.cli.errors import CommandLineError, OutputUnwritable, UnknownCommand, UnknownOption
 from trapgate.cli.guest_options import EPILOG
 from trapgate.machine.errors import MachineError, UnimplementedDevice
 from trapgate.vmm.errors import EntryRefused, UnexpectedExit, VmmError
 from trapgate.vmm.memory.errors import VmmMemoryError
 
-COMMANDS = ("run", "compare", "trace", "bench", "doctor")
+COMMANDS = ("run", "compare", "trace", "lockstep", "bench", "doctor")
 #: Those that take a command for the guest after --.
-WITH_GUEST = ("trapgate run", "trapgate compare", "trapgate trace")
+WITH_GUEST = ("trapgate run", "trapgate compare", "trapgate trace", "trapgate lockstep")
 DEBUG = "--debug"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -38,6 +38,7 @@ app = typer.Typer(
 app.command("run", epilog=EPILOG)(run.run)
 app.command("compare", epilog=EPILOG)(compare.compare)
 app.command("trace", epilog=EPILOG)(trace.trace)
+app.command("lockstep", epilog=EPILOG)(lockstep.lockstep)
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 

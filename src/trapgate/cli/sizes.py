@@ -27,10 +27,10 @@ def parse_memory(text: str) -> int:
     return size.numerator
 
 
-def parse_count(text: str) -> int:
-    """A positive whole number; underscores may separate digits. Raises InvalidCount."""
+def parse_count(text: str, option: str = "--max-instructions") -> int:
+    """A positive whole number, the value of `option`; underscores may separate digits. Raises InvalidCount."""
     if not COUNT.fullmatch(text) or len(text) > LONGEST or int(text) == 0:
-        raise InvalidCount(text)
+        raise InvalidCount(text, option)
     return int(text)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 SUCCESS = 0
 #: `trapgate doctor` found that trapgate cannot run on this host.
 UNFIT_HOST = 1
-#: `trapgate compare` has seen a guest behave differently, or could not run it, under some technique.
+#: `trapgate compare` has seen a guest behave differently, or could not run it, under some technique; `trapgate
+#: lockstep`, with the hot tier.
 DIFFERENT = 1
 #: Something that the user gave is wrong: an option, a file, a size.
 BAD_INPUT = 2

@@ -178,7 +178,8 @@ class Processor(GuestRuns):
                 # Native code is left at the first block's end at or behind the deadline, whatever else it is left for.
                 zero = deadline - 1
             if limit is not None:
-                zero = min(zero, now + limit - self.instructions, working_from + max_stall)
+                # So too at the first block's end at or behind the limit: no instruction takes less than one cycle.
+                zero = min(zero, now + limit - self.instructions - 1, working_from + max_stall - 1)
             if zero != self._zero:
                 self._zero = zero  # as _set_zero
                 q[_TSC_AT_ZERO] = zero + self.tsc_offset & _M64
