@@ -232,10 +232,13 @@ class GuestRuns(Ports):
         try:
             self.vmrun(vmcb_address)
             if instructions and not self.left_guest:
-                if self.q[layout.SYSTEM_FLAGS >> 3] & (TF | RF) or self.dr[7] & 0xFF:
-                    self._single_step()
-                else:
-                    self._step()
+                try:
+                    if self.q[layout.SYSTEM_FLAGS >> 3] & (TF | RF) or self.dr[7] & 0xFF:
+                        self._single_step()
+                    else:
+                        self._step()
+                except TripleFault:
+                    self.intercept_shutdown()
             if not self.left_guest:
                 self.leave_guest(VmExit(vmcb.EXIT_INTERPRETED, rip=self.rip))
         except (Unimplemented, UnimplementedDevice) as error:
