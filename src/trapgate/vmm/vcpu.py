@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trapgate.arch import vectors, vmcb
 from trapgate.arch.breakpoints import DR6_BS
-from trapgate.arch.registers import CR0_PE, CS, DEBUG_CTL_BTF, EFER_LMA, EFER_SVME, TF, VM
+from trapgate.arch.registers import CR0_PE, CS, DEBUG_CTL_BTF, EFER_LMA, EFER_SVME, RF, TF, VM
 from trapgate.arch.segments import ATTRIBUTE_DB, ATTRIBUTE_L
 from trapgate.arch.vectors import CONTRIBUTORY, WITH_ERROR_CODE
 from trapgate.vmm.backend import Backend
@@ -348,24 +348,29 @@ class VirtualCpu:
         """The instruction pointer behind the instruction that exited."""
         return self.block[vmcb.NEXT_RIP] if self._has_next_rip else self.vm.next_rip(self)
 
-    def skip(self) -> None:
-        """Go on behind the instruction that exited."""
+    def skip(self) -> bool:
+        """Go on behind the instruction that exited; whether it ends in #DB."""
         self.block[vmcb.RIP] = self.next_rip
-        self.completed()
+        return self.completed()
 
-    def completed(self, hits: int = 0) -> None:
+    def completed(self, hits: int = 0) -> bool:
         """One of the guest's instructions has been carried out in its stead: the shadow of STI ends, #DB may follow.
 
-        `hits`: the I/O breakpoints that it has hit, bits 3:0 of DR6 (APM vol. 2, 13.1.4).
+        `hits`: the I/O breakpoints that it has hit, bits 3:0 of DR6 (APM vol. 2, 13.1.4). Returns whether #DB follows.
         """
         block = self.block
         block.set_byte(vmcb.INTERRUPT_SHADOW, 0)
         self.backend.retire(1)
+        flags = block.peek(vmcb.RFLAGS)
+        if flags & RF:
+            block[vmcb.RFLAGS] = flags & ~RF
         # DebugCtl.BTF: only branches trap, and those do not come here.
-        stepped = block.peek(vmcb.RFLAGS) & TF and not block.peek(vmcb.DBGCTL) & DEBUG_CTL_BTF
+        stepped = flags & TF and not block.peek(vmcb.DBGCTL) & DEBUG_CTL_BTF
         if hits or stepped:
             block[vmcb.DR6] = block[vmcb.DR6] & ~0xF | hits | (DR6_BS if stepped else 0)
             self.inject(GuestFault(vectors.DB))
+            return True
+        return False
 
     def begin_registers(self) -> None:
         """Bring rax and rsp from the VMCB to `gpr`."""

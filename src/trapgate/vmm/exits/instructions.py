@@ -45,8 +45,7 @@ def cpuid(vcpu: VirtualCpu) -> None:
 
 def hlt(vcpu: VirtualCpu) -> None:
     """Let time pass until the board wants something of the guest."""
-    vcpu.skip()
-    if vcpu.event:
+    if vcpu.skip():
         return  # a single step's #DB wakes it
     if not (vcpu.nested.in_l2 and vcpu.nested.has_virtual_interrupt):
         vcpu.vm.idle(vcpu)
