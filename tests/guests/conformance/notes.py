@@ -40,6 +40,7 @@ QEMU_DIFFERENCES: dict[str, str] = {
     "INT1": "F1h is #UD",
     "a data breakpoint behind MOV SS": "the trap comes right behind MOV SS",
     "DR7.GD": "TCG ignores GD",
+    "single step over HLT": "sleeps until an interrupt",
     "an I/O breakpoint on REP": "the trap comes behind the last turn",
     "LODS with a segment override": _NO_LIMITS,
     "ENTER checks the whole frame": "the new top of the stack is not tried",

@@ -128,6 +128,15 @@ test_body:
         is [value], 8
         is ecx, 0
         end_check
+        check "single step over HLT: #DB behind it, without an interrupt", "AMD APM vol. 2, Single Stepping; Intel SDM vol. 2, HLT"
+        trying
+        with_tf
+        hlt
+.awake: nop
+        tried
+        is [ex_vector], DB_
+        is [ex_rip], .awake
+        end_check
         check "a faulting instruction is not stepped: its fault's frame has TF", "AMD APM vol. 2, Single Stepping"
         trying
         with_tf
