@@ -18,120 +18,20 @@ from trapgate.cpu.native_delivery import SIDE_INSTRUCTION, SIDE_PAGE_CHECK
 from trapgate.cpu.svm.intercepts import SIMPLE_EXITS
 from trapgate.cpu.svm.world_switch import simple_exit
 from trapgate.engine import record
+from trapgate.engine.block import MAX_INSTRUCTIONS, Block, Site, Translation
 from trapgate.engine.breakpoints import Breakpoints
 from trapgate.engine.handlers import HandlerStore
+from trapgate.engine.templates import Template, Templates
 from trapgate.isa.decode import Decoder
 from trapgate.isa.decoded import Decoded
 from trapgate.isa.form import Form
 from trapgate.isa.system.input_output import port_access
 from trapgate.machine.memory import GRANULE, PAGE, PhysicalMemory
 
-MAX_INSTRUCTIONS = 64
+_HEADER, _TAIL = struct.Struct("<4Q"), struct.Struct("<6Q")
 #: One extra form ends blocks that no instruction ended.
 _END = Form("end_of_block").text()
 _FUSIBLE = frozenset(("cmp", "test", "and", "sub", "add", "or", "xor", "dec", "inc"))
-
-
-class Block:
-    """A decoded block. `address` is the host address of its header record."""
-
-    __slots__ = (
-        "address", "cost", "decoded", "end", "first", "incoming", "indirect", "length", "next_rip", "page", "regions",
-        "rip", "second_page", "target", "translation", "valid", "watched",
-    )  # fmt: skip
-
-    def __init__(self, translation: Translation, rip: int, page: int) -> None:
-        self.translation = translation
-        self.rip = rip
-        self.page = page
-        self.second_page: int | None = None
-        self.decoded: list[Decoded] = []
-        #: Bytes of code.
-        self.length = 0
-        self.address = 0
-        #: Host address of the first instruction's record, and of the record that ends the block.
-        self.first = 0
-        self.end = 0
-        self.next_rip = 0
-        self.target: int | None = None
-        #: Link fields that point here: (host address of the field, what to put there when this block goes).
-        self.incoming: list[tuple[int, int]] = []
-        #: What the whole block costs: (modelled cycles << 32) + instructions.
-        self.cost = 0
-        #: Blocks that its indirect branch was seen to go to.
-        self.indirect: list[Block] = []
-        #: Regions of the hot tier that it is part of (engine/hot/).
-        self.regions: list[object] = []
-        self.valid = True
-        #: Holds a breakpoint (engine/breakpoints.py): nothing links to it.
-        self.watched = False
-
-    def rip_of(self, uop: int) -> int:
-        """rip of what a record stands for, given its host address."""
-        if uop < self.first:
-            return self.rip
-        if uop == self.end + record.UNLINKED_TARGET:
-            assert self.target is not None
-            return self.target
-        if uop == self.end + record.UNLINKED_NEXT:
-            return self.next_rip
-        index = (uop - self.first) // record.RECORD_SIZE
-        return self.rip + sum(d.length for d in self.decoded[:index])
-
-    def index_of(self, uop: int) -> int:
-        """How many of its instructions stand before a record."""
-        return max(0, min((uop - self.first) // record.RECORD_SIZE, len(self.decoded)))
-
-    def cycles_before(self, index: int) -> int:
-        """Modelled cycles of its first `index` instructions."""
-        return sum([d.cycles for d in self.decoded[:index]])
-
-
-class Site:
-    """An instruction that Python carries out, where it stands."""
-
-    __slots__ = ("block", "decoded", "next_rip", "port", "rip")
-
-    def __init__(self, block: Block, decoded: Decoded, rip: int, next_rip: int) -> None:
-        self.block = block
-        #: IN and OUT where no permission has to be looked at: is it IN, size in bytes, port (None: it is in DX).
-        self.port: tuple[bool, int, int | None] | None = None
-        self.decoded = decoded
-        self.rip = rip
-        self.next_rip = next_rip
-
-
-class Translation:
-    """All blocks of one mode, and its jump cache."""
-
-    def __init__(self, mode: Mode, decoder: Decoder) -> None:
-        self.mode = mode
-        self.decoder = decoder
-        self.blocks: dict[tuple[int, int], Block] = {}
-        self.single: dict[tuple[int, int], Block] = {}
-        #: The block that was found last at a rip. Its header says whether its page is still there.
-        self.latest: dict[int, Block] = {}
-        #: True when there were too many modes: its blocks are not told any more when they go.
-        self.forgotten = False
-        #: This one and its like at the other privilege, CPL 0 first, once somebody has asked for them: by whether
-        #: RDTSC is allowed at that other one.
-        self.privileges: dict[bool, tuple[Translation, Translation]] = {}
-        self._cache = mmap.mmap(-1, record.JUMP_CACHE_ENTRY << record.JUMP_CACHE_BITS)
-        self._cache_words = memoryview(self._cache).cast("Q")
-        self.jump_cache = ctypes.addressof(ctypes.c_char.from_buffer(self._cache))
-        self.clear_jump_cache()
-
-    def clear_jump_cache(self) -> None:
-        """Forget where indirect branches went. An empty entry holds a rip that belongs to another entry."""
-        words = self._cache_words
-        self._cache[:] = bytes(len(self._cache))
-        words[0] = 1
-
-    def remember(self, rip: int, address: int) -> None:
-        """An indirect branch to `rip` finds the block whose header is at `address`."""
-        index = (rip ^ (rip >> record.JUMP_CACHE_BITS)) & ((1 << record.JUMP_CACHE_BITS) - 1)
-        self._cache_words[2 * index + 1] = address
-        self._cache_words[2 * index] = rip
 
 
 class BlockStore:
@@ -165,6 +65,8 @@ class BlockStore:
         #: Called with a block that goes, or that must not be run unseen; and when all have gone.
         self.on_gone: Callable[[Block], None] = lambda block: None
         self.on_all_gone: Callable[[], None] = lambda: None
+        self._templates: dict[str, Templates] = {}
+        self._emit_known = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * 7)(handlers.runtime["emit_block"])
         self._fixed = handlers.fixed
         self._header = struct.pack("<Q", self._fixed["page_check"])
 
@@ -172,7 +74,20 @@ class BlockStore:
         """A new place for blocks of a mode."""
         translation = Translation(mode, decoder)
         self._translations.append(translation)
+        if mode.decode.bits == 64 and not mode.breakpoints and self.keeps_templates:
+            name = decoder.name
+            if name not in self._templates:
+                self._templates[name] = Templates(self._handlers.folder, self._handlers, name)
+            translation.templates = self._templates[name]
         return translation
+
+    #: Whether blocks that earlier runs have decoded are used, and those of this run remembered.
+    keeps_templates = False
+
+    def save_templates(self) -> None:
+        """Keep what was decoded for later runs."""
+        for templates in self._templates.values():
+            templates.save()
 
     # -- finding
 
@@ -202,8 +117,16 @@ class BlockStore:
         in_segment = mode.code_limit - rip + 1
         if mode.decode.bits != 64 and in_segment < len(code):
             code = code[: max(in_segment, 0)]
-        decoded, _ = translation.decoder.block(code, MAX_INSTRUCTIONS, single)
         block = Block(translation, rip, page)
+        templates = None if single else translation.templates
+        known = None if templates is None else templates.find(code)
+        if known is not None and templates is not None:
+            self._lay_out(block, linear, known, templates.pool)
+            block.watched = self.breakpoints.holds(block)
+            self._note_code(block, start)
+            self.translated += 1
+            return block
+        decoded, _ = translation.decoder.block(code, MAX_INSTRUCTIONS, single)
         if not decoded:
             decoded = self._crossing(block, linear, code)
         if mode.breakpoints and not single:
@@ -212,10 +135,40 @@ class BlockStore:
             self._check_branch(block, decoded)
         block.decoded = decoded
         block.watched = self.breakpoints.holds(block)
-        self._emit(block, linear)
+        keys = self._emit(block, linear)
+        if templates is not None and block.second_page is None:
+            templates.learn(code, block.length, decoded, keys)
         self._note_code(block, start)
         self.translated += 1
         return block
+
+    def _lay_out(self, block: Block, linear: int, known: Template, pool: int) -> None:
+        """As `_emit`, for a block that an earlier run has decoded."""
+        used, fixed, count = self._used, self._fixed, known.instructions
+        address = self.base + used
+        block.address = address
+        block.first = first = address + record.RECORD_SIZE
+        block.code, block.length = known.code, len(known.code)
+        _HEADER.pack_into(self._view, used, fixed["page_check"], linear & ~(PAGE - 1), block.page, 0)
+        rip = self._emit_known(0, first, self.side_base + (used >> 1), pool, known.indices, count, block.rip)
+        block.next_rip = rip
+        block.cost = (known.cycles << 32) + count
+        end = first + (count - 1) * record.RECORD_SIZE
+        if not known.ends:
+            end += record.RECORD_SIZE
+            _HEADER.pack_into(self._view, end - self.base, self._handlers.address(_END), 0, 0, 0)
+        block.end = end
+        place = end - self.base
+        _TAIL.pack_into(
+            self._view, place + record.RECORD_SIZE, fixed["unlinked_target"], fixed["unlinked_next"],
+            end + record.UNLINKED_NEXT, rip, block.cost, 0,
+        )  # fmt: skip
+        if known.target is not None:
+            block.target = (rip + known.target) & 0xFFFF_FFFF_FFFF_FFFF
+            self.words[(place + record.LINK) >> 3] = end + record.UNLINKED_TARGET
+        self._used = place + record.END_SIZE + 15 & ~15
+        self._starts.append(address)
+        self._blocks.append(block)
 
     @staticmethod
     def _until_breakpoint(translation: Translation, linear: int, decoded: list[Decoded]) -> list[Decoded]:
@@ -259,8 +212,8 @@ class BlockStore:
             return [decoder.fault("raise_gp")]
         return decoded
 
-    def _emit(self, block: Block, linear: int) -> None:
-        """Lay out the block's records."""
+    def _emit(self, block: Block, linear: int) -> list[str]:
+        """Lay out the block's records; the handlers' keys."""
         decoded = block.decoded
         handlers, fixed = self._handlers, self._fixed
         mode = block.translation.mode
@@ -343,6 +296,7 @@ class BlockStore:
         self._used = used + (len(data) + 15 & ~15)
         self._starts.append(address)
         self._blocks.append(block)
+        return keys
 
     def _note_code(self, block: Block, start: int) -> None:
         """Mark the bytes of a block as code, so that writes to them are noticed."""

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trapgate.engine.blocks import Block, BlockStore
+    from trapgate.engine.block import Block
+    from trapgate.engine.blocks import BlockStore
 
 
 class Breakpoints:

@@ -20,7 +20,7 @@ from trapgate.cpu.faults import Fault, VmExit
 from trapgate.cpu.lookup import NON_CANONICAL
 from trapgate.cpu.walk import NESTED_PAGE_FAULT
 from trapgate.engine import record
-from trapgate.engine.blocks import Block
+from trapgate.engine.block import Block
 from trapgate.engine.native_core import NativeCore, signed
 
 _M64 = (1 << 64) - 1

@@ -25,7 +25,8 @@ from trapgate.cpu.mode import KeptMode, Mode
 from trapgate.cpu.peek import peek
 from trapgate.cpu.svm.guest_mode import GuestMode
 from trapgate.cpu.walk import NESTED_PAGE_FAULT
-from trapgate.engine.blocks import Block, BlockStore, Translation
+from trapgate.engine.block import Block, Translation
+from trapgate.engine.blocks import BlockStore
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.hot.tier import HotTier
 from trapgate.engine.profile import RunProfile

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from trapgate.engine.blocks import Block
+from trapgate.engine.block import Block
 
 #: Places at most that are told apart; what is rarer is left out of a longer run.
 MOST_PLACES = 65536

@@ -15,7 +15,7 @@ from trapgate.arch import layout
 from trapgate.arch.registers import CS
 from trapgate.cpu.faults import Fault
 from trapgate.engine import record
-from trapgate.engine.blocks import Block
+from trapgate.engine.block import Block
 from trapgate.engine.exits import Exits
 from trapgate.engine.native_core import LOW, SLICE, signed
 

@@ -7,6 +7,7 @@ remembered by the instruction's bytes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Protocol
@@ -143,6 +144,14 @@ def _system_operand(instruction: iced.Instruction) -> str:
     return ""
 
 
+def _name_of_decoder(*inputs: object) -> str:
+    parts = [repr(sorted(part) if isinstance(part, frozenset) else part) for part in inputs[1:]]
+    mode = inputs[0]
+    assert isinstance(mode, tuple)
+    parts += [repr(sorted(field) if isinstance(field, frozenset) else field) for field in mode]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:20]
+
+
 class Decoder:
     """Decodes for one mode and one set of instruction-set features; remembers by bytes.
 
@@ -158,6 +167,8 @@ class Decoder:
         cycles: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.mode = mode
+        #: What decoding depends on besides the bytes, as a name.
+        self.name = _name_of_decoder(mode, features, python_forms, cycles)
         self._cycles = cycles
         self._features = features
         self._python_forms = python_forms

@@ -39,6 +39,7 @@ class BareRun:
             board=PcConfig(disks=disks, devices=options.devices),
         )  # fmt: skip
         self._machine = machine = BareMachine(config, output, usual_handlers(progress))
+        machine.processor.blocks.keeps_templates = True
         self._host_seconds = 0.0
         machine.processor.on_idle = ConsoleInput(machine, console, machine.refresh_screen).idle
 
@@ -57,6 +58,7 @@ class BareRun:
             stopped = self._machine.run(max_instructions)
         finally:
             self._host_seconds += time.perf_counter() - started
+            self._machine.processor.blocks.save_templates()
             if self._machine.bios is not None:
                 self._machine.bios.screen.close()
         return self._end(stopped)

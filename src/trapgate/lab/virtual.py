@@ -73,6 +73,7 @@ class VirtualRun:
         self._vm = vm = VirtualMachine(
             self._host, options.memory_size, profile, technique, output, PcConfig(disks=disks, devices=options.devices)
         )
+        self._host.processor.blocks.keeps_templates = True
         self._host_seconds = 0.0
         vm.on_idle = ConsoleInput(vm, console, vm.refresh_screen).idle
 
@@ -102,6 +103,7 @@ class VirtualRun:
             if collecting:
                 gc.enable()
             self._host_seconds += time.perf_counter() - started
+            self._host.processor.blocks.save_templates()
             if self._vm.firmware is not None:
                 self._vm.firmware.bios.screen.close()
 

@@ -18,7 +18,8 @@ from typing import NamedTuple
 from trapgate.arch import layout
 from trapgate.cpu.tlb import FAST_ENTRIES
 from trapgate.engine import record
-from trapgate.engine.blocks import Block, liveness
+from trapgate.engine.block import Block
+from trapgate.engine.blocks import liveness
 from trapgate.engine.cold import ColdContext
 from trapgate.engine.hot.flags import RegionFlags, Snapshot
 from trapgate.engine.hot.operands import operands_of

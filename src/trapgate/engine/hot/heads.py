@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from trapgate.engine.blocks import Block
+from trapgate.engine.block import Block
 from trapgate.engine.compile import CodeFolder
 
 _FILE = "heads"

@@ -9,7 +9,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from trapgate.engine import record
-from trapgate.engine.blocks import Block, BlockStore
+from trapgate.engine.block import Block
+from trapgate.engine.blocks import BlockStore
 
 #: Instructions of a region at most, and of one that is no loop.
 MOST_INSTRUCTIONS = 800

@@ -11,7 +11,8 @@ import ctypes
 import os
 from collections import deque
 
-from trapgate.engine.blocks import Block, BlockStore
+from trapgate.engine.block import Block
+from trapgate.engine.blocks import BlockStore
 from trapgate.engine.compile import CodeFolder
 from trapgate.engine.hot.compile import Compiled, Job, named, workshop
 from trapgate.engine.hot.context import TABLE, RegionContext

@@ -1,0 +1,133 @@
+"""A block of decoded code, the instructions in it that Python carries out, and all blocks of one mode."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+
+from trapgate.cpu.mode import Mode
+from trapgate.engine import record
+from trapgate.engine.templates import Templates
+from trapgate.isa.decode import Decoder
+from trapgate.isa.decoded import Decoded
+
+MAX_INSTRUCTIONS = 64
+
+
+class Block:
+    """A decoded block. `address` is the host address of its header record."""
+
+    __slots__ = (
+        "_decoded", "address", "code", "cost", "end", "first", "incoming", "indirect", "length", "next_rip", "page",
+        "regions", "rip", "second_page", "target", "translation", "valid", "watched",
+    )  # fmt: skip
+
+    def __init__(self, translation: Translation, rip: int, page: int) -> None:
+        self.translation = translation
+        self.rip = rip
+        self.page = page
+        self.second_page: int | None = None
+        #: Its instructions; empty while only their bytes are known, which are then in `code`.
+        self._decoded: list[Decoded] = []
+        self.code = b""
+        #: Bytes of code.
+        self.length = 0
+        self.address = 0
+        #: Host address of the first instruction's record, and of the record that ends the block.
+        self.first = 0
+        self.end = 0
+        self.next_rip = 0
+        self.target: int | None = None
+        #: Link fields that point here: (host address of the field, what to put there when this block goes).
+        self.incoming: list[tuple[int, int]] = []
+        #: What the whole block costs: (modelled cycles << 32) + instructions.
+        self.cost = 0
+        #: Blocks that its indirect branch was seen to go to.
+        self.indirect: list[Block] = []
+        #: Regions of the hot tier that it is part of (engine/hot/).
+        self.regions: list[object] = []
+        self.valid = True
+        #: Holds a breakpoint (engine/breakpoints.py): nothing links to it.
+        self.watched = False
+
+    @property
+    def decoded(self) -> list[Decoded]:
+        """Its instructions."""
+        if not self._decoded:
+            self._decoded, _ = self.translation.decoder.block(self.code, MAX_INSTRUCTIONS, False)
+        return self._decoded
+
+    @decoded.setter
+    def decoded(self, value: list[Decoded]) -> None:
+        self._decoded = value
+
+    def rip_of(self, uop: int) -> int:
+        """rip of what a record stands for, given its host address."""
+        if uop <= self.first:
+            return self.rip
+        if uop == self.end + record.UNLINKED_TARGET:
+            assert self.target is not None
+            return self.target
+        if uop == self.end + record.UNLINKED_NEXT:
+            return self.next_rip
+        index = (uop - self.first) // record.RECORD_SIZE
+        return self.rip + sum(d.length for d in self.decoded[:index])
+
+    def index_of(self, uop: int) -> int:
+        """How many of its instructions stand before a record."""
+        return max(0, min((uop - self.first) // record.RECORD_SIZE, self.cost & 0xFFFF_FFFF))
+
+    def cycles_before(self, index: int) -> int:
+        """Modelled cycles of its first `index` instructions."""
+        if not index:
+            return 0
+        return sum([d.cycles for d in self.decoded[:index]])
+
+
+class Site:
+    """An instruction that Python carries out, where it stands."""
+
+    __slots__ = ("block", "decoded", "next_rip", "port", "rip")
+
+    def __init__(self, block: Block, decoded: Decoded, rip: int, next_rip: int) -> None:
+        self.block = block
+        #: IN and OUT where no permission has to be looked at: is it IN, size in bytes, port (None: it is in DX).
+        self.port: tuple[bool, int, int | None] | None = None
+        self.decoded = decoded
+        self.rip = rip
+        self.next_rip = next_rip
+
+
+class Translation:
+    """All blocks of one mode, and its jump cache."""
+
+    def __init__(self, mode: Mode, decoder: Decoder) -> None:
+        self.mode = mode
+        self.decoder = decoder
+        self.blocks: dict[tuple[int, int], Block] = {}
+        self.single: dict[tuple[int, int], Block] = {}
+        #: The block that was found last at a rip. Its header says whether its page is still there.
+        self.latest: dict[int, Block] = {}
+        #: True when there were too many modes: its blocks are not told any more when they go.
+        self.forgotten = False
+        #: This one and its like at the other privilege, CPL 0 first, once somebody has asked for them: by whether
+        #: RDTSC is allowed at that other one.
+        self.privileges: dict[bool, tuple[Translation, Translation]] = {}
+        #: Blocks of this mode that earlier runs have decoded, in 64-bit code.
+        self.templates: Templates | None = None
+        self._cache = mmap.mmap(-1, record.JUMP_CACHE_ENTRY << record.JUMP_CACHE_BITS)
+        self._cache_words = memoryview(self._cache).cast("Q")
+        self.jump_cache = ctypes.addressof(ctypes.c_char.from_buffer(self._cache))
+        self.clear_jump_cache()
+
+    def clear_jump_cache(self) -> None:
+        """Forget where indirect branches went. An empty entry holds a rip that belongs to another entry."""
+        words = self._cache_words
+        self._cache[:] = bytes(len(self._cache))
+        words[0] = 1
+
+    def remember(self, rip: int, address: int) -> None:
+        """An indirect branch to `rip` finds the block whose header is at `address`."""
+        index = (rip ^ (rip >> record.JUMP_CACHE_BITS)) & ((1 << record.JUMP_CACHE_BITS) - 1)
+        self._cache_words[2 * index + 1] = address
+        self._cache_words[2 * index] = rip
