@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from trapgate.cli.main import main
+from trapgate.cli.main import entry
 
-main()
+entry()
