@@ -19,7 +19,7 @@ class Block:
 
     __slots__ = (
         "_decoded", "address", "code", "cost", "end", "first", "incoming", "indirect", "length", "next_rip", "page",
-        "regions", "rip", "second_page", "target", "translation", "valid", "watched",
+        "regions", "rip", "second_page", "supported", "target", "translation", "valid", "watched",
     )  # fmt: skip
 
     def __init__(self, translation: Translation, rip: int, page: int) -> None:
@@ -44,6 +44,8 @@ class Block:
         self.cost = 0
         #: Blocks that its indirect branch was seen to go to.
         self.indirect: list[Block] = []
+        #: How many of its instructions the hot tier can have in a region, from the first; -1: not yet known.
+        self.supported = -1
         #: Regions of the hot tier that it is part of (engine/hot/).
         self.regions: list[object] = []
         self.valid = True

@@ -67,6 +67,12 @@ def supported(block: Block) -> int:
     Not those of x87, which take the host's unit as long in a region, and not FXSAVE and FXRSTOR, whose registers lie
     where TOP says.
     """
+    if block.supported < 0:
+        block.supported = _supported(block)
+    return block.supported
+
+
+def _supported(block: Block) -> int:
     for i, d in enumerate(block.decoded):
         if d.python or d.form is None or d.form.repeat or d.name.endswith("_checked"):
             return i
