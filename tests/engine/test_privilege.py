@@ -422,6 +422,16 @@ def test_both_privileges_are_among_the_modes_that_are_known(guest: Callable[[], 
     assert p.exception_counts == {14: TURNS, 13: 1}
 
 
+def test_blocks_lead_to_blocks_of_their_own_mode(guest: Callable[[], Guest]) -> None:
+    """Regions of the hot tier are made of them, and have one mode."""
+    g = guest()
+    prepare(g)
+    g.run(3000)
+    blocks = g.processor.blocks.valid_blocks()
+    assert {block.translation.mode.decode.cpl for block in blocks} == {0, 3}
+    assert all(to.translation is block.translation for block in blocks for to in block.indirect)
+
+
 def test_an_older_state_block_does_not_take_counts_back(guest: Callable[[], Guest]) -> None:
     g = guest()
     prepare(g)

@@ -154,8 +154,10 @@ class Exits(NativeCore):
             if vector == NON_CANONICAL:
                 vector = vectors.SS if self._uses_stack(block, uop) else vectors.GP
             fault = Fault(vector, None if error == _M64 else error)
-        self._deliver(fault)
-        q[layout.KNOWN_FAULT >> 3] = 0
+        try:
+            self._deliver(fault)
+        finally:
+            q[layout.KNOWN_FAULT >> 3] = 0
         return 0
 
     def _uses_stack(self, block: Block, uop: int) -> bool:
@@ -248,7 +250,9 @@ class Exits(NativeCore):
         generation = self.blocks.generation
         found = self._exit_lookup_at(rip)
         if found and source.valid and self.blocks.generation == generation and len(source.indirect) < MOST_SEEN:
-            source.indirect.append(self.blocks.block_at(found))
+            to = self.blocks.block_at(found)
+            if to.translation is source.translation:  # no change of privilege: a region has one mode
+                source.indirect.append(to)
         if found and self.hot is not None:
             self.hot.force(self.blocks.block_at(found))
         return found
