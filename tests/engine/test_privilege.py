@@ -422,6 +422,37 @@ def test_both_privileges_are_among_the_modes_that_are_known(guest: Callable[[], 
     assert p.exception_counts == {14: TURNS, 13: 1}
 
 
+def test_the_time_stamp_is_forbidden_to_users_by_a_later_write(guest: Callable[[], Guest]) -> None:
+    """CR4.TSD says nothing at CPL 0, but much at the CPL 3 that native code goes to from there."""
+    program = assemble(
+        64,
+        """
+        0f 31                 rdtsc
+        0f 05                 syscall
+        0f 31                 rdtsc
+        bf 04 00 00 00        mov edi, 4
+        0f 05                 syscall
+        forbidden:
+        0f 31                 rdtsc
+        f4                    hlt
+        90*239
+        call:
+        0f 20 e0              mov rax, cr4
+        48 09 f8              or rax, rdi
+        0f 22 e0              mov cr4, rax
+        48 0f 07              sysret
+        """,
+    )
+
+    def change(g: Guest) -> None:
+        g.load(program)
+        g.processor.write_msr(LSTAR, program["call"])
+        g.set(rdi=0)
+
+    native, _ = run_both(guest, change, 100)
+    assert [(vector, rip) for vector, _, rip, _ in native.processor.recent_exceptions] == [(13, program["forbidden"])]
+
+
 def test_blocks_lead_to_blocks_of_their_own_mode(guest: Callable[[], Guest]) -> None:
     """Regions of the hot tier are made of them, and have one mode."""
     g = guest()
