@@ -19,18 +19,19 @@ from trapgate.arch import layout, vmcb
 from trapgate.arch.registers import EFER_SVME, IF, TF
 from trapgate.isa.operand_tables import CONTROL_READS, CONTROL_WRITES
 
-USER, CALL, FAULT, INTERRUPT = 0xA000, 0xA100, 0xA200, 0xA300
+USER, CALL, FAULT, INTERRUPT, PROTECTION, STUBS = 0xA000, 0xA100, 0xA200, 0xA300, 0xA400, 0x2_0000
 ABSENT = 0x20_0000
-PF = 14
+PF, GP = 14, 13
 STAR, LSTAR, SFMASK = 0xC000_0081, 0xC000_0082, 0xC000_0084
 NATIVES = frozenset(("syscall_long", "sysretq_long", "iretq_within", *CONTROL_READS.values(), *CONTROL_WRITES.values()))
 PLACES = {
-    USER: "49 8b 00  mov rax,[r8]\n0f a2  cpuid\n0f 05  syscall\n0f 01 d9  vmmcall\n41 ff c7  inc r15d\n"
-    "eb f1  db jmp 0xa000",
+    USER: "49 8b 00  mov rax,[r8]\n0f a2  cpuid\n0f 05  syscall\n0f 01 d9  vmmcall\n49 83 c1 10  add r9,byte 16\n"
+    "41 ff e1  jmp r9",
     CALL: "ff c6  inc esi\n0f 01 d9  vmmcall\n48 0f 07  sysret",
     FAULT: "41 0f 20 d5  mov r13,cr2\n4d 01 ee  add r14,r13\n0f a2  cpuid\n41 0f 20 dc  mov r12,cr3\n"
     "41 0f 22 dc  mov cr3,r12\n48 83 44 24 08 03  add qword [rsp+8],byte 3\n48 83 c4 08  add rsp,byte 8\n"
     "48 cf  iretq",
+    PROTECTION: "48 83 c4 08  add rsp,byte 8\n48 c7 04 24 00 a0 00 00  mov qword [rsp],0xa000\n48 cf  iretq",
     INTERRUPT: "ff c7  inc edi\n0f 01 d9  vmmcall\n48 cf  iretq",
 }  # fmt: skip
 #: Bytes of the instructions that are intercepted, by exit code: CR2 and CR3 are read, CR3 is written to.
@@ -39,7 +40,7 @@ LENGTHS = {vmcb.EXIT["cpuid"]: 2, vmcb.EXIT["vmmcall"]: 3, 0x02: 4, 0x03: 4, 0x1
 
 def prepare(w: World, nested: bool, in_guest: bool, watched: bool) -> World:
     g, p = w.guest, w.processor
-    g.enter_long(cpl=3, ist=0).set(r8=ABSENT, rflags=2 | IF)
+    g.enter_long(cpl=3, ist=0).set(r8=ABSENT, r9=STUBS, rflags=2 | IF)
     w.wrap().go(USER)
     w.intercept("cpuid")
     if nested:
@@ -51,7 +52,10 @@ def prepare(w: World, nested: bool, in_guest: bool, watched: bool) -> World:
         g.load(assemble(64, "0f 01 d8  vmrun rax\nf4  hlt"))
     for place, text in PLACES.items():
         w.code(64, text, place)
+    # Each is gone to once, and forbidden at CPL 3.
+    w.memory.write(STUBS, bytes.fromhex("0f20db").ljust(16, b"\xf4") * 512)
     g.set_gate64(PF, CODE64, FAULT)
+    g.set_gate64(GP, CODE64, PROTECTION)
     g.set_gate64(0x30, CODE64, INTERRUPT)
     p.write_msr(STAR, (USER32 & ~3) << 48 | CODE64 << 32)
     p.write_msr(LSTAR, CALL)
@@ -145,6 +149,6 @@ def test_what_native_code_does_is_what_python_does(
             if not quiet:
                 change(w, random.Random(state))
     assert levels == {0, 3}
-    assert {(3, USER + 3), (0, CALL + 2), (0, FAULT + 7)} <= by_native_code
+    assert {(3, USER + 3), (0, CALL + 2), (3, USER + 7)} <= by_native_code
     assert p.q[layout.FAULTS_DELIVERED >> 3] >= 20
     assert python.processor.q[layout.FAULTS_DELIVERED >> 3] == 0

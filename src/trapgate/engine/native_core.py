@@ -352,6 +352,7 @@ class NativeCore(GuestMode):
             self.blocks.forget_translations()
             self._translations.clear()
         translation = self._translation_of(mode)
+        self._mode = mode = translation.mode  # equal, and now the same
         q, base = self.q, self.state.address
         user = self.cpl == 3
         fast = tlb.FAST_ENTRIES * tlb.FAST_SIZE
@@ -417,7 +418,7 @@ class NativeCore(GuestMode):
     def _find(self, rip: int, single: bool = False) -> Block:
         """The block at `rip` in the current mode; raises Fault when it cannot be fetched."""
         translation = self._translation
-        if translation is None or self._mode is None:
+        if translation is None or self._mode is not translation.mode:
             translation = self._select()
         mode = translation.mode
         if mode.decode.bits == 64:
