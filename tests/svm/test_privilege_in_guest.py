@@ -11,7 +11,7 @@ import random
 import pytest
 
 from engine.assembly import assemble
-from engine.harness import CODE64, USER32
+from engine.harness import CODE64, DATA, DEVICE, USER32
 from svm.conftest import Make
 from svm.test_hypervisor_in_guest import state_of_host
 from svm.world import VMCB, World, event
@@ -25,7 +25,7 @@ PF, GP = 14, 13
 STAR, LSTAR, SFMASK = 0xC000_0081, 0xC000_0082, 0xC000_0084
 NATIVES = frozenset(("syscall_long", "sysretq_long", "iretq_within", *CONTROL_READS.values(), *CONTROL_WRITES.values()))
 PLACES = {
-    USER: "49 8b 00  mov rax,[r8]\n0f a2  cpuid\n0f 05  syscall\n0f 01 d9  vmmcall\n49 83 c1 10  add r9,byte 16\n"
+    USER: "49 8b 00  mov rax,[r8]\n0f a2  cpuid\n0f 05  syscall\n49 8b 02  mov rax,[r10]\n0f 01 d9  vmmcall\n49 83 c1 10  add r9,byte 16\n"
     "41 ff e1  jmp r9",
     CALL: "ff c6  inc esi\n0f 01 d9  vmmcall\n48 0f 07  sysret",
     FAULT: "41 0f 20 d5  mov r13,cr2\n4d 01 ee  add r14,r13\n0f a2  cpuid\n41 0f 20 dc  mov r12,cr3\n"
@@ -40,11 +40,13 @@ LENGTHS = {vmcb.EXIT["cpuid"]: 2, vmcb.EXIT["vmmcall"]: 3, 0x02: 4, 0x03: 4, 0x1
 
 def prepare(w: World, nested: bool, in_guest: bool, watched: bool) -> World:
     g, p = w.guest, w.processor
-    g.enter_long(cpl=3, ist=0).set(r8=ABSENT, r9=STUBS, rflags=2 | IF)
+    g.enter_long(cpl=3, ist=0).set(r8=ABSENT, r9=STUBS, r10=DATA, rflags=2 | IF)
     w.wrap().go(USER)
     w.intercept("cpuid")
     if nested:
         w.nested()
+    else:
+        g.map(DATA, DEVICE)
     if in_guest:
         g.enter_long()
         p.python_host = False
@@ -140,6 +142,7 @@ def test_what_native_code_does_is_what_python_does(
         results = [run(w, in_guest) for w in (native, python)]
         wanted, got = seen(python, in_guest), seen(native, in_guest)
         assert results[0] == results[1], turn
+        assert p.mode().decode.cpl == p.cpl, turn
         assert got == wanted, (turn, {k: (got[k], wanted[k]) for k in got if got[k] != wanted[k]})
         levels.add(native.read_u8(vmcb.CPL))
         quiet = quiet and turn < 100
@@ -149,6 +152,6 @@ def test_what_native_code_does_is_what_python_does(
             if not quiet:
                 change(w, random.Random(state))
     assert levels == {0, 3}
-    assert {(3, USER + 3), (0, CALL + 2), (3, USER + 7)} <= by_native_code
+    assert {(3, USER + 3), (0, CALL + 2), (3, USER + 10)} <= by_native_code
     assert p.q[layout.FAULTS_DELIVERED >> 3] >= 20
     assert python.processor.q[layout.FAULTS_DELIVERED >> 3] == 0
