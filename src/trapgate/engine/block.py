@@ -93,8 +93,8 @@ class Site:
 
     def __init__(self, block: Block, decoded: Decoded, rip: int, next_rip: int) -> None:
         self.block = block
-        #: IN and OUT where no permission has to be looked at: is it IN, size in bytes, port (None: it is in DX).
-        self.port: tuple[bool, int, int | None] | None = None
+        #: Of IN and OUT that leave native code by EXIT_PORT: is it IN, size in bytes, port (None: it is in DX).
+        self.port: tuple[bool, int, int | None] = False, 0, None
         self.decoded = decoded
         self.rip = rip
         self.next_rip = next_rip

@@ -13,7 +13,8 @@ from trapgate.engine.debug_traps import DebugTraps
 from trapgate.engine.native_core import LOW
 from trapgate.isa.processor import PYTHON_FORMS
 
-_BUDGET, _UOP, _CPL = layout.EXIT_BUDGET >> 3, layout.EXIT_UOP >> 3, layout.CPL >> 3
+_BUDGET, _UOP = layout.EXIT_BUDGET >> 3, layout.EXIT_UOP >> 3
+_CPL, _PENDING = layout.CPL >> 3, layout.INTERRUPT_PENDING >> 3
 
 
 class Ports(DebugTraps):
@@ -22,38 +23,34 @@ class Ports(DebugTraps):
     def _exit_port(self, uop: int) -> int:
         if self.forms is not PYTHON_FORMS or self.sees_ports or self.port_breakpoints:
             return self._exit_python(uop)
-        q, clock, bus, control = self.q, self.clock, self.bus, self.control
+        q, clock, control = self.q, self.clock, self.control
+        read_port, write_port = self.bus.read_port, self.bus.write_port
         blocks, cost, enter, state = self.blocks, self.costs.port, self._enter, self.state.address
         words, base, sites, zero = blocks.words, blocks.base, blocks.sites, self._zero
+        scheduled, deadline = clock.scheduled, clock.deadline
         while True:
-            generation = blocks.generation
             site = sites[words[(uop + record.LINK - base) >> 3]]
-            access = site.port
-            if access is None:
-                return self._exit_python(uop)
             self.rip, self.instruction_rip = site.next_rip, site.rip
-            is_in, size, port = access
+            is_in, size, port = site.port
             if port is None:
                 port = q[RDX] & 0xFFFF
             if is_in:
-                self.set_register(RAX, 8 * size, bus.read_port(port, size))
+                self.set_register(RAX, 8 * size, read_port(port, size))
             else:
-                bus.write_port(port, size, q[RAX] & _ONES[size])
+                write_port(port, size, q[RAX] & _ONES[size])
             self.device_cycles += cost
-            self.charged += cost
-            clock.now += self.charged
-            self.charged = 0
-            if self.redirected or blocks.generation != generation:
+            now = clock.now = clock.now + cost
+            if self.redirected:
                 return 0
             uop = words[(uop + record.NEXT_LINK - base) >> 3]
-            deadline = clock.deadline
+            if clock.scheduled != scheduled:
+                scheduled, deadline = clock.scheduled, clock.deadline
             if (
-                zero <= clock.now or control.request is not None or self._intr or self._nmi or self.v_irq
-                or self._reset_wanted or self.smi_pending or (deadline is not None and deadline <= zero)
-                or zero != self._zero
+                now >= zero or q[_PENDING] or control.request is not None or self.smi_pending or self._reset_wanted
+                or self.charged or (deadline is not None and deadline <= zero) or zero != self._zero
             ):  # fmt: skip
                 return uop
-            code = enter(state, uop, (zero - clock.now << 32) + LOW)
+            code = enter(state, uop, (zero - now << 32) + LOW)
             if q[_CPL] != self._selected_cpl:
                 self._follow_privilege()
             budget = q[_BUDGET]

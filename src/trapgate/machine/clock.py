@@ -27,7 +27,7 @@ class Event:
 class Clock:
     """`now` counts cycles of `hz` cycles per modelled second. Who runs the processor sets `now`; it never goes back."""
 
-    __slots__ = ("_cancelled", "_heap", "_order", "hz", "now")
+    __slots__ = ("_cancelled", "_heap", "hz", "now", "scheduled")
 
     def __init__(self, hz: int) -> None:
         """Raises InvalidFrequency unless `hz` is at least 1 MHz: device timers count millions per second."""
@@ -36,7 +36,8 @@ class Clock:
         self.hz = hz
         self.now = 0
         self._heap: list[tuple[int, int, Event]] = []
-        self._order = 0
+        #: How many events have ever been scheduled: while it stays, no deadline comes nearer.
+        self.scheduled = 0
         self._cancelled = 0
 
     def schedule(self, at: int, callback: Callable[[], None]) -> Event:
@@ -45,8 +46,8 @@ class Clock:
         A cycle that has passed already is due at once: at the next `run_due`.
         """
         event = Event(at, callback)
-        self._order += 1
-        heapq.heappush(self._heap, (at, self._order, event))
+        self.scheduled += 1
+        heapq.heappush(self._heap, (at, self.scheduled, event))
         return event
 
     def cancel(self, event: Event) -> None:
