@@ -25,8 +25,8 @@ PF, GP = 14, 13
 STAR, LSTAR, SFMASK = 0xC000_0081, 0xC000_0082, 0xC000_0084
 NATIVES = frozenset(("syscall_long", "sysretq_long", "iretq_within", *CONTROL_READS.values(), *CONTROL_WRITES.values()))
 PLACES = {
-    USER: "49 8b 00  mov rax,[r8]\n0f a2  cpuid\n0f 05  syscall\n49 8b 02  mov rax,[r10]\n0f 01 d9  vmmcall\n49 83 c1 10  add r9,byte 16\n"
-    "41 ff e1  jmp r9",
+    USER: "49 8b 00  mov rax,[r8]\n0f a2  cpuid\n0f 05  syscall\n49 8b 02  mov rax,[r10]\n0f 01 d9  vmmcall\n"
+    "49 83 c1 10  add r9,byte 16\n41 ff e1  jmp r9",
     CALL: "ff c6  inc esi\n0f 01 d9  vmmcall\n48 0f 07  sysret",
     FAULT: "41 0f 20 d5  mov r13,cr2\n4d 01 ee  add r14,r13\n0f a2  cpuid\n41 0f 20 dc  mov r12,cr3\n"
     "41 0f 22 dc  mov cr3,r12\n48 83 44 24 08 03  add qword [rsp+8],byte 3\n48 83 c4 08  add rsp,byte 8\n"

@@ -20,6 +20,7 @@ from trapgate.cpu.svm.world_switch import simple_exit
 from trapgate.engine import record
 from trapgate.engine.block import MAX_INSTRUCTIONS, Block, Site, Translation
 from trapgate.engine.breakpoints import Breakpoints
+from trapgate.engine.handler_keys import handler_keys
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.templates import Template, Templates
 from trapgate.isa.decode import Decoder
@@ -31,7 +32,6 @@ from trapgate.machine.memory import GRANULE, PAGE, PhysicalMemory
 _HEADER, _TAIL = struct.Struct("<4Q"), struct.Struct("<6Q")
 #: One extra form ends blocks that no instruction ended.
 _END = Form("end_of_block").text()
-_FUSIBLE = frozenset(("cmp", "test", "and", "sub", "add", "or", "xor", "dec", "inc"))
 
 
 class BlockStore:
@@ -230,7 +230,7 @@ class BlockStore:
             count = 2
         block.address = address
         block.first = address + count * record.RECORD_SIZE
-        keys = _keys(decoded)
+        keys = handler_keys(decoded)
         missing = [k for d, k in zip(decoded, keys, strict=True) if k and k not in d.records and not handlers.has(k)]
         if missing:
             handlers.build(missing)
@@ -437,38 +437,7 @@ class BlockStore:
         self.on_all_gone()
 
 
-def liveness(decoded: list[Decoded]) -> list[bool]:
-    """For each instruction of a block, whether somebody may look at the flags behind it."""
-    live = True
-    found: list[bool] = []
-    for d in reversed(decoded):
-        found.append(live)
-        if d.python or d.may_fault or d.flags_read:
-            live = True
-        elif d.flags_killed:
-            live = False
-    found.reverse()
-    return found
-
-
 @functools.cache
 def _side_entries(count: int) -> struct.Struct:
     """So many entries of the table beside the arena."""
     return struct.Struct("<" + "QIHH" * count)
-
-
-def _keys(decoded: list[Decoded]) -> list[str]:
-    """The handler key of each instruction ('' for those that Python carries out), flags liveness and fusion
-    included."""
-    keys: list[str] = []
-    for d, live in zip(decoded, liveness(decoded), strict=True):
-        if d.python:
-            keys.append("")
-        else:
-            # A write may drop the block, and then other instructions may follow.
-            keys.append(d.text if live or d.writes_memory else d.dead_text)
-    if len(decoded) > 1 and decoded[-1].name == "jcc":
-        before = decoded[-2]
-        if before.name in _FUSIBLE and not before.writes_memory:
-            keys[-2] = f"{keys[-2]}|{keys[-1]}"
-    return keys

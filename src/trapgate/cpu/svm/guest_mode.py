@@ -17,10 +17,9 @@ from trapgate.cpu.faults import TripleFault, VmExit
 from trapgate.cpu.mode import KeptMode
 from trapgate.cpu.svm import guest_state
 from trapgate.cpu.svm.controls import Controls
-from trapgate.cpu.svm.guest_instructions import GuestInstructions
 from trapgate.cpu.svm.intercepts import guest_forms, translated_forms
+from trapgate.cpu.svm.native_intercepts import NativeIntercepts
 from trapgate.cpu.svm.world_switch import SAME_ALL, SAME_CONTROLS
-from trapgate.isa.operand_tables import CONTROL_READS, CONTROL_WRITES
 from trapgate.isa.processor import PythonForm
 
 # As words of the state block, and of a VMCB.
@@ -36,7 +35,7 @@ _EXIT_CODES_WITH_BYTES = frozenset((vmcb.EXIT_EXCEPTION + vectors.PF, vmcb.EXIT_
 _M64 = (1 << 64) - 1
 
 
-class GuestMode(GuestInstructions):
+class GuestMode(NativeIntercepts):
     """A processor with AMD-V."""
 
     _python_host = False
@@ -69,14 +68,6 @@ class GuestMode(GuestInstructions):
     forms: Mapping[str, PythonForm]
     #: Features of the profile.
     _saves_next_rip = _saves_bytes = False
-    #: The mode in which the last guest was left.
-    kept_guest: KeptMode = None
-    #: Native operations that somebody outside wants to see (api/hooks.py), and those and the intercepted ones of the
-    #: last guest.
-    seen_natives: frozenset[str] = frozenset()
-    _intercepted_inside: frozenset[str] = frozenset()
-    #: Whether somebody outside wants to see accesses to ports.
-    sees_ports = False
 
     @property
     def python_host(self) -> bool:
@@ -429,11 +420,6 @@ class GuestMode(GuestInstructions):
         self.pending_changed()
         self.refetch()
 
-    @property
-    def runs_translated(self) -> bool:
-        """Whether the code that runs is a translated guest's, whose system calls are its hypervisor's."""
-        return self.in_guest and self.translated
-
     def _open_gate(self, value: bool) -> None:
         if value != self.gif:
             self.gif = value
@@ -446,49 +432,6 @@ class GuestMode(GuestInstructions):
             return
         self.native_flush_page_asid(self.state.address, linear, asid)
         self.refetch()
-
-    def see_natives(self, names: frozenset[str]) -> None:
-        """Let plain Python carry out these native operations, too."""
-        self.seen_natives |= names
-        self.q[layout.WORLD_STATE_OF >> 3] = 0
-        self.kept_guest = None
-        if self.host is not None:
-            self.host.mode = None
-        self.intercepts_changed()
-
-    def see_faults(self) -> None:
-        """Let plain Python deliver every page fault."""
-        self.q[layout.SEES_FAULTS >> 3] = 1
-
-    def intercepts_changed(self) -> None:
-        """Which instructions that native code carries out are intercepted has changed."""
-        names, takes_faults = self.seen_natives, 0
-        if self.in_guest:
-            controls = self.controls
-            if controls.natives is None:
-                controls.natives = self._intercepted_natives()
-            names |= controls.natives
-            if self.translated:
-                names |= _SYSTEM_CALLS
-            self._intercepted_inside = names
-            takes_faults = controls.exceptions >> vectors.PF & 1
-        self.q[layout.DELIVERS_FAULTS >> 3] = takes_faults ^ 1
-        if names != self.intercepted:
-            self.intercepted = names
-            self.mode_changed()
-
-    def _intercepted_natives(self) -> frozenset[str]:
-        word = self.controls.misc1 & _NATIVE_BITS | (self.controls.misc2 & _RDTSCP) << 32
-        names = _NATIVES.get(word)
-        if names is None:
-            wanted = [group for intercept, group in _NATIVE_NAMES.items() if word & vmcb.misc1(intercept)]
-            wanted += [("rdtscp",)] if word >> 32 else []
-            names = _NATIVES[word] = frozenset(name for group in wanted for name in group)
-        cr = self.controls.cr
-        if cr:
-            names |= {name for number, name in CONTROL_READS.items() if cr >> number & 1}
-            names |= {name for number, name in CONTROL_WRITES.items() if cr >> 16 + number & 1}
-        return names
 
     # -- SMM
 
@@ -517,15 +460,3 @@ class GuestMode(GuestInstructions):
             q[layout.IN_GUEST >> 3] = 1
             self.intercepts_changed()
             self.fast_tables_belong_to_mode()
-
-
-#: Instructions that native code carries out unless they are intercepted: intercept -> operations.
-_NATIVE_NAMES = {
-    "rdtsc": ("rdtsc",), "pushf": ("pushf", "pushfd", "pushfq"), "popf": ("popf", "popfd", "popfq"),
-    "iret": ("iretq_within",), "pause": ("pause",),
-}  # fmt: skip
-#: Of a translated guest: the hypervisor's, as CPL 0 is.
-_SYSTEM_CALLS = frozenset(("syscall_long",))
-_NATIVE_BITS = vmcb.misc1(*_NATIVE_NAMES)
-_RDTSCP = vmcb.misc2("rdtscp")
-_NATIVES: dict[int, frozenset[str]] = {}

@@ -19,8 +19,8 @@ from trapgate.arch import layout
 from trapgate.cpu.tlb import FAST_ENTRIES
 from trapgate.engine import record
 from trapgate.engine.block import Block
-from trapgate.engine.blocks import liveness
 from trapgate.engine.cold import ColdContext
+from trapgate.engine.handler_keys import liveness
 from trapgate.engine.hot.flags import RegionFlags, Snapshot
 from trapgate.engine.hot.operands import operands_of
 from trapgate.engine.hot.provenance import Access, Key, Known, Origin, Plan, TracingEmitter
