@@ -19,10 +19,6 @@ import platformdirs
 #: Folders of compiled code that are kept, one for each version of trapgate, LLVM and processor.
 KEPT_VERSIONS = 4
 
-#: Without it LLVM 22 loses count of values that are written in parts (AH, then AL) where it joins registers: an
-#: assertion in RegisterCoalescer.cpp, "Instruction is reading nonexistent value", ends the process.
-llvm.set_option("trapgate", "--enable-subreg-liveness")
-
 PREAMBLE = """
 attributes #0 = { nounwind }
 !0 = !{!"branch_weights", i32 1, i32 100000}

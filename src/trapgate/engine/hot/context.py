@@ -261,7 +261,11 @@ class RegionContext(ColdContext):
         cell = self._cell(number)
         if value.width < 32:
             mask = (1 << value.width) - 1
-            value = (cell.get() & ~mask) | value.zext(64)
+            # Opaque, so that LLVM does not make it a write of a part of a host's register: where it joins registers,
+            # LLVM 22 loses count of values that are written in parts (an assertion in RegisterCoalescer.cpp,
+            # "Instruction is reading nonexistent value", which ends the process).
+            part = self.emit.define(f'call i64 asm "", "=r,0"(i64 {value.zext(64).name})', "i64")
+            value = (cell.get() & ~mask) | part
         value = value.zext(64)
         cell.set(value)
         origin = self.emit.origins.get(value.name)
