@@ -17,6 +17,7 @@ from trapgate.cli.errors import (
     UnknownCommand,
     UnknownOption,
 )
+from trapgate.cli.lockstep import InvalidHot
 from trapgate.cli.main import describe_usage, main
 from trapgate.cli.terminal import ProcessConsole
 from trapgate.cli.trace import InvalidTraceOption
@@ -115,6 +116,12 @@ case(
     "wanted a whole number of instructions above 0, got '0': correct --max-instructions",
     _cli("run", "--max-instructions", "0"),
 )
+case(
+    InvalidCount,
+    "wanted a whole number of instructions above 0, got 'all': correct --every",
+    _cli("lockstep", "--every", "all"),
+)
+case(InvalidHot, "wanted auto or always after --hot, got 'off': correct --hot", _cli("lockstep", "--hot", "off"))
 case(
     CannotWrite,
     "wanted a file that can be written at '', got no name: name another file with --json",
