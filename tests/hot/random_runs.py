@@ -22,6 +22,8 @@ HANDLERS, COUNT, NEXT, DATA, STACK = 0x7200, 0x7800, 0x7808, 0x1_0000, 0x3_F000
 SMALL_DATA, SMALL_STACK = 0xA000, 0xFF00
 #: The data page that #PF's handler makes writable and read-only in turn.
 TURNING = 0x2000
+#: Regions of one case after which no more are forced: code that changes itself would have new ones for ever.
+ENOUGH = 12
 WITH_ERROR = (8, 10, 11, 12, 13, 14, 17)
 MODES: dict[str, tuple[int, Callable[[Guest], Guest]]] = {
     "long": (64, lambda g: g.enter_long()),
@@ -162,8 +164,9 @@ def force_regions(g: Guest) -> int:
     assert tier is not None
     before, tier.always = tier.installed, True
     for block in g.processor.blocks.valid_blocks():
-        if not block.regions:
+        if not block.regions and tier.installed < before + ENOUGH:
             tier.force(block)
+    tier.always = False
     return tier.installed - before
 
 
@@ -183,8 +186,10 @@ def compare_case(case: Case, handlers: HandlerStore, instructions: int = 4000, a
         count = choose.choice((1, 2, 5, 30, 200, 700, 3000))
         if not always and done < forcing:
             count = min(count, forcing - done)
-        elif not always and choose.random() < 0.3:
+        elif not always and tier.installed < ENOUGH and choose.random() < 0.3:
             force_regions(hot)
+        if always and tier.installed >= ENOUGH:
+            tier.always = False
         place = cold.processor.rip
         before = read_state(cold.processor)
         first, second = cold.run(count), hot.run(count)
