@@ -43,10 +43,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What became of a job: an object file."""
+    """What became of a job: an object file, or what went wrong, which is a bug of ours."""
 
     code: bytes
     job: Job
+    error: Exception | None = None
 
 
 class RegionCompiler(Compiler):
@@ -122,7 +123,10 @@ class Workshop:
     def _work(self) -> None:
         while (item := self._jobs.get()) is not None:
             job, ready = item
-            ready.append(Compiled(self.now(job), job))
+            try:
+                ready.append(Compiled(self.now(job), job))
+            except Exception as error:
+                ready.append(Compiled(b"", job, error))
 
 
 @functools.cache

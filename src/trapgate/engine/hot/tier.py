@@ -146,6 +146,8 @@ class HotTier:
             self._install(self._ready.popleft())
 
     def _install(self, compiled: Compiled) -> None:
+        if compiled.error is not None:
+            raise compiled.error
         region = compiled.job.customer
         assert isinstance(region, Region)
         shape = region.shape
