@@ -66,6 +66,8 @@ class Templates:
         self._indices_at = self._indices.ctypes.data
         self._new: list[tuple[bytes, bytes, list[int], int, int, int]] = []
         self._new_pool: dict[tuple[int, bytes, int | None, int, int], int] = {}
+        #: Blocks found here in this run.
+        self.used = 0
 
     # -- reading
 
@@ -100,6 +102,7 @@ class Templates:
         known = self._code[start + HEAD : start + HEAD + length]
         if code[:length] != known:
             return None
+        self.used += 1
         has_target = target if flags & _HAS_TARGET else None
         return Template(known, self._indices_at + 4 * indices, count, cycles, bool(flags & _ENDS), has_target)
 

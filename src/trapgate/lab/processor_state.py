@@ -12,7 +12,8 @@ from trapgate.engine.processor import Processor
 #: Bytes of the state block from one field to before another, without host addresses and what is only scratch.
 _RANGES = (
     (layout.GPR, layout.ZERO + 8),
-    (layout.KERNEL_GS_BASE, layout.SIMD_FLAGS),
+    (layout.KERNEL_GS_BASE, layout.PRIVILEGES_VALID),
+    (layout.SEGMENTS, layout.SIMD_FLAGS),
     (layout.FPR, layout.HOST_MXCSR),
     (layout.COUNTERS, layout.COUNTERS + 8 * len(layout.COUNTER_NAMES)),
 )
