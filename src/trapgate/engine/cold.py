@@ -402,14 +402,33 @@ class ColdContext(Context):
         with e.when(elements.ne(0)):
             to_host = e.pointer(e.load(64, e.offset(to_entry, 16)) + to)
             from_host = e.pointer(e.load(64, e.offset(source_entry, 16)) + source)
-            i = e.variable(0)
             end = elements << size.bit_length() - 1
+            at_once, done = e.new_label("bulk"), e.new_label("stored")
+            if fill is None:
+                # Not where the destination begins inside the source: then each element is copied on and on.
+                distance = e.address(to_host) - e.address(from_host)
+                simple = distance.uge(end)
+            else:
+                byte = fill.trunc(8)
+                simple = fill.eq(byte.zext(fill.width) * (((1 << fill.width) - 1) // 0xFF))
+            one_by_one = e.new_label("elements")
+            e.branch(simple, at_once, one_by_one, likely=True)
+            e.label(at_once)
+            no = e.constant(0, 1)
+            if fill is None:
+                e.intrinsic_void("memmove", [to_host, from_host, end, no], "p0.p0.i64")
+            else:
+                e.intrinsic_void("memset", [to_host, byte, end, no], "p0.i64")
+            e.jump(done)
+            e.label(one_by_one)
+            i = e.variable(0)
             with e.loop() as loop:
-                # One element after the other, as overlapping copies need it.
                 value = e.load(8 * size, e.offset(from_host, i.get()), 1) if fill is None else fill
                 e.store(value, e.offset(to_host, i.get()), 1)
                 i.set(i.get() + size)
                 loop.break_if(i.get().eq(end))
+            e.jump(done)
+            e.label(done)
         return elements
 
 
