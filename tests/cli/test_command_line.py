@@ -32,7 +32,10 @@ def error_line(text: str) -> str:
         (["frob"], "wanted a command (run, compare, trace, lockstep, bench, doctor), got frob: see trapgate --help"),
         (["--quux"], "wanted an option that trapgate has, got --quux: see trapgate --help"),
         (["run", "--quux"], "wanted an option that trapgate run has, got --quux: see trapgate run --help"),
-        (["run", "--mem", "1G"], "wanted an option that trapgate run has, got --mem: did you mean --memory?"),
+        (
+            ["run", "--mem", "1G"],
+            "wanted an option that trapgate run has, got --mem: did you mean --memory or --model?",
+        ),
         (["run", "--memory"], "wanted a value after --memory, got none: see trapgate run --help"),
         (["run", "--stats=1"], "wanted --stats without a value, got one: see trapgate run --help"),
         (["run", "a", "b"], "wanted at most one guest, got also b: put a command for the guest after --"),

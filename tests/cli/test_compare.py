@@ -40,7 +40,8 @@ def without_host(report: dict[str, object]) -> dict[str, object]:
     runs = report["runs"]
     assert isinstance(runs, dict)
     for run in runs.values():
-        assert set(run.pop("host")) == {"seconds", "guest_mips", "translated_blocks", "handlers_built"}
+        host = {"seconds", "guest_mips", "translated_blocks", "handlers_built", "regions", "hot_share", "hottest"}
+        assert set(run.pop("host")) == host
     return report
 
 
@@ -150,14 +151,15 @@ def test_a_triple_fault_shows_the_guests_registers(process: Command, sector: Pat
     assert lines[1].startswith("rax=")
     assert any(line.startswith("rip=0000000000007c05  rflags=") for line in lines)
     assert any("int3" in line for line in lines)
-    assert ("last exit: shutdown" in lines) == (technique != "bare")
+    # The hypervisor sees the #GP of the last delivery: it intercepts them while EFER.SVME is clear.
+    assert ("last exit: exception_13" in lines) == (technique != "bare")
 
 
 def test_stats_have_a_table_of_exits(process: Command, sector: Path) -> None:
     answer = process("run", write(sector, "b0 00 e6 f4"), "--technique", "nested", "--stats")
     exits = [line for line in answer.errors.splitlines() if "ioio" in line]
     assert len(exits) == 1
-    assert exits[0].replace("│", " ").split()[1:4] == ["1", "100.00%", "100.00%"]
+    assert exits[0].replace("│", " ").split()[1:4] == ["3", "100.00%", "100.00%"]  # two of them the BIOS's
 
 
 def test_mistakes_of_the_hypervisor_are_said_in_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from support import ROOT
 from trapgate.lab.options import RunOptions
 from trapgate.lab.report import json_report
 from trapgate.lab.run import RunOutcome
-from trapgate.lab.statistics import SCHEMA_VERSION, ExitStatistics, Statistics
+from trapgate.lab.statistics import ExitStatistics, HotPlace, SCHEMA_VERSION, Statistics
 
 STATISTICS = Statistics(
     instructions=3_000_000,
@@ -31,6 +31,9 @@ STATISTICS = Statistics(
     cycles_by_place={"guest": 3_000_000, "idle": 1_500_000},
     translated_blocks=100,
     handlers_built=4,
+    regions=2,
+    hot_share=0.5,
+    hottest=(HotPlace(4096, 3, 64, 0.25, 1.0),),
 )
 OUTCOME = RunOutcome(
     options=RunOptions(), description="trapgate-guest", reason="guest-exit", status=0, message="", statistics=STATISTICS
@@ -44,6 +47,7 @@ def test_json_report() -> None:
         "schema_version": SCHEMA_VERSION,
         "technique": "bare",
         "costs": "opteron-2007",
+        "model": "full",
         "guest": "trapgate-guest",
         "processor": "opteron-2007",
         "memory_bytes": 256 << 20,
@@ -66,7 +70,15 @@ def test_json_report() -> None:
             "hlt": {"samples": 10, "cycles": 20_000, "min": 2_000, "max": 2_000, "mean": 2_000.0},
         },
         "cycles_by_place": {"guest": 3_000_000, "idle": 1_500_000},
-        "host": {"seconds": 1.5, "guest_mips": 2.0, "translated_blocks": 100, "handlers_built": 4},
+        "host": {
+            "seconds": 1.5,
+            "guest_mips": 2.0,
+            "translated_blocks": 100,
+            "handlers_built": 4,
+            "regions": 2,
+            "hot_share": 0.5,
+            "hottest": [{"rip": 4096, "cpl": 3, "bits": 64, "share": 0.25, "hot": 1.0}],
+        },
     }
 
 

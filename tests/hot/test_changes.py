@@ -364,14 +364,14 @@ def test_code_that_changes_while_its_region_is_compiled(
     both.run(60)
     tier = both.tier
     block = next(b for b in both.hot.processor.blocks.valid_blocks() if b.rip == LOOP["body"])
-    tier.sample(block.first)
-    tier.sample(block.first)
+    tier.sample(block)
+    tier.sample(block)
     monkeypatch.setattr(tier_module, "SAMPLES_PER_INSTRUCTION", 1 << 30)
     wait_for(lambda: bool(tier._ready))
     for g in both:
         g.memory.write(LOOP["body"], g.memory.read(LOOP["body"], 1))
     both.run(30)
-    tier.sample(both.hot.processor.blocks.valid_blocks()[-1].first)
+    tier.sample(both.hot.processor.blocks.valid_blocks()[-1])
     assert not tier._ready
     assert tier.installed == 0
     both.run()
