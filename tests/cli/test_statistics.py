@@ -12,7 +12,7 @@ from support import ROOT
 from trapgate.lab.options import RunOptions
 from trapgate.lab.report import json_report
 from trapgate.lab.run import RunOutcome
-from trapgate.lab.statistics import ExitStatistics, HotPlace, SCHEMA_VERSION, Statistics
+from trapgate.lab.statistics import SCHEMA_VERSION, ExitStatistics, HotPlace, Statistics
 
 STATISTICS = Statistics(
     instructions=3_000_000,
