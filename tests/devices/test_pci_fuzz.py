@@ -77,6 +77,16 @@ IDE_STEPS = st.one_of(
     ),
     st.tuples(st.just("wait"), st.integers(0, 3 * MILLISECONDS)),
 )  # fmt: skip
+#: A whole DMA command at a place that there is, with regions that may not be.
+TRANSFERS = st.tuples(
+    st.just("transfer"), st.sampled_from([0xC8, 0xCA]), st.integers(0, 2040), st.integers(1, 8),
+    st.lists(
+        st.tuples(RAM_ADDRESSES, st.sampled_from([0, 2, 512, 1024, 4096]), st.sampled_from([0, 0x8000])),
+        min_size=1, max_size=4,
+    ),
+    st.integers(0, 600_000),
+)  # fmt: skip
+IDE_STEPS = st.one_of(IDE_STEPS, TRANSFERS, TRANSFERS)
 RING_VALUES = st.one_of(st.integers(0, 0xFFFF), st.integers(0, 20))
 LENGTHS_OF_BUFFERS = st.one_of(
     st.integers(0, 0xFFFF_FFFF), st.sampled_from([0, 1, 15, 16, 17, 512, 513, 4096, 1 << 22])
@@ -142,6 +152,13 @@ class Guest:
                 if world.memory.is_ram(table, 8 * len(regions) or 1):
                     world.regions(table, regions)
                 world.start_dma(table, to_memory, channel)
+            case ("transfer", int(command), int(lba), int(count), list(regions), int(cycles)):
+                for value in (4, 0):  # whatever went on before is dropped
+                    world.outb(0x3F6, value)
+                world.regions(0x1_0000, regions)
+                world.command(command, lba, count)
+                world.start_dma(0x1_0000, to_memory=command == 0xC8)
+                world.wait(cycles)
             case ("wait", int(cycles)):
                 world.wait(cycles)
             case ("start", int(features)):
