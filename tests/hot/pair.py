@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from engine.harness import Guest
+from trapgate.engine.blocks import Block
 from trapgate.engine.handlers import HandlerStore
+from trapgate.engine.hot.tier import Region
 from trapgate.engine.processor import Stopped
 from trapgate.lab.lockstep import memory_difference
 from trapgate.lab.processor_state import read_state, read_tlb
@@ -45,6 +47,16 @@ class Pair:
         stopped = self.run()
         assert stopped.reason == "halted", f"wanted a halt, got {stopped} at {self.cold['rip']:#x}"
         assert self.tier.installed > 0
+
+    def force(self, rip: int) -> list[Block]:
+        """Make the region around the block at `rip`, now: its blocks."""
+        block = next(block for block in self.hot.processor.blocks.valid_blocks() if block.rip == rip)
+        was, self.tier.always = self.tier.always, True
+        self.tier.force(block)
+        self.tier.always = was
+        (region,) = block.regions
+        assert isinstance(region, Region)
+        return region.shape.blocks
 
     def compare(self) -> None:
         """Everything of the two: registers, flags, counts, memory, the modelled TLB, the device's accesses."""
