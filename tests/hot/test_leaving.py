@@ -7,8 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from engine.assembly import assemble
-from engine.harness import CODE, DATA, DEVICE, Guest, P, U, W
-from trapgate.arch import layout
+from engine.harness import CODE, DATA, DEVICE, Guest, P, U
 
 from .pair import Make, Pair
 
@@ -479,32 +478,41 @@ def test_the_time_stamp_in_a_region(pair: Pairs) -> None:
 
 
 def test_accessed_and_dirty_bits(pair: Pairs) -> None:
-    """A region's first read and first write of a page set them, as they do without it."""
+    """A region that has read a page still looks before it writes there, in another block: the write sets the bit."""
     code = assemble(
         64,
         """
-        b9 20 00 00 00        mov ecx, 32
+        b9 40 00 00 00        mov ecx, 64
         body:
         8b 06                 mov eax, [rsi]
-        f6 c1 01              test cl, 1
-        74 03                 je next
-        89 46 08              mov [rsi + 8], eax
+        39 d9                 cmp ecx, ebx
+        77 02                 ja next
+        89 06                 mov [rsi], eax
         next:
         48 81 c6 00 10 00 00  add rsi, 0x1000
+        81 e6 ff 7f 20 00     and esi, 0x207fff
         ff c9                 dec ecx
-        75 eb                 jne body
+        75 e7                 jne body
         f4                    hlt
         """,
     )
 
     def make(g: Guest) -> Guest:
         g.enter_long().load(code).set(rsi=0x20_0000)
-        for i in range(32):
-            g.map(0x20_0000 + 0x1000 * i, DATA + 0x1000 * (i % 4), P | W | U)
+        for i in range(8):
+            g.map(0x20_0000 + 0x1000 * i, DATA + 0x1000 * i)
         return g
 
+    # Once with writes in every turn, so that there are regions with both blocks; then only in the last six.
     both = pair(make)
+    for g in both:
+        g.set(rbx=64)
     both.run_to_halt()
-    bits = [both.hot.memory.read_u64(both.hot.entry(0x20_0000 + 0x1000 * i)) & 0x60 for i in range(32)]
-    assert bits == [0x20, 0x60] * 16
-    assert both.hot.processor.q[layout.gpr(1) >> 3] == 0
+    for g in both:
+        for i in range(8):
+            g.map(0x20_0000 + 0x1000 * i, DATA + 0x1000 * i)
+            g.flush(0x20_0000 + 0x1000 * i)
+        g.set(rbx=6, rsi=0x20_0000).go(CODE)
+    both.run_to_halt()
+    bits = [both.hot.memory.read_u64(both.hot.entry(0x20_0000 + 0x1000 * i)) & 0x60 for i in range(8)]
+    assert bits == [0x20, 0x20, *[0x60] * 6]
