@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+from trapgate.engine.compile import CodeFolder
 from trapgate.engine.handlers import HandlerStore
+from trapgate.engine.hot.compile import IMPOSSIBLE, Compiled, Job, Workshop, named
 
 from .programs import Program
 from .random_runs import Case, compare_case
@@ -24,3 +32,53 @@ def test_bytes_of_a_register_written_one_after_the_other(handlers: HandlerStore)
     """LLVM's register coalescer failed an assertion, and ended the process, on a region of this program."""
     case = Case("two-level", Program(0x8FE0, bytearray(BYTES), LABELS), "3 246")
     assert compare_case(case, handlers, always=True) > 0
+
+
+def _job(folder: Path, number: int) -> Job:
+    function = f"define preserve_nonecc i64 @region(ptr %state, ptr %uop, i64 %budget) #0 {{\n ret i64 {number}\n}}"
+    text, name = named(function, ())
+    return Job(text, name, CodeFolder(folder), None)
+
+
+def _wait(ready: deque[Compiled], count: int) -> list[Compiled]:
+    end = time.monotonic() + 120
+    while len(ready) < count:
+        assert time.monotonic() < end, "nothing was compiled"
+        time.sleep(0.01)
+    return list(ready)
+
+
+def test_regions_are_compiled_in_another_process_and_kept(tmp_path: Path) -> None:
+    shop: Workshop = Workshop()
+    ready: deque[Compiled] = deque()
+    for number in (1, 2):
+        shop.give(_job(tmp_path, number), ready)
+    first, second = _wait(ready, 2)
+    for compiled in (first, second):
+        assert compiled.code.startswith(b"\x7fELF")
+        assert shop.kept(compiled.job) == compiled.code
+        assert shop.load(compiled.job, compiled.code) > 0
+    shop.close()
+    other = Workshop()
+    other.start = lambda: (_ for _ in ()).throw(AssertionError("it was kept"))
+    other.give(_job(tmp_path, 1), again := deque())
+    assert _wait(again, 1)[0].code == first.code
+    other.close()
+
+
+def test_a_compiler_that_ends_costs_a_region_and_nothing_else(tmp_path: Path) -> None:
+    """As when LLVM fails an assertion: that region is never tried again, the next one has a new process."""
+    shop = Workshop()
+    usual = shop.start
+    dying = [sys.executable, "-c", "import sys; sys.stdin.buffer.read(8)"]
+    shop.start = lambda: subprocess.Popen(dying, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    ready: deque[Compiled] = deque()
+    shop.give(_job(tmp_path, 3), ready)
+    assert _wait(ready, 1)[0].code == IMPOSSIBLE
+    shop.start = usual
+    shop.give(_job(tmp_path, 3), ready)
+    shop.give(_job(tmp_path, 4), ready)
+    _, same, other = _wait(ready, 3)
+    assert same.code == IMPOSSIBLE
+    assert other.code.startswith(b"\x7fELF")
+    shop.close()

@@ -1,6 +1,8 @@
-"""Regions as machine code: compiled in a thread of their own, and kept on disk by what they were compiled from.
+"""Regions as machine code: compiled in a process of their own, and kept on disk by what they were compiled from.
 
-One thread and one collection of machine code serve all processors of this process: equal texts are compiled once.
+One such process, with a thread that waits for it, and one collection of machine code serve all processors of this
+process: equal texts are compiled once. LLVM sometimes fails an assertion, which ends the process that it is in; the
+region is then never compiled again.
 """
 
 from __future__ import annotations
@@ -8,26 +10,33 @@ from __future__ import annotations
 import atexit
 import functools
 import hashlib
+import os
 import queue
+import subprocess
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-import llvmlite.binding as llvm
-
-from trapgate.engine.compile import CodeFolder, Compiler, assemble
+import trapgate
+from trapgate.engine.compile import CodeFolder, assemble
+from trapgate.engine.hot.passes import VERSION, RegionCompiler
+from trapgate.engine.hot.worker import LENGTH
 
 #: Regions that are kept on disk, a few kilobytes each.
 MOST_KEPT = 4000
 #: What functions are called in a text before they are named after it.
 UNNAMED = "@region("
+#: The code of a region that LLVM cannot compile.
+IMPOSSIBLE = b""
 
 
 def named(function: str, declarations: Iterable[str]) -> tuple[str, str]:
     """A module of one function, and the function's name, which says what it was compiled from."""
     text = assemble([function], declarations)
-    name = "region-" + hashlib.sha256(text.encode()).hexdigest()[:32]
+    name = "region-" + hashlib.sha256(f"{VERSION}\n{text}".encode()).hexdigest()[:32]
     return text.replace(UNNAMED, f'@"{name}"('), name
 
 
@@ -43,38 +52,23 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What became of a job: an object file, or what went wrong, which is a bug of ours."""
+    """What became of a job: an object file, or IMPOSSIBLE."""
 
     code: bytes
     job: Job
-    error: Exception | None = None
-
-
-class RegionCompiler(Compiler):
-    """Compiles regions: few passes, because more cost more than they bring (docs/engine.md)."""
-
-    def compile(self, text: str) -> bytes:
-        module = llvm.parse_assembly(text)
-        builder = llvm.create_pass_builder(self._machine, llvm.create_pipeline_tuning_options(1))
-        passes = llvm.create_new_function_pass_manager()
-        passes.add_sroa_pass()
-        passes.add_instruction_combine_pass()
-        passes.add_simplify_cfg_pass()
-        for function in module.functions:
-            if not function.is_declaration:
-                passes.run(function, builder)
-        return bytes(self._machine.emit_object(module))
 
 
 class Workshop:
-    """The compiler of this process's regions, and its thread."""
+    """The compiler of this process's regions."""
 
     def __init__(self) -> None:
         self._compiler = RegionCompiler()
         self._jobs: queue.SimpleQueue[tuple[Job, deque[Compiled]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._worker: subprocess.Popen[bytes] | None = None
         self._addresses: dict[str, int] = {}
         self._kept = 0
+        self.start = start_worker
         #: Bytes of machine code that have been loaded; they stay to the end of the process.
         self.loaded = 0
 
@@ -83,14 +77,11 @@ class Workshop:
         return job.folder.read(job.name)
 
     def now(self, job: Job) -> bytes:
-        """The object file of a job, from its folder or compiled while the caller waits."""
+        """The object file of a job, from its folder or compiled in this process while the caller waits."""
         code = self.kept(job)
         if code is None:
             code = self._compiler.compile(job.text)
-            job.folder.write(job.name, code)
-            self._kept += 1
-            if self._kept % 256 == 1:
-                job.folder.keep_newest("region-", MOST_KEPT)
+            self._keep(job, code)
         return code
 
     def give(self, job: Job, ready: deque[Compiled]) -> None:
@@ -98,7 +89,6 @@ class Workshop:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="trapgate regions", daemon=True)
             self._thread.start()
-            # The interpreter must not be taken down around LLVM at work.
             atexit.register(self.close)
         self._jobs.put((job, ready))
 
@@ -112,21 +102,76 @@ class Workshop:
         return address
 
     def close(self) -> None:
-        """End the thread, after what it is compiling now; what waits is forgotten."""
+        """End the thread and the process; what waits is forgotten."""
         thread, self._thread = self._thread, None
         if thread is not None:
             while not self._jobs.empty():
                 self._jobs.get()
             self._jobs.put(None)
+            worker = self._worker
+            if worker is not None:
+                worker.kill()
             thread.join()
+
+    def _keep(self, job: Job, code: bytes) -> None:
+        job.folder.write(job.name, code)
+        self._kept += 1
+        if self._kept % 256 == 1:
+            job.folder.keep_newest("region-", MOST_KEPT)
+
+    # -- the thread
 
     def _work(self) -> None:
         while (item := self._jobs.get()) is not None:
             job, ready = item
-            try:
-                ready.append(Compiled(self.now(job), job))
-            except Exception as error:
-                ready.append(Compiled(b"", job, error))
+            code = self.kept(job)
+            if code is None:
+                code = self._outside(job.text)
+                if self._thread is None:
+                    break  # the process was killed in the middle of it
+                self._keep(job, code)
+            ready.append(Compiled(code, job))
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker.communicate()
+            self._worker = None
+
+    def _outside(self, text: str) -> bytes:
+        """Compile in the other process, which is started where there is none."""
+        if self._worker is None:
+            self._worker = self.start()
+        worker, data = self._worker, text.encode()
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        try:
+            worker.stdin.write(LENGTH.pack(len(data)) + data)
+            worker.stdin.flush()
+            head = worker.stdout.read(LENGTH.size)
+            code = worker.stdout.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else IMPOSSIBLE
+        except OSError:
+            code = IMPOSSIBLE
+        if not code:
+            worker.kill()
+            worker.communicate()
+            self._worker = None
+        return code
+
+
+def start_worker() -> subprocess.Popen[bytes]:
+    """A process that compiles: in a session of its own, so that Ctrl-C is not for it.
+
+    What LLVM says at its end is not for the user.
+    """
+    root = str(Path(trapgate.__file__).resolve().parent.parent)
+    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen(
+        [sys.executable, "-m", "trapgate.engine.hot.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from collections import deque
 from trapgate.engine.block import Block
 from trapgate.engine.blocks import BlockStore
 from trapgate.engine.compile import CodeFolder
-from trapgate.engine.hot.compile import Compiled, Job, named, workshop
+from trapgate.engine.hot.compile import IMPOSSIBLE, Compiled, Job, named, workshop
 from trapgate.engine.hot.context import TABLE, RegionContext
 from trapgate.engine.hot.heads import Heads
 from trapgate.engine.hot.shape import Former, Shape, can_hold
@@ -146,8 +146,8 @@ class HotTier:
             self._install(self._ready.popleft())
 
     def _install(self, compiled: Compiled) -> None:
-        if compiled.error is not None:
-            raise compiled.error
+        if compiled.code == IMPOSSIBLE:
+            return
         region = compiled.job.customer
         assert isinstance(region, Region)
         shape = region.shape
