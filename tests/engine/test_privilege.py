@@ -453,6 +453,50 @@ def test_the_time_stamp_is_forbidden_to_users_by_a_later_write(guest: Callable[[
     assert [(vector, rip) for vector, _, rip, _ in native.processor.recent_exceptions] == [(13, program["forbidden"])]
 
 
+def test_iretq_accesses_memory_in_one_order(guest: Callable[[], Guest]) -> None:
+    """With the stack's page next to be replaced in the TLB, and the GDT's not there, the order of its reads counts."""
+    program = assemble(
+        64,
+        """
+        bf 00 00 01 00     mov edi, 0x10000
+        89 fe              mov esi, edi
+        41 bc 20 00 00 00  mov r12d, 32
+        again:
+        48 89 e3           mov rbx, rsp
+        0f 01 7c 24 f8     invlpg [rsp-8]
+        8c d0              mov eax, ss
+        50                 push rax
+        53                 push rbx
+        9c                 pushfq
+        8c c8              mov eax, cs
+        50                 push rax
+        41 55              push r13  ; next
+        44 89 e1           mov ecx, r12d
+        touch:
+        8b 06              mov eax, [rsi]
+        81 c6 00 10 00 00  add esi, 0x1000
+        81 fe 00 00 08 00  cmp esi, 0x80000
+        0f 44 f7           cmove esi, edi
+        ff c9              dec ecx
+        75 eb              db 0x75, 0xeb  ; jnz touch
+        48 cf              iretq
+        next:
+        41 ff c4           inc r12d
+        41 83 fc 64        cmp r12d, byte 100
+        75 c9              db 0x75, 0xc9  ; jnz again
+        f4                 hlt
+        """,
+    )
+
+    def change(g: Guest) -> None:
+        g.enter_long(cpl=0).load(program)
+        g.set(r13=program["next"])
+
+    native, _ = run_both(guest, change, 100_000)
+    assert native["r12"] == 100
+    assert native.counter("dtlb_l2_hits") > 64
+
+
 def test_blocks_lead_to_blocks_of_their_own_mode(guest: Callable[[], Guest]) -> None:
     """Regions of the hot tier are made of them, and have one mode."""
     g = guest()

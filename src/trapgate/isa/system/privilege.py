@@ -212,12 +212,12 @@ def iretq_within(c: Context) -> None:
     old = c.field(layout.SYSTEM_FLAGS)
     c.plain_python_if((old & NT).ne(0))  # #GP(0), before the stack is looked at
     pointer = c.stack_pointer()
-    rip, selector, flags, new_pointer, stack = (c.stack_load(pointer + 8 * i, 64) for i in range(5))
-    selector, stack = selector & 0xFFFF, stack & 0xFFFF
+    # The order of accesses is Python's: it decides what the TLB replaces.
+    rip, selector, flags = (c.stack_load(pointer + 8 * i, 64) for i in range(3))
+    selector = selector & 0xFFFF
     rpl, limit = selector & 3, c.field(layout.GDTR_LIMIT)
-    user, null_stack = rpl.eq(3), (stack & 0xFFFC).eq(0)
-    good = (user | rpl.eq(0)) & (stack & 3).eq(rpl) & (selector & 0xFFFC).ne(0) & ((null_stack & user) ^ 1)
-    good = good & ((selector | stack) & 4).eq(0) & (selector | 7).ule(limit) & (stack | 7).ule(limit)
+    user = rpl.eq(3)
+    good = (user | rpl.eq(0)) & (selector & 0xFFFC).ne(0) & (selector & 4).eq(0) & (selector | 7).ule(limit)
     good = good & (flags & (NT | VM | TF)).eq(0) & rip.eq(rip.trunc(48).sext(64))
     good = good & c.field(layout.NMI_BLOCKED).eq(0)
     waits = (flags & IF).ne(0) & c.field(layout.INTERRUPT_PENDING).ne(0)
@@ -226,6 +226,11 @@ def iretq_within(c: Context) -> None:
     table = c.field(layout.GDTR_BASE)
     code = c.load_system(table + (selector & 0xFFF8), 64)
     c.plain_python_if(is_long_code(code, rpl) ^ 1)
+    new_pointer, stack = (c.stack_load(pointer + 8 * i, 64) for i in (3, 4))
+    stack = stack & 0xFFFF
+    null_stack = (stack & 0xFFFC).eq(0)
+    good = (stack & 3).eq(rpl) & ((null_stack & user) ^ 1) & (stack & 4).eq(0) & (stack | 7).ule(limit)
+    c.plain_python_if(good ^ 1)
     # A null SS has no descriptor: the code's is read once more.
     data = c.load_system(table + (null_stack.select(selector, stack) & 0xFFF8), 64)
     writable = DATA_RW_ACCESSED
