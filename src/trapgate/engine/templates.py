@@ -10,16 +10,18 @@ blocks may be.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import struct
+from array import array
 from typing import NamedTuple
-
-import numpy as np
 
 from trapgate.engine.compile import CodeFolder
 from trapgate.engine.handlers import HandlerStore
 from trapgate.isa.decoded import Decoded
 
+#: Of the files: part of their names.
+FORMAT = 2
 #: Bytes by which blocks are looked for.
 HEAD = 16
 #: Blocks that are kept for a mode; when there are more, all are forgotten.
@@ -27,13 +29,11 @@ MOST_BLOCKS = 200_000
 #: So many new ones make it worth writing the file.
 ENOUGH = 1000
 
-#: An instruction of the pool. `handler` is the number of a key in the file, and an address in memory.
-POOL = np.dtype([
-    ("handler", "<u8"), ("body", "V24"), ("relative", "<u8"), ("is_relative", "<u4"), ("cycles", "<u4"),
-    ("length", "<u4"), ("unused", "<u4", 3),
-])  # fmt: skip
+#: An instruction of the pool: handler (the number of a key in the file, its address in memory), bytes 8 to 31 of the
+#: record, what is added to rip, whether it is, cycles, bytes (engine/fixed.py: emit_block).
+_INSTRUCTION = struct.Struct("<Q24sQIII12x")
 _ROW = struct.Struct("<IIHHIBxxxQ")  # where code and indices begin, bytes, instructions, cycles, flags, target
-_HEADER = struct.Struct("<6I")  # lengths of: keys, pool, indices, rows, code, blocks
+_HEADER = struct.Struct("<6IQ")  # lengths of: keys, pool, indices, rows, heads, code
 _ENDS, _HAS_TARGET = 1, 2
 _M64 = (1 << 64) - 1
 
@@ -54,16 +54,15 @@ class Templates:
     """The blocks of one decode mode: those of earlier runs, and those that this run adds."""
 
     def __init__(self, folder: CodeFolder, handlers: HandlerStore, mode: str) -> None:
-        self._folder, self._handlers, self._name = folder, handlers, f"decoded-{mode}"
+        self._folder, self._handlers, self._name = folder, handlers, f"decoded-{FORMAT}-{mode}"
         self._keys: dict[str, int] = {}
-        self._pool = np.zeros(0, POOL)
-        self._indices = np.zeros(0, "<u4")
-        self._rows = self._code = b""
+        self._rows = self._heads = self._code = b""
+        self._pool, self._indices = bytearray(8), bytearray(8)
         self._by_head: dict[bytes, int] = {}
         self._load()
         #: Host address of the pool.
-        self.pool = self._pool.ctypes.data
-        self._indices_at = self._indices.ctypes.data
+        self.pool = ctypes.addressof(ctypes.c_char.from_buffer(self._pool))
+        self._indices_at = ctypes.addressof(ctypes.c_char.from_buffer(self._indices))
         self._new: list[tuple[bytes, bytes, list[int], int, int, int]] = []
         self._new_pool: dict[tuple[int, bytes, int | None, int, int], int] = {}
         #: Blocks found here in this run.
@@ -71,27 +70,32 @@ class Templates:
 
     # -- reading
 
-    def _load(self) -> None:
+    def _parts(self) -> list[bytes]:
+        """What the file holds; nothing where there is none."""
         data = self._folder.read(self._name)
         if data is None:
-            return
-        sizes = _HEADER.unpack_from(data)
-        parts, place = [], _HEADER.size
-        for size in sizes[:5]:
+            return []
+        place, parts = _HEADER.size, []
+        for size in _HEADER.unpack_from(data)[:6]:
             parts.append(data[place : place + size])
             place += size
+        return parts
+
+    def _load(self) -> None:
+        parts = self._parts()
+        if not parts:
+            return
         names: list[str] = json.loads(parts[0])
         self._handlers.build(name for name in names if not self._handlers.has(name))
         self._keys = {name: i for i, name in enumerate(names)}
-        addresses = np.array([self._handlers.address(name) for name in names], "<u8")
-        self._pool = np.frombuffer(parts[1], POOL).copy()
-        self._pool["handler"] = addresses[self._pool["handler"]]
-        self._indices = np.frombuffer(parts[2], "<u4").copy()
-        self._rows, self._code = parts[3], parts[4]
-        code, size = self._code, _ROW.size
-        for row in range(sizes[5]):
-            (start,) = struct.unpack_from("<I", self._rows, row * size)
-            self._by_head[code[start : start + HEAD]] = row
+        addresses = [self._handlers.address(name) for name in names]
+        self._pool, self._indices = bytearray(parts[1]), bytearray(parts[2])
+        words = memoryview(self._pool).cast("Q")
+        step = _INSTRUCTION.size // 8
+        words[::step] = memoryview(array("Q", [addresses[number] for number in words[::step].tolist()]))
+        self._rows, self._heads, self._code = parts[3:]
+        heads = self._heads
+        self._by_head = {heads[i : i + HEAD]: i // HEAD for i in range(0, len(heads), HEAD)}
 
     def find(self, code: bytes) -> Template | None:
         """The block that `code`, up to the end of its page, begins with."""
@@ -99,7 +103,7 @@ class Templates:
         if row is None:
             return None
         start, indices, length, count, cycles, flags, target = _ROW.unpack_from(self._rows, row * _ROW.size)
-        known = self._code[start + HEAD : start + HEAD + length]
+        known = self._code[start : start + length]
         if code[:length] != known:
             return None
         self.used += 1
@@ -134,36 +138,27 @@ class Templates:
         """Write what is new, with what was there, if it is enough."""
         if len(self._new) < ENOUGH:
             return
-        old = len(self._rows) // _ROW.size
-        fresh = old + len(self._new) > MOST_BLOCKS
-        pool, indices, rows, code = self._pool, self._indices, self._rows, self._code
-        if fresh:
-            pool, indices, rows, code = pool[:0], indices[:0], b"", b""
-        else:
-            # Addresses are this process's: back to numbers.
-            number_of = {self._handlers.address(name): number for name, number in self._keys.items()}
-            pool = pool.copy()
-            pool["handler"] = [number_of[int(address)] for address in pool["handler"]]
-        added = np.zeros(len(self._new_pool), POOL)
-        for i, (key, body, relative, cycles, length) in enumerate(self._new_pool):
-            added[i] = (key, body, relative or 0, relative is not None, cycles, length, 0)
-        new_rows, new_code, new_indices = bytearray(rows), bytearray(code), []
-        place = len(indices)
-        for head, block, numbers, cycles, flags, target in self._new:
-            new_rows += _ROW.pack(len(new_code), place, len(block), len(numbers), cycles, flags, target)
-            new_code += head + block
-            new_indices += numbers
-            place += len(numbers)
-        merged = np.concatenate([indices, np.array(new_indices, "<u4") + np.uint32(len(pool))])
+        parts = self._parts() or [b""] * 6
+        if (parts[3], parts[4]) != (self._rows, self._heads):
+            return  # another run has written the file meanwhile: its numbers are not ours
+        if len(self._heads) // HEAD + len(self._new) > MOST_BLOCKS:
+            parts = [b""] * 6
+        _, pool, indices, rows, heads, code = parts
+        base = len(pool) // _INSTRUCTION.size
+        pool += b"".join(
+            _INSTRUCTION.pack(key, body, relative or 0, relative is not None, cycles, length)
+            for key, body, relative, cycles, length in self._new_pool
+        )
+        new_rows, new_code, numbers = bytearray(rows), bytearray(code), array("I")
+        place = len(indices) // 4
+        for _, block, mine, cycles, flags, target in self._new:
+            new_rows += _ROW.pack(len(new_code), place + len(numbers), len(block), len(mine), cycles, flags, target)
+            new_code += block
+            numbers.extend(number + base for number in mine)
+        indices += numbers.tobytes()
+        heads += b"".join(head for head, *_ in self._new)
         names = json.dumps(list(self._keys)).encode()
-        parts = [
-            names,
-            pool.tobytes() + added.tobytes(),
-            merged.astype("<u4").tobytes(),
-            bytes(new_rows),
-            bytes(new_code),
-        ]
-        header = _HEADER.pack(*(len(part) for part in parts), len(new_rows) // _ROW.size)
-        self._folder.write(self._name, header + b"".join(parts))
+        parts = [names, pool, indices, bytes(new_rows), heads, bytes(new_code)]
+        self._folder.write(self._name, _HEADER.pack(*map(len, parts), 0) + b"".join(parts))
         self._new.clear()
         self._new_pool.clear()
