@@ -6,6 +6,8 @@ processor instead. Offsets of fields that operand slots of micro-ops name (regis
 
 from __future__ import annotations
 
+from typing import Any, Protocol, TypeVar
+
 from trapgate.arch.registers import GPR_NAMES, SEGMENT_NAMES
 
 _fields: dict[str, int] = {}
@@ -256,6 +258,24 @@ _field("end_of_registers")
 #: Where the tables of the modelled TLB start (cpu/tlb.py lays them out); page-aligned.
 TLB_TABLES = 8192
 assert _next < TLB_TABLES
+
+
+class _Word(Protocol):
+    """A number, or a value of generated code (isa/ir)."""
+
+    def __xor__(self, other: Any, /) -> Any: ...
+    def __and__(self, other: Any, /) -> Any: ...
+    def __rshift__(self, other: Any, /) -> Any: ...
+    def __mul__(self, other: Any, /) -> Any: ...
+
+
+_W = TypeVar("_W", bound=_Word)
+
+
+def jump_cache_offset(rip: _W) -> _W:
+    """Bytes from the start of a jump cache to the entry of a rip."""
+    offset: _W = ((rip ^ (rip >> JUMP_CACHE_BITS)) & ((1 << JUMP_CACHE_BITS) - 1)) * JUMP_CACHE_ENTRY
+    return offset
 
 
 def gpr(number: int) -> int:

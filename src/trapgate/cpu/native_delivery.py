@@ -148,8 +148,7 @@ def _emit_delivery(declarations: set[str]) -> str:
     f.set_field(layout.RIP, offset)
     with e.when(budget.slt(0), likely=False):
         e.ret(BUDGET_SPENT)
-    index = (offset ^ (offset >> layout.JUMP_CACHE_BITS)) & ((1 << layout.JUMP_CACHE_BITS) - 1)
-    cached = e.pointer(f.field(layout.JUMP_CACHE) + index * layout.JUMP_CACHE_ENTRY)
+    cached = e.pointer(f.field(layout.JUMP_CACHE) + layout.jump_cache_offset(offset))
     with e.when(e.load(64, cached).ne(offset), likely=False):
         e.ret(TO_BE_FOUND)
     e.ret(e.load(64, e.offset(cached, 8)))

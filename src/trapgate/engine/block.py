@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 
+from trapgate.arch import layout
 from trapgate.cpu.mode import Mode
 from trapgate.engine import record
 from trapgate.engine.templates import Templates
@@ -117,7 +118,7 @@ class Translation:
         self.privileges: dict[bool, tuple[Translation, Translation]] = {}
         #: Blocks of this mode that earlier runs have decoded, in 64-bit code.
         self.templates: Templates | None = None
-        self._cache = mmap.mmap(-1, record.JUMP_CACHE_ENTRY << record.JUMP_CACHE_BITS)
+        self._cache = mmap.mmap(-1, layout.JUMP_CACHE_ENTRY << layout.JUMP_CACHE_BITS)
         self._cache_words = memoryview(self._cache).cast("Q")
         self.jump_cache = ctypes.addressof(ctypes.c_char.from_buffer(self._cache))
         self.clear_jump_cache()
@@ -130,6 +131,6 @@ class Translation:
 
     def remember(self, rip: int, address: int) -> None:
         """An indirect branch to `rip` finds the block whose header is at `address`."""
-        index = (rip ^ (rip >> record.JUMP_CACHE_BITS)) & ((1 << record.JUMP_CACHE_BITS) - 1)
-        self._cache_words[2 * index + 1] = address
-        self._cache_words[2 * index] = rip
+        place = layout.jump_cache_offset(rip) >> 3
+        self._cache_words[place + 1] = address
+        self._cache_words[place] = rip

@@ -337,13 +337,16 @@ class ColdContext(Context):
             with e.when(self._leave, likely=False):
                 self.set_field(layout.RIP, rip)
                 self._exit(record.EXIT_LOOKUP)
-        index = (rip ^ (rip >> record.JUMP_CACHE_BITS)) & ((1 << record.JUMP_CACHE_BITS) - 1)
-        cache = e.load_type("ptr", self.state_pointer(layout.JUMP_CACHE))
-        entry = e.offset(cache, index * record.JUMP_CACHE_ENTRY)
+        entry = self._jump_cache_entry(rip)
         with e.when(e.load(64, entry).ne(rip), likely=False):
             self.set_field(layout.RIP, rip)
             self._exit(record.EXIT_LOOKUP)
         self._take(e.load_type("ptr", e.offset(entry, 8)))
+
+    def _jump_cache_entry(self, rip: Value) -> Value:
+        """Pointer to where the jump cache has a rip, if it has it."""
+        cache = self.emit.load_type("ptr", self.state_pointer(layout.JUMP_CACHE))
+        return self.emit.offset(cache, layout.jump_cache_offset(rip))
 
     def next_ip(self) -> Value:
         return self.of_record(record.NEXT_IP, 64)

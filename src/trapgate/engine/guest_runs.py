@@ -22,7 +22,7 @@ assert (world_switch.SLOTS, world_switch.DISPLACEMENT) == (record.SLOTS, record.
 
 _M64 = (1 << 64) - 1
 # Words of the state block and of a VMCB.
-_EXIT_BUDGET, _EXIT_UOP, _TSC_AT_ZERO = layout.EXIT_BUDGET >> 3, layout.EXIT_UOP >> 3, layout.TSC_AT_ZERO >> 3
+_EXIT_UOP, _TSC_AT_ZERO = layout.EXIT_UOP >> 3, layout.TSC_AT_ZERO >> 3
 _WORLD_VMCB, _WORLD_BUDGET, _WORLD_EXITS = layout.WORLD_VMCB >> 3, layout.WORLD_BUDGET >> 3, layout.WORLD_EXITS >> 3
 _CPL = layout.CPL >> 3
 _WORLD_STATE_OF, _WORLD_DR6, _EFER = layout.WORLD_STATE_OF >> 3, layout.WORLD_DR6 >> 3, layout.EFER >> 3
@@ -121,14 +121,6 @@ class GuestRuns(Ports):
         self.in_guest, self.redirected = True, False
         return zero
 
-    def _count(self, zero: int) -> None:
-        """Time and instructions, behind native code."""
-        budget = self.q[_EXIT_BUDGET]
-        if budget >> 63:
-            budget -= 1 << 64
-        self.clock.now = zero - (budget >> 32)
-        self.instructions += LOW - (budget & LOW)
-
     def _count_exit(self, place: int) -> None:
         """A #VMEXIT that native code has done."""
         if self._forced or self._pending_error is not None:
@@ -150,7 +142,7 @@ class GuestRuns(Ports):
             return 0
         if self.q[_CPL] != self._selected_cpl:
             self._follow_privilege()
-        self._count(zero)
+        self.count_native(zero)
         if code != EXIT_LEFT_GUEST:
             return self._go_on_inside(code)
         self.left_guest = True
@@ -171,7 +163,7 @@ class GuestRuns(Ports):
         code = self.native_world_round_trip(self.state.address)
         self._privileges = privileges
         if code == EXIT_LEFT_GUEST:
-            self._count(zero)
+            self.count_native(zero)
             self._count_exit(place)
             if self.controls.tsc_offset:
                 self._set_zero(zero)
@@ -181,7 +173,7 @@ class GuestRuns(Ports):
             return
         self.host = host
         if code < NOT_RUN:
-            self._count(zero)
+            self.count_native(zero)
             self.take_guest()
             uop = self._go_on_inside(code)
             if uop:

@@ -39,6 +39,7 @@ from trapgate.machine.memory import PhysicalMemory
 
 LOW = 0xFFFF_FFFF
 _M64 = (1 << 64) - 1
+_CPL, _EXIT_BUDGET = layout.CPL >> 3, layout.EXIT_BUDGET >> 3
 #: Longest stretch of native code, in cycles: a request to stop the run is looked at in between.
 SLICE = 1_000_000
 #: Modes whose blocks are kept; one more, for the other privilege of the last, does not matter.
@@ -300,6 +301,27 @@ class NativeCore(GuestMode):
             self.q[layout.EXIT_BUDGET >> 3] = budget - (cycles << 32) & _M64
             # A RDTSC at the block's end must not see the budget jump.
             self.q[layout.TSC_AT_ZERO >> 3] = self.q[layout.TSC_AT_ZERO >> 3] - cycles & _M64
+
+    def run_native(self, uop: int, zero: int, room: int) -> int:
+        """Run native code from a record on, with a budget of `room` cycles that is used up at cycle `zero`.
+
+        Returns why it was left (engine/record.py). Time, instructions and privilege follow it.
+        """
+        code: int = self._enter(self.state.address, uop, (room << 32) + LOW)
+        if self.q[_CPL] != self._selected_cpl:
+            self._follow_privilege()
+        self.count_native(zero)
+        if self._forced or self._pending_error is not None:
+            self.settle_native(zero)
+        return code
+
+    def count_native(self, zero: int) -> None:
+        """Time and instructions, behind native code whose budget is used up at cycle `zero`."""
+        budget = self.q[_EXIT_BUDGET]
+        if budget >> 63:
+            budget -= 1 << 64
+        self.clock.now = zero - (budget >> 32)
+        self.instructions += LOW - (budget & LOW)
 
     def settle_native(self, zero: int) -> None:
         """Behind native code whose budget was 0 at the cycle `zero`: what a device's callback has left behind."""

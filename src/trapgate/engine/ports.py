@@ -10,11 +10,9 @@ from trapgate.arch import layout
 from trapgate.arch.registers import RAX, RDX
 from trapgate.engine import record
 from trapgate.engine.debug_traps import DebugTraps
-from trapgate.engine.native_core import LOW
 from trapgate.isa.processor import PYTHON_FORMS
 
-_BUDGET, _UOP = layout.EXIT_BUDGET >> 3, layout.EXIT_UOP >> 3
-_CPL, _PENDING = layout.CPL >> 3, layout.INTERRUPT_PENDING >> 3
+_UOP, _PENDING = layout.EXIT_UOP >> 3, layout.INTERRUPT_PENDING >> 3
 
 
 class Ports(DebugTraps):
@@ -25,7 +23,7 @@ class Ports(DebugTraps):
             return self._exit_python(uop)
         q, clock, control = self.q, self.clock, self.control
         read_port, write_port = self.bus.read_port, self.bus.write_port
-        blocks, cost, enter, state = self.blocks, self.costs.port, self._enter, self.state.address
+        blocks, cost = self.blocks, self.costs.port
         words, base, sites, zero = blocks.words, blocks.base, blocks.sites, self._zero
         scheduled, deadline = clock.scheduled, clock.deadline
         while True:
@@ -50,16 +48,7 @@ class Ports(DebugTraps):
                 or self.charged or (deadline is not None and deadline <= zero) or zero != self._zero
             ):  # fmt: skip
                 return uop
-            code = enter(state, uop, (zero - now << 32) + LOW)
-            if q[_CPL] != self._selected_cpl:
-                self._follow_privilege()
-            budget = q[_BUDGET]
-            if budget >> 63:
-                budget -= 1 << 64
-            clock.now = zero - (budget >> 32)
-            self.instructions += LOW - (budget & LOW)
-            if self._forced or self._pending_error is not None:
-                self.settle_native(zero)
+            code = self.run_native(uop, zero, zero - now)
             uop = q[_UOP]
             if code != record.EXIT_PORT:
                 after: int = self._exits[code](uop)

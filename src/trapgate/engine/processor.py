@@ -12,14 +12,13 @@ from trapgate.arch.vmcb import EVENT_INTR, EVENT_NMI, VM_CR_R_INIT
 from trapgate.cpu.faults import Fault, TripleFault, Unimplemented, VmExit
 from trapgate.engine import record
 from trapgate.engine.guest_runs import GuestRuns
-from trapgate.engine.native_core import LOW, SLICE
+from trapgate.engine.native_core import SLICE
 from trapgate.engine.stepping import UNCOUNTED
 from trapgate.machine.errors import UnimplementedDevice
 
 _M64 = (1 << 64) - 1
 # Words of the state block.
-_EXIT_BUDGET, _EXIT_UOP = layout.EXIT_BUDGET >> 3, layout.EXIT_UOP >> 3
-_SYSTEM_FLAGS, _TSC_AT_ZERO, _CPL = layout.SYSTEM_FLAGS >> 3, layout.TSC_AT_ZERO >> 3, layout.CPL >> 3
+_EXIT_UOP, _SYSTEM_FLAGS, _TSC_AT_ZERO = layout.EXIT_UOP >> 3, layout.SYSTEM_FLAGS >> 3, layout.TSC_AT_ZERO >> 3
 #: How long a run with a limit may go on without completing an instruction: modelled cycles of work (an exception costs
 #: 100, a turn of a repeated instruction 1: longer than any string that is meant), modelled seconds in HLT.
 MOST_STALLED = 1 << 26
@@ -94,8 +93,7 @@ class Processor(GuestRuns):
     def _loop(self, limit: int | None, max_stall: int, uop: int = 0) -> Stopped:
         self._limit = limit
         clock, control, q = self.clock, self.control, self.q
-        state_address, enter = self.state.address, self._enter
-        exits = self._exits
+        run_native, exits = self.run_native, self._exits
         cut = False
         stepped = self.observer is not None or self.steps_left != UNCOUNTED
         why = self._resume()
@@ -183,16 +181,7 @@ class Processor(GuestRuns):
             if zero != self._zero:
                 self._zero = zero  # as _set_zero
                 q[_TSC_AT_ZERO] = zero + self.tsc_offset & _M64
-            code = enter(state_address, uop, (zero - now << 32) + LOW)
-            if q[_CPL] != self._selected_cpl:
-                self._follow_privilege()
-            budget = q[_EXIT_BUDGET]
-            if budget >> 63:
-                budget -= 1 << 64
-            clock.now = zero - (budget >> 32)
-            self.instructions += LOW - (budget & LOW)
-            if self._forced or self._pending_error is not None:
-                self.settle_native(zero)
+            code = run_native(uop, zero, zero - now)
             cut = limit is not None and code == record.EXIT_REPEAT
             uop = exits[code](q[_EXIT_UOP])
 

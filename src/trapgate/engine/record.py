@@ -21,9 +21,6 @@ A block in the arena is
     72      64-bit immediate or address, where a call needs the link field as well
 """
 
-from trapgate.arch import layout
-
-JUMP_CACHE_BITS, JUMP_CACHE_ENTRY = layout.JUMP_CACHE_BITS, layout.JUMP_CACHE_ENTRY
 HANDLER, SLOTS, DISPLACEMENT, IMMEDIATE, LINK = 0, 8, 16, 20, 24
 PAGE_LINEAR, PAGE_PHYSICAL = 8, 16
 UNLINKED_TARGET, UNLINKED_NEXT, NEXT_LINK, NEXT_IP, COST = 32, 40, 48, 56, 64

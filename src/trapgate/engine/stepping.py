@@ -17,7 +17,7 @@ from trapgate.cpu.faults import Fault
 from trapgate.engine import record
 from trapgate.engine.block import Block
 from trapgate.engine.exits import Exits
-from trapgate.engine.native_core import LOW, SLICE, signed
+from trapgate.engine.native_core import SLICE
 
 #: `steps_left` of a processor that does not count its steps.
 UNCOUNTED = 1 << 62
@@ -165,17 +165,10 @@ class Stepping(Exits):
         clock, q = self.clock, self.q
         self._set_zero(clock.now + room)
         delivers, q[layout.DELIVERS_FAULTS >> 3] = q[layout.DELIVERS_FAULTS >> 3], 0
-        code = self._enter(self.state.address, block.address, (room << 32) + LOW)
-        q[layout.DELIVERS_FAULTS >> 3] = delivers
-        if q[layout.CPL >> 3] != self._selected_cpl:
-            self._follow_privilege()
-        budget = signed(q[layout.EXIT_BUDGET >> 3])
-        clock.now = self._zero - (budget >> 32) - self._forced
-        self._forced = 0
-        self.instructions += LOW - (budget & LOW)
-        if self._pending_error is not None:
-            error, self._pending_error = self._pending_error, None
-            raise error
+        try:
+            code = self.run_native(block.address, self._zero, room)
+        finally:
+            q[layout.DELIVERS_FAULTS >> 3] = delivers
         at = q[layout.EXIT_UOP >> 3]
         if code == record.EXIT_LOOKUP:
             self.rip = q[layout.RIP >> 3]

@@ -217,8 +217,7 @@ def _emit_run(name: str, enter: str, exchanged: bool, declarations: set[str]) ->
     )
     waits = waits | (e.load(8, e.offset(block, vmcb.INTERRUPT_SHADOW)).zext(64) & 1) | (flush & ~vmcb.FLUSH_ALL)
     rip = f.field(layout.RIP)
-    index = (rip ^ (rip >> layout.JUMP_CACHE_BITS)) & ((1 << layout.JUMP_CACHE_BITS) - 1)
-    entry = e.offset(e.pointer(f.field(layout.JUMP_CACHE)), index * layout.JUMP_CACHE_ENTRY)
+    entry = e.offset(e.pointer(f.field(layout.JUMP_CACHE)), layout.jump_cache_offset(rip))
     with e.when(waits.ne(0) | e.load(64, entry).ne(rip)):
         e.ret(NOT_RUN + SAME_ALL)
     f.set_field(layout.IN_GUEST, 1)

@@ -8,6 +8,7 @@ Source: ATA/ATAPI-6 (T13/1410D revision 3b), 9 (protocols).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from typing import ClassVar
@@ -19,7 +20,7 @@ from trapgate.machine.clock import Clock, Event
 from trapgate.machine.device import PlainState, Snapshot
 
 
-class AtaDrive(PlainState):
+class AtaDrive(PlainState, ABC):
     """A drive on a channel. Registers that hold two bytes keep the last one written in the low byte (7.1, HOB)."""
 
     STATE: ClassVar[tuple[str, ...]] = (
@@ -100,17 +101,17 @@ class AtaDrive(PlainState):
             self.faults[error.reason] += 1
             self.medium_failed(stage, error)
 
+    @abstractmethod
     def proceed(self, stage: str) -> None:
         """The time of `stage` has passed. May raise BlockError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def medium_failed(self, stage: str, error: BlockError) -> None:
         """The back end has refused what `stage` asked of it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def execute(self, command: int) -> None:
         """The command register was written."""
-        raise NotImplementedError
 
     # Ends of commands
 
@@ -159,17 +160,17 @@ class AtaDrive(PlainState):
         if interrupt:
             self.set_irq(True)
 
+    @abstractmethod
     def is_outgoing(self) -> bool:
         """Whether the data phase, if there is one, is one in which the host reads."""
-        raise NotImplementedError
 
+    @abstractmethod
     def drained(self, stage: str) -> None:
         """The host has read what was offered."""
-        raise NotImplementedError
 
+    @abstractmethod
     def filled(self, stage: str) -> None:
         """The host has written what was demanded."""
-        raise NotImplementedError
 
     def read_data(self, width: int) -> int:
         """`width` bytes from the data port; all ones when there is nothing to read."""
@@ -211,9 +212,9 @@ class AtaDrive(PlainState):
         self.status = ata.READY | ata.DRQ
         self.on_dma()
 
+    @abstractmethod
     def dma_done(self) -> None:
         """The controller has moved the whole buffer."""
-        raise NotImplementedError
 
     # Registers
 

@@ -5,6 +5,7 @@ Source: "Virtual I/O Device (VIRTIO) Version 1.2", 2.1 to 2.4, 3.1.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from typing import ClassVar
@@ -23,7 +24,7 @@ VERSION_1 = 1 << 32
 RING_FEATURES = RING_INDIRECT | RING_EVENT_INDEX | VERSION_1
 
 
-class VirtioDevice(PlainState):
+class VirtioDevice(PlainState, ABC):
     """Subclasses give `device_id`, `features`, `queue_count` and `config`, and say what a notified queue does."""
 
     device_id = 0
@@ -84,9 +85,9 @@ class VirtioDevice(PlainState):
         """Whether the driver is at work, and has not broken anything."""
         return bool(self.status & DRIVER_OK) and not self.status & NEEDS_RESET
 
+    @abstractmethod
     def serve(self, index: int) -> None:
         """Look at a queue. May raise QueueFault."""
-        raise NotImplementedError
 
     def guarded(self, work: Callable[[], None]) -> None:
         """Do what touches a ring; a driver that has broken it is told to reset the device (2.1.2)."""

@@ -28,7 +28,7 @@ from trapgate.engine.hot.worker import LENGTH
 #: Regions that are kept on disk, a few kilobytes each.
 MOST_KEPT = 4000
 #: What functions are called in a text before they are named after it.
-UNNAMED = "@region("
+UNNAMED = "region"
 #: The code of a region that LLVM cannot compile.
 IMPOSSIBLE = b""
 
@@ -37,7 +37,7 @@ def named(function: str, declarations: Iterable[str]) -> tuple[str, str]:
     """A module of one function, and the function's name, which says what it was compiled from."""
     text = assemble([function], declarations)
     name = "region-" + hashlib.sha256(f"{VERSION}\n{text}".encode()).hexdigest()[:32]
-    return text.replace(UNNAMED, f'@"{name}"('), name
+    return text.replace(f"@{UNNAMED}(", f'@"{name}"('), name
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,7 @@ class RegionContext(ColdContext):
         *others, last = self._shape.entries
         for block in others:
             following = e.new_label("entry")
-            e.branch(address.eq(self._entry_of_table(block.first)), self._labels[block], following)
+            e.branch(address.eq(self._from_table(block.first)), self._labels[block], following)
             e.label(following)
         e.jump(self._labels[last])
 
@@ -144,16 +144,16 @@ class RegionContext(ColdContext):
             e.ret(code)
         e.tail(self._handler.get(), [self.state, uop, budget])
 
-    def _entry_of_table(self, value: int) -> Value:
+    def _from_table(self, value: int, type_: str = "i64") -> Value:
+        """A value that is not part of the code, from the region's table."""
         index = self._places.setdefault(value, len(self._places))
-        return self.emit.load(64, self.emit.offset(self._table.get(), 8 * index))
+        return self.emit.load_type(type_, self.emit.offset(self._table.get(), 8 * index))
 
     def _record(self, address: int) -> Value:
         """Pointer to a record."""
-        index = self._places.setdefault(address, len(self._places))
-        return self.emit.load_type("ptr", self.emit.offset(self._table.get(), 8 * index))
+        return self._from_table(address, "ptr")
 
-    def _leave_to(self, uop: Value, handler: Value | None, code: int = _GO_ON) -> None:
+    def _leave_to(self, uop: Value, handler: Value | None = None, code: Value | int = _GO_ON) -> None:
         """Leave the region. `handler` is called there, the record's own by default."""
         self.flags.flush()
         self._to.set(uop)
@@ -386,7 +386,7 @@ class RegionContext(ColdContext):
         self._count()
         if self._leave is not None:
             with self.emit.when(self._leave, likely=False):
-                self._leave_to(self._record(self._block.end), None, record.EXIT_WINDOW)
+                self._leave_to(self._record(self._block.end), code=record.EXIT_WINDOW)
         self._go(False)
 
     def _link(self, is_target: bool) -> Value:
@@ -404,17 +404,13 @@ class RegionContext(ColdContext):
             self._leave_with(uop, spent)
             return
         with e.when(spent, likely=False):
-            self._leave_to(self._link(is_target), None, record.EXIT_BUDGET)
+            self._leave_to(self._link(is_target), code=record.EXIT_BUDGET)
         self._enter(edge, partial(self._link, is_target))
 
     def _leave_with(self, uop: Value, spent: Value) -> None:
         """Leave for a record, or with the budget used up."""
         e = self.emit
-        self.flags.flush()
-        self._to.set(uop)
-        self._handler.set(e.load_type("ptr", uop))
-        self._code.set(spent.select(e.constant(record.EXIT_BUDGET, 64), e.constant(_GO_ON, 64)))
-        e.jump("leave")
+        self._leave_to(uop, code=spent.select(e.constant(record.EXIT_BUDGET, 64), e.constant(_GO_ON, 64)))
 
     def _enter(self, edge: Edge, record_of: Callable[[], Value]) -> None:
         """Go to a block of the region, behind its page check if that is due."""
@@ -423,9 +419,9 @@ class RegionContext(ColdContext):
             mode = to.translation.mode
             page = (mode.code_base + to.rip & mode.linear_mask) & ~0xFFF
             entry = e.offset(self._code_table.get(), (page >> 7) & ((FAST_ENTRIES - 1) << 5))
-            same = e.load(64, entry).eq(page) & e.load(64, e.offset(entry, 16)).eq(self._entry_of_table(to.page))
+            same = e.load(64, entry).eq(page) & e.load(64, e.offset(entry, 16)).eq(self._from_table(to.page))
             with e.when(same ^ 1, likely=False):
-                self._leave_to(record_of(), None)
+                self._leave_to(record_of())
         if to in self._single and to not in self._done:
             self._handed_over[to] = _Facts(self.flags.snapshot(), self._origins, self._known)
         elif needs_flags(to):
@@ -439,12 +435,10 @@ class RegionContext(ColdContext):
         for to in self._shape.indirect.get(self._block, ()):
             with e.when(rip.eq(to.rip)):
                 with e.when(spent, likely=False):
-                    self._leave_to(self._record(to.address), None, record.EXIT_BUDGET)
+                    self._leave_to(self._record(to.address), code=record.EXIT_BUDGET)
                 self._enter(Edge(to, True), partial(self._record, to.address))
-        index = (rip ^ (rip >> record.JUMP_CACHE_BITS)) & ((1 << record.JUMP_CACHE_BITS) - 1)
-        cache = e.load_type("ptr", self.state_pointer(layout.JUMP_CACHE))
-        entry = e.offset(cache, index * record.JUMP_CACHE_ENTRY)
+        entry = self._jump_cache_entry(rip)
         with e.when(e.load(64, entry).ne(rip), likely=False):
             self.set_field(layout.RIP, rip)
-            self._leave_to(self._record(self._block.end), None, record.EXIT_LOOKUP)
+            self._leave_to(self._record(self._block.end), code=record.EXIT_LOOKUP)
         self._leave_with(e.load_type("ptr", e.offset(entry, 8)), spent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 from trapgate.engine.block import Block
@@ -17,7 +18,10 @@ class Heads:
 
     def __init__(self, folder: CodeFolder) -> None:
         self._folder = folder
-        self._known: dict[tuple[int, int], None] = dict.fromkeys(_read(folder))
+
+    @functools.cached_property
+    def _known(self) -> dict[tuple[int, int], None]:
+        return dict.fromkeys(_read(self._folder))
 
     def __contains__(self, block: Block) -> bool:
         return _name(block) in self._known

@@ -25,7 +25,7 @@ MOST_TARGETS = 12
 #: Ends of blocks that regions have; at others a region is left.
 ENDS = frozenset((
     "jcc", "jmp", "jmp_indirect", "call", "call_indirect", "ret", "jcxz", "jecxz", "jrcxz", "loop", "loope", "loopne",
-    "end_of_block", "rdtsc", "rdtscp", "cli",
+    "end_of_block", "rdtsc", "rdtscp",
 ))  # fmt: skip
 INDIRECT = frozenset(("jmp_indirect", "call_indirect", "ret"))
 _CALLS = frozenset(("call", "call_indirect"))
@@ -86,11 +86,14 @@ class Former:
 
     def __init__(self, store: BlockStore) -> None:
         self._store = store
+        #: What `_links` has found, while a region is formed: links do not change meanwhile.
+        self._found: dict[Block, list[tuple[Block, bool]]] = {}
 
     def form(self, seed: Block) -> Shape | None:
         """The region around a block, or None where there can be none."""
         if not can_hold(seed):
             return None
+        self._found.clear()
         reached = self._reachable(seed)
         loop = self._those_that_lead_back(seed, reached)
         if len(loop) > 1 or any(to is seed for to, _ in self._links(seed)):
@@ -141,6 +144,12 @@ class Former:
 
     def _links(self, block: Block) -> list[tuple[Block, bool]]:
         """(block, whether it is one that a call comes back to) for every way on."""
+        found = self._found.get(block)
+        if found is None:
+            found = self._found[block] = self._find_links(block)
+        return found
+
+    def _find_links(self, block: Block) -> list[tuple[Block, bool]]:
         if supported(block) < len(block.decoded):
             return []
         ways = [(edge.to, False) for _, edge in self._direct(block)]

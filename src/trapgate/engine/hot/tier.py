@@ -14,7 +14,7 @@ from collections import deque
 from trapgate.engine.block import Block
 from trapgate.engine.blocks import BlockStore
 from trapgate.engine.compile import CodeFolder
-from trapgate.engine.hot.compile import IMPOSSIBLE, Compiled, Job, named, workshop
+from trapgate.engine.hot.compile import IMPOSSIBLE, UNNAMED, Compiled, Job, Workshop, named, workshop
 from trapgate.engine.hot.context import TABLE, RegionContext
 from trapgate.engine.hot.heads import Heads
 from trapgate.engine.hot.shape import Former, Shape, can_hold
@@ -54,7 +54,6 @@ class HotTier:
         self._former = Former(store)
         self._folder = folder
         self._heads = Heads(folder)
-        self._workshop = workshop()
         self._ready: deque[Compiled] = deque()
         self._waiting = 0
         self.always = when == "always"
@@ -78,6 +77,10 @@ class HotTier:
         if when not in SETTINGS:
             raise UnknownTierSetting(when, source)
         return None if when == "off" else cls(store, folder, when)
+
+    @property
+    def _workshop(self) -> Workshop:
+        return workshop()
 
     @property
     def share(self) -> float:
@@ -134,7 +137,7 @@ class HotTier:
         words, base = self._store.words, self._store.base
         originals = {block: self._originals.get(block, words[(block.first - base) >> 3]) for block in shape.entries}
         declarations: set[str] = set()
-        context = RegionContext(shape, "region", declarations, originals)
+        context = RegionContext(shape, UNNAMED, declarations, originals)
         text, name = named(context.generate(), declarations)
         return Job(text, name, self._folder, Region(shape, context.table, self._store.generation))
 
