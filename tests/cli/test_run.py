@@ -53,8 +53,8 @@ class Console:
     def poll(self) -> bytes:
         return b""
 
-    def wait(self, seconds: float) -> bytes:
-        return b""
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
 
 
 class Played:

@@ -25,6 +25,7 @@ from trapgate.machine.clock import Clock
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.control import Reset, RunControl
 from trapgate.machine.memory import PhysicalMemory
+from trapgate.machine.outside import Outside
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,9 @@ class BareMachine:
         self.processor.apic = self.board.lapic
         self.processor.expects_unmaskable = self.board.expects_unmaskable
         pins.processor = self.processor
+        #: Where all input from outside comes in.
+        self.outside = Outside(self.clock, self.control)
+        self.processor.on_idle = self.outside.idle
         self.processor.set_ferr = self.board.numeric_error.set_ferr
         self.board.numeric_error.set_ignne = self.processor.set_ignne
 

@@ -135,6 +135,10 @@ class ProcessConsole:
         """The bytes that the user typed since the last call, perhaps none; never waits."""
         return self._read(0)
 
+    def descriptors(self) -> tuple[int, ...]:
+        """The input's, until it has ended."""
+        return () if self._input is None else (self._input,)
+
     def wait(self, seconds: float) -> bytes:
         """Wait for input, at most `seconds` of host time; returns what came, perhaps nothing."""
         return self._read(seconds)

@@ -41,7 +41,8 @@ class BareRun:
         self._machine = machine = BareMachine(config, output, usual_handlers(progress))
         machine.processor.blocks.keeps_templates = True
         self._host_seconds = 0.0
-        machine.processor.on_idle = ConsoleInput(machine, console, machine.refresh_screen).idle
+        deliver = machine.outside.add_place("console", machine.receive)
+        machine.outside.add_source(ConsoleInput(machine, console, machine.refresh_screen, deliver))
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory. Raises FirmwareError."""

@@ -45,9 +45,9 @@ class CapturedConsole:
         """Nothing is typed."""
         return b""
 
-    def wait(self, seconds: float) -> bytes:
+    def descriptors(self) -> Sequence[int]:
         """Nothing is typed."""
-        return b""
+        return ()
 
     def __enter__(self) -> Self:
         return self

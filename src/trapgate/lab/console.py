@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -33,8 +33,8 @@ class GuestConsole(ConsoleBackend, AbstractContextManager["GuestConsole"], Proto
     def poll(self) -> bytes:
         """Bytes that have come since the last call; never waits."""
 
-    def wait(self, seconds: float) -> bytes:
-        """Bytes that come within `seconds` of host time, as soon as there are any."""
+    def descriptors(self) -> Sequence[int]:
+        """File descriptors that become readable when bytes have come."""
 
 
 class CommandOutput:

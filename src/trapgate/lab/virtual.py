@@ -75,7 +75,8 @@ class VirtualRun:
         )
         self._host.processor.blocks.keeps_templates = True
         self._host_seconds = 0.0
-        vm.on_idle = ConsoleInput(vm, console, vm.refresh_screen).idle
+        deliver = vm.outside.add_place("console", vm.receive)
+        vm.outside.add_source(ConsoleInput(vm, console, vm.refresh_screen, deliver))
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory. Raises FirmwareError."""

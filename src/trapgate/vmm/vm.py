@@ -19,6 +19,7 @@ from trapgate.firmware.image import SEGMENT_NAMES, BootImage, EntryState
 from trapgate.machine.clock import Clock
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.control import Reset, RunControl
+from trapgate.machine.outside import Outside
 from trapgate.vmm.asids import Asids
 from trapgate.vmm.backend import Backend
 from trapgate.vmm.bios_processor import BiosProcessor
@@ -119,6 +120,9 @@ class VirtualMachine:
         self._entry: EntryState | None = None
         self._prepare_block()
         pins.vcpu = self.vcpu
+        #: Where all input from outside comes in.
+        self.outside = Outside(backend.clock, self.control)
+        self.on_idle: Callable[[int], None] = self.outside.idle
 
     def _prepare_block(self) -> None:
         """What every technique asks of AMD-V."""
@@ -201,9 +205,6 @@ class VirtualMachine:
         """Show on the console what the guest has put on the BIOS's screen."""
         if self.firmware is not None:
             self.firmware.bios.screen.refresh()
-
-    #: Called when the guest has nothing to do, with the cycles until the next event: a place to wait for real.
-    on_idle: Callable[[int], None] = staticmethod(lambda cycles: None)
 
     def idle(self, vcpu: VirtualCpu) -> None:
         """The guest has halted: let events happen until one is for it. With interrupts off only NMI or INIT is."""

@@ -1,0 +1,147 @@
+"""The machine's only door to the outside world: where input that does not follow from the guest's state comes in.
+
+What comes in (typed bytes, frames from a network, a key of a viewer) is **delivered** at a modelled cycle, between two
+instructions, under the name of the place that takes it. A run whose deliveries are repeated at the same cycles is the
+same run: that is what a recording keeps, and why nothing else may bring input into a machine.
+
+Sources are looked at as modelled time passes, and waited for while the guest's processor sleeps.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from trapgate.machine.clock import Clock, Event
+from trapgate.machine.control import RunControl
+
+#: Modelled cycles between two looks at a source that people type at: 10 ms of the guest's time at 2 GHz.
+TYPING_PERIOD = 20_000_000
+#: Seconds: for a shorter sleep of the guest no system call is made.
+SHORTEST_WAIT = 0.0005
+#: Seconds: after a longer wait for input, look whether the run is to end.
+LONGEST_WAIT = 0.1
+
+#: Takes bytes that come in for one place of the machine.
+Deliver = Callable[[bytes], None]
+
+
+class Source(Protocol):
+    """Something outside that input comes from: a terminal, a socket, a network."""
+
+    @property
+    def period(self) -> int:
+        """Modelled cycles between two looks at it while the guest runs."""
+
+    @property
+    def listens(self) -> bool:
+        """Whether input may come and is wanted: a guest that sleeps then sleeps for real."""
+
+    def descriptors(self) -> Sequence[int]:
+        """File descriptors that become readable when there is something to take."""
+
+    def timeout(self) -> float | None:
+        """Seconds of host time after which `poll` is to be called even though no descriptor is readable; or None."""
+
+    def poll(self) -> None:
+        """Take what has come, without waiting, and hand it to the Deliver functions. Also shows what was sent."""
+
+
+class Outside:
+    """The sources of one machine, and the places that take their input. Nothing here is the guest's to see."""
+
+    def __init__(self, clock: Clock, control: RunControl) -> None:
+        self._clock, self._control = clock, control
+        self._sources: list[Source] = []
+        self._takers: dict[str, Deliver] = {}
+        self._delivered = False
+        self._next_poll: Event | None = None
+        #: Called before each delivery, with the cycle, the place and the bytes: a recording.
+        self.on_delivery: Callable[[int, str, bytes], None] | None = None
+
+    def add_place(self, name: str, receive: Deliver) -> Deliver:
+        """Name a place of the machine that takes input. What is returned delivers to it: sources call that."""
+        assert name not in self._takers, f"two places named {name}"
+        self._takers[name] = receive
+        return lambda data: self.deliver(name, data)
+
+    def add_source(self, source: Source) -> None:
+        """Look at `source` from now on."""
+        self._sources.append(source)
+        self._poll_at(self._clock.now + self._period())
+
+    def deliver(self, name: str, data: bytes) -> None:
+        """Hand `data` to the place `name`, now."""
+        self._delivered = True
+        if self.on_delivery is not None:
+            self.on_delivery(self._clock.now, name, data)
+        self._takers[name](data)
+
+    # Looking
+
+    def _poll(self) -> None:
+        """Look at every source, and again after the shortest of their periods. No guest can see this event."""
+        for source in self._sources:
+            source.poll()
+        self._poll_at(self._clock.now + self._period())
+
+    def _period(self) -> int:
+        return min(source.period for source in self._sources)
+
+    def _poll_at(self, cycle: int) -> None:
+        if self._next_poll is not None:
+            self._clock.cancel(self._next_poll)
+        self._next_poll = self._clock.schedule(cycle, self._poll)
+
+    # Sleeping
+
+    def idle(self, cycles: int) -> None:
+        """The processor sleeps. While input may come it sleeps for real, else time passes at once."""
+        if not self._sources:
+            return
+        clock = self._clock
+        if self._next_poll is not None:
+            clock.cancel(self._next_poll)
+        self._delivered = False
+        deadline = clock.deadline
+        # Without a deadline only input can wake it; without input nothing can, and the processor's loop ends the run.
+        self._sleep(None if deadline is None else (deadline - clock.now) / clock.hz)
+        if self._delivered:
+            self._poll_at(clock.now)  # and it goes on at once, should that have woken it
+        elif deadline is not None:
+            self._poll_at(deadline + self._period())
+
+    def _sleep(self, seconds: float | None) -> None:
+        """Wait for input, at most `seconds` of host time, if there can be any."""
+        if seconds is not None and seconds < SHORTEST_WAIT:
+            self._look()
+            return
+        end = None if seconds is None else time.monotonic() + seconds
+        # What was sent is shown first; perhaps that brings an answer.
+        self._look()
+        while not self._delivered and self._control.request is None and self._listens():
+            left = LONGEST_WAIT if end is None else end - time.monotonic()
+            if left <= 0:
+                return
+            self._wait(min(left, LONGEST_WAIT))
+            self._look()
+
+    def _look(self) -> None:
+        for source in self._sources:
+            source.poll()
+
+    def _wait(self, seconds: float) -> None:
+        """Wait until a source may have something, at most `seconds` of host time."""
+        poller = select.poll()
+        for source in self._sources:
+            if source.listens:
+                limit = source.timeout()
+                seconds = seconds if limit is None else min(seconds, limit)
+                for number in source.descriptors():
+                    poller.register(number, select.POLLIN)
+        poller.poll(seconds * 1000)
+
+    def _listens(self) -> bool:
+        return any(source.listens for source in self._sources)
