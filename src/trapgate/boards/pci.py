@@ -32,6 +32,7 @@ from trapgate.machine.bus import Bus
 from trapgate.machine.clock import Clock
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.device import IrqLine, Snapshot
+from trapgate.machine.network import Link
 from trapgate.machine.ram import Ram
 
 CHIP_SET_SLOT = 1
@@ -51,6 +52,15 @@ class DiskConfig:
     medium: BlockBackend
     interface: Literal["ide", "virtio"] = "ide"
     is_cd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NicConfig:
+    """A network card, its station address (6 bytes), and the network that it is plugged into."""
+
+    model: Literal["e1000", "virtio"]
+    mac: bytes
+    link: Link
 
 
 #: Devices without a back end of their own, as QEMU calls them.
