@@ -172,6 +172,11 @@ JUMP_CACHE = _field("jump_cache")
 # One for each mode: where the blocks are that indirect branches went to. Entry: rip, address of the header.
 JUMP_CACHE_BITS = 14
 JUMP_CACHE_ENTRY = 16
+JUMP_CACHE_SIZE = JUMP_CACHE_ENTRY << JUMP_CACHE_BITS
+#: Address of the handler that finds where an indirect branch goes when the jump cache does not know it.
+LOOKUP = _field("lookup")
+#: Host address of the log of links and indirect branches (engine/block_table.py).
+LINK_LOG = _field("link_log")
 
 # A slow access that is not plain RAM goes through this buffer.
 BOUNCE = _field("bounce", 576, 64)

@@ -7,7 +7,7 @@ import mmap
 
 from trapgate.arch import layout
 from trapgate.cpu.mode import Mode
-from trapgate.engine import record
+from trapgate.engine import block_table, record
 from trapgate.engine.templates import Templates
 from trapgate.isa.decode import Decoder
 from trapgate.isa.decoded import Decoded
@@ -19,7 +19,7 @@ class Block:
     """A decoded block. `address` is the host address of its header record."""
 
     __slots__ = (
-        "_decoded", "address", "code", "cost", "end", "first", "incoming", "indirect", "length", "next_rip", "page",
+        "_decoded", "address", "code", "cost", "end", "first", "indirect", "length", "next_rip", "page",
         "regions", "rip", "second_page", "supported", "target", "translation", "valid", "watched",
     )  # fmt: skip
 
@@ -39,8 +39,6 @@ class Block:
         self.end = 0
         self.next_rip = 0
         self.target: int | None = None
-        #: Link fields that point here: (host address of the field, what to put there when this block goes).
-        self.incoming: list[tuple[int, int]] = []
         #: What the whole block costs: (modelled cycles << 32) + instructions.
         self.cost = 0
         #: Blocks that its indirect branch was seen to go to.
@@ -104,7 +102,8 @@ class Site:
 class Translation:
     """All blocks of one mode, and its jump cache."""
 
-    def __init__(self, mode: Mode, decoder: Decoder) -> None:
+    def __init__(self, mode: Mode, decoder: Decoder, has_table: bool) -> None:
+        """`has_table`: native code finds blocks by itself (engine/block_table.py)."""
         self.mode = mode
         self.decoder = decoder
         self.blocks: dict[tuple[int, int], Block] = {}
@@ -118,19 +117,33 @@ class Translation:
         self.privileges: dict[bool, tuple[Translation, Translation]] = {}
         #: Blocks of this mode that earlier runs have decoded, in 64-bit code.
         self.templates: Templates | None = None
-        self._cache = mmap.mmap(-1, layout.JUMP_CACHE_ENTRY << layout.JUMP_CACHE_BITS)
+        self._has_table = has_table
+        size = block_table.SIZE if has_table else block_table.FIRST_BUCKET
+        self._cache = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._cache_words = memoryview(self._cache).cast("Q")
         self.jump_cache = ctypes.addressof(ctypes.c_char.from_buffer(self._cache))
         self.clear_jump_cache()
 
     def clear_jump_cache(self) -> None:
         """Forget where indirect branches went. An empty entry holds a rip that belongs to another entry."""
-        words = self._cache_words
-        self._cache[:] = bytes(len(self._cache))
-        words[0] = 1
+        self._cache.madvise(mmap.MADV_DONTNEED)
+        self._cache_words[0] = 1
+        if self._has_table:
+            self._cache_words[layout.JUMP_CACHE_SIZE >> 3] = block_table.BUCKETS - 1
 
     def remember(self, rip: int, address: int) -> None:
         """An indirect branch to `rip` finds the block whose header is at `address`."""
         place = layout.jump_cache_offset(rip) >> 3
         self._cache_words[place + 1] = address
         self._cache_words[place] = rip
+        self.enter(rip, address)
+
+    def enter(self, rip: int, address: int) -> None:
+        """Let native code find the block whose header is at `address`."""
+        if self._has_table:
+            block_table.enter(self._cache_words, rip, address)
+
+    def remove(self, rip: int, address: int) -> None:
+        """Let native code find it no more."""
+        if self._has_table:
+            block_table.remove(self._cache_words, rip, address)

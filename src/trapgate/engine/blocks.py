@@ -19,6 +19,7 @@ from trapgate.cpu.svm.intercepts import SIMPLE_EXITS
 from trapgate.cpu.svm.world_switch import simple_exit
 from trapgate.engine import record
 from trapgate.engine.block import MAX_INSTRUCTIONS, Block, Site, Translation
+from trapgate.engine.block_table import INDIRECT, KIND_MASK, LOG_SIZE, LOG_START, TARGET
 from trapgate.engine.breakpoints import Breakpoints
 from trapgate.engine.handler_keys import handler_keys
 from trapgate.engine.handlers import HandlerStore
@@ -29,7 +30,9 @@ from trapgate.isa.form import Form
 from trapgate.isa.system.input_output import port_access
 from trapgate.machine.memory import GRANULE, PAGE, PhysicalMemory
 
-_HEADER, _TAIL = struct.Struct("<4Q"), struct.Struct("<6Q")
+_HEADER, _TAIL = struct.Struct("<4Q"), struct.Struct("<8Q")
+#: Targets of an indirect branch that are remembered.
+MOST_SEEN = 64
 #: One extra form ends blocks that no instruction ended.
 _END = Form("end_of_block").text()
 
@@ -51,6 +54,13 @@ class BlockStore:
         self._used = 0
         self._starts: list[int] = []
         self._blocks: list[Block] = []
+        #: Link fields by the record that they lead to: (host address of the field, what to put there when that goes).
+        self._incoming: dict[int, list[tuple[int, int]]] = {}
+        self._log = mmap.mmap(-1, LOG_SIZE + LOG_START)
+        self._log_words = memoryview(self._log).cast("Q")
+        self._log_words[0] = LOG_START
+        #: Host address of the log of native code (engine/block_table.py).
+        self.log = ctypes.addressof(ctypes.c_char.from_buffer(self._log))
         self._by_page: dict[int, list[tuple[Block, int]]] = {}
         self._translations: list[Translation] = []
         self.sites: list[Site] = []
@@ -72,7 +82,8 @@ class BlockStore:
 
     def translation(self, mode: Mode, decoder: Decoder) -> Translation:
         """A new place for blocks of a mode."""
-        translation = Translation(mode, decoder)
+        has_table = self.finds_natively and mode.decode.bits == 64 and not mode.breakpoints
+        translation = Translation(mode, decoder, has_table)
         self._translations.append(translation)
         if mode.decode.bits == 64 and not mode.breakpoints and self.keeps_templates:
             name = decoder.name
@@ -81,6 +92,8 @@ class BlockStore:
             translation.templates = self._templates[name]
         return translation
 
+    #: Whether native code finds blocks by itself; where it does not, Python sees every link that is made.
+    finds_natively = True
     #: Whether blocks that earlier runs have decoded are used, and those of this run remembered.
     keeps_templates = False
 
@@ -102,6 +115,8 @@ class BlockStore:
         if block is None:
             block = self._build(translation, rip, page, single)
             blocks[(rip, page)] = block
+            if not single and not block.watched:
+                translation.enter(rip, block.address)
         return block
 
     # -- building
@@ -135,7 +150,7 @@ class BlockStore:
             self._check_branch(block, decoded)
         block.decoded = decoded
         block.watched = self.breakpoints.holds(block)
-        keys = self._emit(block, linear)
+        keys = self._emit(block, linear, single)
         if templates is not None and block.second_page is None:
             templates.learn(code, block.length, decoded, keys)
         self._note_code(block, start)
@@ -161,11 +176,12 @@ class BlockStore:
         place = end - self.base
         _TAIL.pack_into(
             self._view, place + record.RECORD_SIZE, fixed["unlinked_target"], fixed["unlinked_next"],
-            end + record.UNLINKED_NEXT, rip, block.cost, 0,
+            end + record.UNLINKED_NEXT, rip, block.cost, 0, 0, address,
         )  # fmt: skip
         if known.target is not None:
             block.target = (rip + known.target) & 0xFFFF_FFFF_FFFF_FFFF
             self.words[(place + record.LINK) >> 3] = end + record.UNLINKED_TARGET
+            self.words[(place + record.TARGET_IP) >> 3] = block.target
         self._used = place + record.END_SIZE + 15 & ~15
         self._starts.append(address)
         self._blocks.append(block)
@@ -212,7 +228,7 @@ class BlockStore:
             return [decoder.fault("raise_gp")]
         return decoded
 
-    def _emit(self, block: Block, linear: int) -> list[str]:
+    def _emit(self, block: Block, linear: int, single: bool) -> list[str]:
         """Lay out the block's records; the handlers' keys."""
         decoded = block.decoded
         handlers, fixed = self._handlers, self._fixed
@@ -278,13 +294,15 @@ class BlockStore:
         block.cost = (cycles << 32) + n
         parts.append(
             pack(
-                "<QQQQQQ",
+                "<QQQQQQQQ",
                 fixed["unlinked_target"],
                 fixed["unlinked_next"],
                 end + record.UNLINKED_NEXT,
                 block.next_rip,
                 block.cost,
                 0,
+                block.target or 0,
+                address if mode.decode.bits == 64 and count == 1 and not single else 0,
             )
         )
         data = b"".join(parts)
@@ -331,7 +349,7 @@ class BlockStore:
             field, unlinked = block.end + record.NEXT_LINK, block.end + record.UNLINKED_NEXT
         if block.valid and to.valid:
             self.words[(field - self.base) >> 3] = destination
-            to.incoming.append((field, unlinked))
+            self._incoming.setdefault(destination, []).append((field, unlinked))
         return destination
 
     def valid_blocks(self) -> list[Block]:
@@ -340,11 +358,47 @@ class BlockStore:
 
     def isolate(self, block: Block) -> None:
         """Undo every link and jump cache entry that leads to a block."""
-        for field, unlinked in block.incoming:
-            self.words[(field - self.base) >> 3] = unlinked
-        block.incoming.clear()
+        self._unlink(block)
         block.translation.clear_jump_cache()
         self.on_gone(block)
+
+    def _unlink(self, block: Block) -> None:
+        """Undo every link to a block."""
+        self.read_log()
+        words, base = self.words, self.base
+        for to in (block.address, block.address + record.RECORD_SIZE):
+            for field, unlinked in self._incoming.pop(to, ()):
+                words[(field - base) >> 3] = unlinked
+
+    def read_log(self) -> None:
+        """Take note of the links that native code has made, and of where indirect branches went."""
+        log = self._log_words
+        end = log[0] >> 3
+        if end == LOG_START >> 3:
+            return
+        incoming = self._incoming
+        entries = log[LOG_START >> 3 : end].tolist()
+        log[0] = LOG_START
+        for what, to in zip(entries[::2], entries[1::2], strict=True):
+            kind = what & KIND_MASK
+            if kind == INDIRECT:
+                self.note_indirect(self.block_at(what - kind), self.block_at(to))
+                continue
+            field = what - kind
+            # Between a link and what stands in its place until it is made there are eight bytes.
+            unlinked = (
+                field - record.LINK + record.UNLINKED_TARGET
+                if kind == TARGET
+                else (field - record.NEXT_LINK + record.UNLINKED_NEXT)
+            )
+            incoming.setdefault(to, []).append((field, unlinked))
+
+    @staticmethod
+    def note_indirect(source: Block, to: Block) -> None:
+        """The indirect branch at the end of `source` has gone to `to`."""
+        if source.valid and len(source.indirect) < MOST_SEEN and to.translation is source.translation:
+            # With a change of privilege it is not noted: a region has one mode.
+            source.indirect.append(to)
 
     # -- dropping
 
@@ -397,9 +451,8 @@ class BlockStore:
         for address in range(block.address, block.end + 1, record.RECORD_SIZE):
             words[(address - base) >> 3] = stale
         words[(block.end + record.UNLINKED_TARGET - base) >> 3] = self._fixed["unlinked_target"]
-        for field, unlinked in block.incoming:
-            words[(field - base) >> 3] = unlinked
-        block.incoming.clear()
+        self._unlink(block)
+        block.translation.remove(block.rip, block.address)
         blocks = block.translation.blocks
         key = (block.rip, block.page)
         if blocks.get(key) is block:
@@ -427,6 +480,8 @@ class BlockStore:
         self._starts.clear()
         self._blocks.clear()
         self.sites.clear()
+        self._incoming.clear()
+        self._log_words[0] = LOG_START
         self._used = 0
         self.generation += 1
         for translation in self._translations:

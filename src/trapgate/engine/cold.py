@@ -340,7 +340,8 @@ class ColdContext(Context):
         entry = self._jump_cache_entry(rip)
         with e.when(e.load(64, entry).ne(rip), likely=False):
             self.set_field(layout.RIP, rip)
-            self._exit(record.EXIT_LOOKUP)
+            look_up = e.load_type("ptr", self.state_pointer(layout.LOOKUP))
+            e.tail(look_up, [self.state, self.uop, self._budget.get()])
         self._take(e.load_type("ptr", e.offset(entry, 8)))
 
     def _jump_cache_entry(self, rip: Value) -> Value:

@@ -24,8 +24,6 @@ from trapgate.engine.block import Block
 from trapgate.engine.native_core import NativeCore, signed
 
 _M64 = (1 << 64) - 1
-#: Targets of an indirect branch that are remembered.
-MOST_SEEN = 64
 
 
 class Exits(NativeCore):
@@ -249,10 +247,8 @@ class Exits(NativeCore):
         source = self.blocks.block_at(uop)
         generation = self.blocks.generation
         found = self._exit_lookup_at(rip)
-        if found and source.valid and self.blocks.generation == generation and len(source.indirect) < MOST_SEEN:
-            to = self.blocks.block_at(found)
-            if to.translation is source.translation:  # no change of privilege: a region has one mode
-                source.indirect.append(to)
+        if found and self.blocks.generation == generation:
+            self.blocks.note_indirect(source, self.blocks.block_at(found))
         if found and self.hot is not None:
             self.hot.force(self.blocks.block_at(found))
         return found

@@ -19,6 +19,7 @@ import trapgate.isa.system.privilege
 import trapgate.isa.x87  # noqa: F401  (each registers its semantics)
 from trapgate.cpu.access import emit_runtime
 from trapgate.engine import record
+from trapgate.engine.block_table import generate_link, generate_lookup
 from trapgate.engine.cold import ColdContext
 from trapgate.engine.compile import CodeFolder, Compiler, assemble
 from trapgate.engine.fixed import generate_block_emitter, generate_exit, generate_page_check, generate_python_exit
@@ -38,8 +39,9 @@ FIXED: Mapping[str, Callable[[str], str]] = {
     "python": generate_python_exit,
     "port": lambda name: generate_python_exit(name, record.EXIT_PORT),
     "page_check": generate_page_check,
-    "unlinked_target": lambda name: generate_exit(name, record.EXIT_UNLINKED_TARGET, record.UNLINKED_TARGET),
-    "unlinked_next": lambda name: generate_exit(name, record.EXIT_UNLINKED_NEXT, record.UNLINKED_NEXT),
+    "unlinked_target": lambda name: generate_link(name, is_target=True),
+    "unlinked_next": lambda name: generate_link(name, is_target=False),
+    "lookup": generate_lookup,
     "stale": lambda name: generate_exit(name, record.EXIT_STALE),
 }
 _BATCH = 96

@@ -76,6 +76,7 @@ class NativeCore(GuestMode):
         self.handlers = handlers
         self.blocks = BlockStore(memory, handlers)
         self.hot = HotTier.chosen(self.blocks, handlers.folder, hot)
+        self.blocks.finds_natively = self.hot is None or not self.hot.always
         self._exception_counts = {}
         self.interrupt_counts: dict[int, int] = {}
         #: #VMEXITs by exit code.
@@ -151,6 +152,8 @@ class NativeCore(GuestMode):
         set_(layout.COMMIT, runtime["commit"])
         set_(layout.FETCH_PAGE, runtime["fetch_page"])
         set_(layout.FLUSH, runtime["flush"])
+        set_(layout.LOOKUP, self.handlers.fixed["lookup"])
+        set_(layout.LINK_LOG, self.blocks.log)
         set_(layout.RAM_BASE, self.memory.base)
         set_(layout.PAGE_KIND, self.memory.page_kind_address)
         set_(layout.CODE_MAP, self.memory.code_map_address)
@@ -170,7 +173,7 @@ class NativeCore(GuestMode):
             (layout.ON_DEVICE_READ, layout.ON_DEVICE_WRITE, layout.ON_CODE_WRITE, layout.SLOW_ACCESS, layout.COMMIT,
              layout.FETCH_PAGE, layout.FLUSH, layout.RAM_BASE, layout.PAGE_KIND, layout.CODE_MAP, layout.PAGE_COUNT,
              layout.UNMODELLED, layout.COST_L2_HIT, layout.COST_PWC_HIT, layout.COST_NESTED_TLB_HIT, layout.PWC_SIZE,
-             layout.NESTED_TLB_SIZE, layout.WORLD_EXITS)
+             layout.NESTED_TLB_SIZE, layout.WORLD_EXITS, layout.LOOKUP, layout.LINK_LOG)
         )  # fmt: skip
         self.blocks.on_new_code_page = lambda page: self._protect(address, page)
         self.blocks.peek_page = self._peek_page

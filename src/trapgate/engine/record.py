@@ -4,7 +4,7 @@ A block in the arena is
 
     header   page check: is the page of this code still mapped where the block was decoded from?
     records  one per instruction, 32 bytes each (a page check before an instruction that crosses into the next page)
-    end      the last record, of an instruction that ends the block, has 48 bytes more
+    end      the last record, of an instruction that ends the block, has 64 bytes more
 
     offset  record                                  page check
      0      address of the handler                  the same
@@ -19,13 +19,15 @@ A block in the arena is
     56      rip of the next instruction
     64      what the block costs: (modelled cycles << 32) + instructions
     72      64-bit immediate or address, where a call needs the link field as well
+    80      rip of the branch target
+    88      host address of the block's header, where native code may make its links; else 0
 """
 
 HANDLER, SLOTS, DISPLACEMENT, IMMEDIATE, LINK = 0, 8, 16, 20, 24
 PAGE_LINEAR, PAGE_PHYSICAL = 8, 16
-UNLINKED_TARGET, UNLINKED_NEXT, NEXT_LINK, NEXT_IP, COST = 32, 40, 48, 56, 64
+UNLINKED_TARGET, UNLINKED_NEXT, NEXT_LINK, NEXT_IP, COST, TARGET_IP, HEADER = 32, 40, 48, 56, 64, 80, 88
 RECORD_SIZE = 32
-END_SIZE = 80
+END_SIZE = 96
 
 # Why native code was left (the value that it returns).
 EXIT_BUDGET = 0  # the budget is used up; exit_uop is where to go on

@@ -440,5 +440,6 @@ class RegionContext(ColdContext):
         entry = self._jump_cache_entry(rip)
         with e.when(e.load(64, entry).ne(rip), likely=False):
             self.set_field(layout.RIP, rip)
-            self._leave_to(self._record(self._block.end), code=record.EXIT_LOOKUP)
+            look_up = e.load_type("ptr", self.state_pointer(layout.LOOKUP))
+            self._leave_to(self._record(self._block.end), look_up)
         self._leave_with(e.load_type("ptr", e.offset(entry, 8)), spent)

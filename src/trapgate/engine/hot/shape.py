@@ -93,6 +93,7 @@ class Former:
         """The region around a block, or None where there can be none."""
         if not can_hold(seed):
             return None
+        self._store.read_log()
         self._found.clear()
         reached = self._reachable(seed)
         loop = self._those_that_lead_back(seed, reached)
