@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from typing import TYPE_CHECKING
 
 from trapgate.arch import layout
 from trapgate.cpu.mode import Mode
@@ -11,6 +12,9 @@ from trapgate.engine import block_table, record
 from trapgate.engine.templates import Templates
 from trapgate.isa.decode import Decoder
 from trapgate.isa.decoded import Decoded
+
+if TYPE_CHECKING:
+    from trapgate.engine.laid_page import LaidPage
 
 MAX_INSTRUCTIONS = 64
 
@@ -117,11 +121,15 @@ class Translation:
         self.privileges: dict[bool, tuple[Translation, Translation]] = {}
         #: Blocks of this mode that earlier runs have decoded, in 64-bit code.
         self.templates: Templates | None = None
+        #: Blocks that were laid out together, by linear and guest-physical address of their page.
+        self.pages: dict[tuple[int, int], list[LaidPage]] = {}
         self._has_table = has_table
         size = block_table.SIZE if has_table else block_table.FIRST_BUCKET
         self._cache = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._cache_words = memoryview(self._cache).cast("Q")
         self.jump_cache = ctypes.addressof(ctypes.c_char.from_buffer(self._cache))
+        #: The same where native code finds blocks by itself, else 0.
+        self.table = self.jump_cache if has_table else 0
         self.clear_jump_cache()
 
     def clear_jump_cache(self) -> None:

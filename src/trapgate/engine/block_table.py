@@ -19,6 +19,8 @@ is how many bytes of it are used. When it is full Python is asked.
 
 from __future__ import annotations
 
+import itertools
+
 from trapgate.arch import layout
 from trapgate.engine import record
 from trapgate.isa.ir import CONVENTION, Emitter, Value
@@ -67,6 +69,32 @@ def remove(words: memoryview, rip: int, address: int) -> None:
             words[place + 1] = 0
 
 
+def emit_enter(e: Emitter, cache: Value, rip: Value, address: Value) -> None:
+    """As `enter`, in native code; `cache` points to jump cache and table, `address` is an i64."""
+    first = e.offset(cache, _bucket(rip, e.constant(BUCKETS - 1, 64)))
+    entries = [e.offset(first, way * ENTRY) for way in range(WAYS)]
+    free = [e.load(64, entry).eq(rip) | e.load(64, e.offset(entry, 8)).eq(0) for entry in entries]
+    anywhere = free[0]
+    for one in free[1:]:
+        anywhere = anywhere | one
+    with e.when(anywhere ^ 1):
+        # The bucket is full: the oldest goes.
+        for to, from_ in itertools.pairwise(entries):
+            for offset in (0, 8):
+                e.store(e.load(64, e.offset(from_, offset)), e.offset(to, offset))
+    place = e.address(entries[-1])
+    for one, entry in zip(free[-2::-1], entries[-2::-1], strict=True):
+        place = one.select(e.address(entry), place)
+    e.store(rip, e.pointer(place))
+    e.store(address, e.offset(e.pointer(place), 8))
+
+
+def _bucket(rip: Value, mask: Value) -> Value:
+    """Bytes from the start of the jump cache to the bucket that may hold a rip."""
+    number = (rip * rip.emit.constant(_FACTOR - (1 << 64), 64)) >> _SHIFT
+    return (number & mask) * BUCKET + FIRST_BUCKET
+
+
 class _Handler:
     """A handler that leads on or leaves."""
 
@@ -91,8 +119,7 @@ class _Handler:
         cache = e.pointer(self.field(layout.JUMP_CACHE))
         mask = e.load(64, e.offset(cache, layout.JUMP_CACHE_SIZE))
         self.unless(mask.ne(0))
-        bucket = ((rip * e.constant(_FACTOR - (1 << 64), 64)) >> _SHIFT) & mask
-        first = e.offset(cache, bucket * BUCKET + FIRST_BUCKET)
+        first = e.offset(cache, _bucket(rip, mask))
         found = e.constant(0, 64)
         for way in range(WAYS):
             entry = e.offset(first, way * ENTRY)

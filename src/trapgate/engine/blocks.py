@@ -10,6 +10,7 @@ import ctypes
 import functools
 import mmap
 import struct
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable
 
@@ -17,20 +18,22 @@ from trapgate.cpu.mode import Mode
 from trapgate.cpu.native_delivery import SIDE_INSTRUCTION, SIDE_PAGE_CHECK
 from trapgate.cpu.svm.intercepts import SIMPLE_EXITS
 from trapgate.cpu.svm.world_switch import simple_exit
-from trapgate.engine import record
+from trapgate.engine import page_code, record
 from trapgate.engine.block import MAX_INSTRUCTIONS, Block, Site, Translation
 from trapgate.engine.block_table import INDIRECT, KIND_MASK, LOG_SIZE, LOG_START, TARGET
 from trapgate.engine.breakpoints import Breakpoints
 from trapgate.engine.handler_keys import handler_keys
 from trapgate.engine.handlers import HandlerStore
-from trapgate.engine.templates import Template, Templates
+from trapgate.engine.laid_page import LaidPage
+from trapgate.engine.templates import MOST_MEMBERS, Templates
 from trapgate.isa.decode import Decoder
 from trapgate.isa.decoded import Decoded
 from trapgate.isa.form import Form
 from trapgate.isa.system.input_output import port_access
 from trapgate.machine.memory import GRANULE, PAGE, PhysicalMemory
 
-_HEADER, _TAIL = struct.Struct("<4Q"), struct.Struct("<8Q")
+#: Blocks of a page, and which of its granules they cover.
+_Covering = tuple[Block | LaidPage, int]
 #: Targets of an indirect branch that are remembered.
 MOST_SEEN = 64
 #: One extra form ends blocks that no instruction ended.
@@ -53,7 +56,7 @@ class BlockStore:
         self._size = size
         self._used = 0
         self._starts: list[int] = []
-        self._blocks: list[Block] = []
+        self._blocks: list[Block | LaidPage] = []
         #: Link fields by the record that they lead to: (host address of the field, what to put there when that goes).
         self._incoming: dict[int, list[tuple[int, int]]] = {}
         self._log = mmap.mmap(-1, LOG_SIZE + LOG_START)
@@ -61,7 +64,7 @@ class BlockStore:
         self._log_words[0] = LOG_START
         #: Host address of the log of native code (engine/block_table.py).
         self.log = ctypes.addressof(ctypes.c_char.from_buffer(self._log))
-        self._by_page: dict[int, list[tuple[Block, int]]] = {}
+        self._by_page: dict[int, list[_Covering]] = {}
         self._translations: list[Translation] = []
         self.sites: list[Site] = []
         self.breakpoints = Breakpoints(self)
@@ -76,8 +79,22 @@ class BlockStore:
         self.on_gone: Callable[[Block], None] = lambda block: None
         self.on_all_gone: Callable[[], None] = lambda: None
         self._templates: dict[str, Templates] = {}
-        self._emit_known = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * 7)(handlers.runtime["emit_block"])
-        self._fixed = handlers.fixed
+        self._native_lay_out = ctypes.CFUNCTYPE(*[ctypes.c_uint64] * 3)(handlers.runtime["lay_out"])
+        self._fixed = fixed = handlers.fixed
+        self._arguments = array("Q", bytes(8 * page_code.ARGUMENTS))
+        self._arguments_address = self._arguments.buffer_info()[0]
+        self._stale_words = memoryview(array("Q", [fixed["stale"]] * (MAX_INSTRUCTIONS + 3)))
+        self._one_member = array("Q", [0])
+        self._one_member_address = self._one_member.buffer_info()[0]
+        results = array("Q", bytes(8 * page_code.RESULT * MOST_MEMBERS))
+        self._results = memoryview(results)
+        for number, value in (
+            (page_code.ARENA, self.base), (page_code.SIDE, self.side_base),
+            (page_code.RESULTS, results.buffer_info()[0]),
+            (page_code.PAGE_CHECK, fixed["page_check"]), (page_code.UNLINKED_TARGET, fixed["unlinked_target"]),
+            (page_code.UNLINKED_NEXT, fixed["unlinked_next"]), (page_code.END_OF_BLOCK, handlers.address(_END)),
+        ):  # fmt: skip
+            self._arguments[number] = value
         self._header = struct.pack("<Q", self._fixed["page_check"])
 
     def translation(self, mode: Mode, decoder: Decoder) -> Translation:
@@ -106,18 +123,32 @@ class BlockStore:
 
     def block_at(self, uop: int) -> Block:
         """The block that a record (host address) belongs to."""
-        return self._blocks[bisect_right(self._starts, uop) - 1]
+        number = bisect_right(self._starts, uop) - 1
+        block = self._blocks[number]
+        if type(block) is LaidPage:
+            block = self._blocks[number] = block.block(number - block.first)
+        return block  # type: ignore[return-value]
 
     def find(self, translation: Translation, rip: int, page: int, single: bool = False) -> Block:
         """The block at `rip`, decoded from guest-physical `page`; decodes it when it is not there."""
         blocks = translation.single if single else translation.blocks
         block = blocks.get((rip, page))
+        if block is None and not single:
+            block = self._laid(translation, rip, page)
         if block is None:
             block = self._build(translation, rip, page, single)
             blocks[(rip, page)] = block
             if not single and not block.watched:
                 translation.enter(rip, block.address)
         return block
+
+    def _laid(self, translation: Translation, rip: int, page: int) -> Block | None:
+        """The block at `rip` if it was laid out with others of its page."""
+        for laid in translation.pages.get((rip & ~(PAGE - 1), page), ()):
+            block = laid.at(rip % PAGE)
+            if block is not None:
+                return block
+        return None
 
     # -- building
 
@@ -134,13 +165,12 @@ class BlockStore:
             code = code[: max(in_segment, 0)]
         block = Block(translation, rip, page)
         templates = None if single else translation.templates
-        known = None if templates is None else templates.find(code)
-        if known is not None and templates is not None:
-            self._lay_out(block, linear, known, templates.pool)
-            block.watched = self.breakpoints.holds(block)
-            self._note_code(block, start)
-            self.translated += 1
-            return block
+        if templates is not None:
+            row = templates.find(code)
+            if row is not None:
+                found = self._lay_out(translation, templates, linear, page, row)
+                if found is not None:
+                    return found
         decoded, _ = translation.decoder.block(code, MAX_INSTRUCTIONS, single)
         if not decoded:
             decoded = self._crossing(block, linear, code)
@@ -152,39 +182,77 @@ class BlockStore:
         block.watched = self.breakpoints.holds(block)
         keys = self._emit(block, linear, single)
         if templates is not None and block.second_page is None:
-            templates.learn(code, block.length, decoded, keys)
+            row = templates.learn(code, block.length, decoded, keys)
+            if row is not None:
+                templates.stands((linear & ~(PAGE - 1), page), row, offset)
         self._note_code(block, start)
         self.translated += 1
         return block
 
-    def _lay_out(self, block: Block, linear: int, known: Template, pool: int) -> None:
-        """As `_emit`, for a block that an earlier run has decoded."""
-        used, fixed, count = self._used, self._fixed, known.instructions
-        address = self.base + used
-        block.address = address
-        block.first = first = address + record.RECORD_SIZE
-        block.code, block.length = known.code, len(known.code)
-        _HEADER.pack_into(self._view, used, fixed["page_check"], linear & ~(PAGE - 1), block.page, 0)
-        rip = self._emit_known(0, first, self.side_base + (used >> 1), pool, known.indices, count, block.rip)
-        block.next_rip = rip
-        block.cost = (known.cycles << 32) + count
-        end = first + (count - 1) * record.RECORD_SIZE
-        if not known.ends:
-            end += record.RECORD_SIZE
-            _HEADER.pack_into(self._view, end - self.base, self._handlers.address(_END), 0, 0, 0)
-        block.end = end
-        place = end - self.base
-        _TAIL.pack_into(
-            self._view, place + record.RECORD_SIZE, fixed["unlinked_target"], fixed["unlinked_next"],
-            end + record.UNLINKED_NEXT, rip, block.cost, 0, 0, address,
-        )  # fmt: skip
-        if known.target is not None:
-            block.target = (rip + known.target) & 0xFFFF_FFFF_FFFF_FFFF
-            self.words[(place + record.LINK) >> 3] = end + record.UNLINKED_TARGET
-            self.words[(place + record.TARGET_IP) >> 3] = block.target
-        self._used = place + record.END_SIZE + 15 & ~15
-        self._starts.append(address)
-        self._blocks.append(block)
+    def _lay_out(
+        self, translation: Translation, templates: Templates, linear: int, page: int, row: int
+    ) -> Block | None:
+        """Lay out a block that an earlier run has decoded, and all of its group; None where there is no room."""
+        place = linear % PAGE
+        where = (linear - place, page)
+        group = None if self.breakpoints.addresses else templates.group(row << 12 | place)
+        if group is None:
+            templates.stands(where, row, place)
+        number, members, count = group or (None, 0, 0)
+        if group is None or self._stands(translation, where, group[0]):
+            self._one_member[0] = row << 12 | place
+            members, count = self._one_member_address, 1
+        else:
+            templates.laid_out(where, group[0])
+        laid = self._lay_out_members(translation, templates, where, number, members, count)
+        block = laid.at(place)
+        if block is not None:
+            block.watched = self.breakpoints.holds(block)
+        return block
+
+    @staticmethod
+    def _stands(translation: Translation, where: tuple[int, int], group: int) -> bool:
+        """Whether a group has been laid out on a page, and most of it is still there."""
+        pages = translation.pages.get(where, [])
+        for laid in pages:
+            if laid.group == group and laid.count > 1:
+                if 2 * laid.left >= laid.count:
+                    return True
+                pages.remove(laid)
+                return False
+        return False
+
+    def _lay_out_members(
+        self, translation: Translation, templates: Templates, where: tuple[int, int], group: int | None, members: int,
+        count: int,
+    ) -> LaidPage:  # fmt: skip
+        linear, page = where
+        a = self._arguments
+        a[page_code.OUT] = self.base + self._used
+        a[page_code.LIMIT] = self.base + self._size - MAX_INSTRUCTIONS * record.RECORD_SIZE - 4096
+        a[page_code.BYTES], a[page_code.LINEAR], a[page_code.PHYSICAL] = self._memory.base + page, linear, page
+        a[page_code.POOL], a[page_code.INDICES] = templates.pool, templates.indices
+        a[page_code.ROWS], a[page_code.CODE] = templates.rows, templates.code
+        a[page_code.MEMBERS], a[page_code.COUNT] = members, count
+        a[page_code.TABLE] = 0 if self.breakpoints.addresses else translation.table
+        self._native_lay_out(0, self._arguments_address)
+        laid = a[page_code.LAID]
+        self._used = a[page_code.OUT] - self.base
+        results = self._results[: page_code.RESULT * laid].tolist()
+        addresses, granules = results[::3], results[2::3]
+        if members == self._one_member_address:
+            numbers = [self._one_member[0]] * laid
+        else:
+            numbers = [templates.member(members, index) for index in results[1::3]]
+        self._starts += addresses
+        addresses.append(a[page_code.OUT])
+        made = LaidPage(translation, linear, page, group, len(self._blocks), addresses, numbers, granules)
+        self._blocks += [made] * laid
+        translation.pages.setdefault(where, []).append(made)
+        self._note_granules(page // PAGE, made, made.covered)
+        self.translated += laid
+        templates.used += laid
+        return made
 
     @staticmethod
     def _until_breakpoint(translation: Translation, linear: int, decoded: list[Decoded]) -> list[Decoded]:
@@ -335,6 +403,15 @@ class BlockStore:
         code_map[page] = old | ((1 << (last + 1)) - (1 << first))
         self._by_page.setdefault(page, []).append((block, self._granules(block, page)))
 
+    def _note_granules(self, page: int, laid: LaidPage, granules: int) -> None:
+        """Mark the granules that a group covers as code."""
+        code_map = self._memory.code_map
+        old = code_map[page]
+        if not old:
+            self.on_new_code_page(page * PAGE)
+        code_map[page] = old | granules
+        self._by_page.setdefault(page, []).append((laid, granules))
+
     # -- linking
 
     def link(self, block: Block, is_target: bool, to: Block) -> int:
@@ -354,19 +431,19 @@ class BlockStore:
 
     def valid_blocks(self) -> list[Block]:
         """All blocks that can be found."""
-        return [block for block in self._blocks if block.valid]
+        return [block for block in map(self.block_at, self._starts) if block.valid]
 
     def isolate(self, block: Block) -> None:
         """Undo every link and jump cache entry that leads to a block."""
-        self._unlink(block)
+        self.read_log()
+        self._unlink(block.address)
         block.translation.clear_jump_cache()
         self.on_gone(block)
 
-    def _unlink(self, block: Block) -> None:
-        """Undo every link to a block."""
-        self.read_log()
+    def _unlink(self, address: int) -> None:
+        """Undo every link to the block whose header is at `address`; the log has been read."""
         words, base = self.words, self.base
-        for to in (block.address, block.address + record.RECORD_SIZE):
+        for to in (address, address + record.RECORD_SIZE):
             for field, unlinked in self._incoming.pop(to, ()):
                 words[(field - base) >> 3] = unlinked
 
@@ -404,16 +481,26 @@ class BlockStore:
 
     def drop(self, start: int, length: int) -> None:
         """Drop all blocks with code in a guest-physical range."""
+        self.read_log()
         for page in range(start // PAGE, (start + length - 1) // PAGE + 1):
             first = max(start - page * PAGE, 0) // GRANULE
             last = min(start + length - 1 - page * PAGE, PAGE - 1) // GRANULE
             mask = (1 << (last + 1)) - (1 << first)
             if not self._memory.code_map[page] & mask:
                 continue
-            remaining: list[tuple[Block, int]] = []
+            remaining: list[_Covering] = []
             kept = 0
             for entry in self._by_page.pop(page, []):
                 block, covered = entry
+                if type(block) is LaidPage:
+                    if covered & mask:
+                        self._take_out(block, mask)
+                        entry = block, block.covered
+                    if block.left:
+                        remaining.append(entry)
+                        kept |= entry[1]
+                    continue
+                assert type(block) is Block
                 if not block.valid:
                     continue
                 if covered & mask:
@@ -424,6 +511,30 @@ class BlockStore:
             if remaining:
                 self._by_page[page] = remaining
             self._memory.code_map[page] = kept
+
+    def _take_out(self, laid: LaidPage, mask: int) -> None:
+        """Drop the blocks of a group that have code in some granules."""
+        translation, addresses = laid.translation, laid.addresses
+        for number, place, block in laid.take(mask):
+            if block is None:
+                address = addresses[number]
+                self._stale(address, addresses[number + 1] - record.END_SIZE + record.UNLINKED_TARGET)
+                self._forget_address(translation, laid.linear | place, address)
+                self.dropped += 1
+            elif block.valid:
+                self._invalidate(block)
+
+    def _stale(self, address: int, end: int) -> None:
+        """Make the records from `address` to `end` ones that leave native code, links not yet made aside."""
+        first, last = (address - self.base) >> 3, (end - self.base) >> 3
+        step = record.RECORD_SIZE // 8
+        count = (last - first + step - 1) // step
+        self.words[first:last:step] = self._stale_words[:count]
+
+    def _forget_address(self, translation: Translation, rip: int, address: int) -> None:
+        """Let nothing lead to a header."""
+        self._unlink(address)
+        translation.remove(rip, address)
 
     @staticmethod
     def _granules(block: Block, page: int) -> int:
@@ -446,13 +557,8 @@ class BlockStore:
         self.dropped += 1
         if block.regions:
             self.on_gone(block)
-        stale = self._fixed["stale"]
-        words, base = self.words, self.base
-        for address in range(block.address, block.end + 1, record.RECORD_SIZE):
-            words[(address - base) >> 3] = stale
-        words[(block.end + record.UNLINKED_TARGET - base) >> 3] = self._fixed["unlinked_target"]
-        self._unlink(block)
-        block.translation.remove(block.rip, block.address)
+        self._stale(block.address, block.end + record.UNLINKED_TARGET)
+        self._forget_address(block.translation, block.rip, block.address)
         blocks = block.translation.blocks
         key = (block.rip, block.page)
         if blocks.get(key) is block:
@@ -464,6 +570,7 @@ class BlockStore:
 
     def forget(self, block: Block) -> None:
         """Drop one block: what it was decoded from is no longer there."""
+        self.read_log()
         self._invalidate(block)
 
     def forget_translations(self) -> None:
@@ -486,6 +593,7 @@ class BlockStore:
         self.generation += 1
         for translation in self._translations:
             translation.blocks.clear()
+            translation.pages.clear()
             translation.single.clear()
             translation.latest.clear()
             translation.clear_jump_cache()

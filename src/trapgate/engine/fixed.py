@@ -3,16 +3,7 @@
 from __future__ import annotations
 
 from trapgate.arch import layout
-from trapgate.cpu.native_delivery import (
-    SIDE_CYCLES,
-    SIDE_ENTRY,
-    SIDE_INDEX,
-    SIDE_INSTRUCTION,
-    SIDE_KIND,
-    SIDE_PAGE_CHECK,
-)
 from trapgate.cpu.tlb import FAST_ENTRIES
-from trapgate.cpu.walk import NativeFunction
 from trapgate.engine import record
 from trapgate.isa.ir import CONVENTION, Emitter, Value
 
@@ -75,50 +66,3 @@ def generate_page_check(name: str) -> str:
     following = e.offset(uop, record.RECORD_SIZE)
     e.tail(e.load_type("ptr", following), [state, following, b.get()])
     return e.text(_header(name))
-
-
-#: An instruction of the pool of engine/templates.py, in bytes.
-POOL_SIZE = 64
-_BODY, _RELATIVE, _IS_RELATIVE, _CYCLES, _LENGTH = 8, 32, 40, 44, 48
-
-
-def generate_block_emitter(declarations: set[str]) -> str:
-    """`i64 @emit_block(state, out, side, pool, indices, count, rip)`: lay out records of a block that is known.
-
-    `out` is where its first record goes, `side` the entry of the table beside the arena for its header; `indices` are
-    `count` numbers (u32) of instructions in the pool. Returns rip behind the block.
-    """
-    arguments = (
-        ("ptr", "out"), ("ptr", "side"), ("ptr", "pool"), ("ptr", "indices"), ("i64", "count"), ("i64", "rip"),
-    )  # fmt: skip
-    f = NativeFunction("emit_block", "i64", arguments, declarations)
-    e = f.emit
-    out, side = f.argument("out", "ptr"), f.argument("side", "ptr")
-    rip, cycles, i = e.variable(f.argument("rip")), e.variable(0), e.variable(0)
-
-    def note(entry: Value, index: Value | int, kind: int) -> None:
-        e.store(rip.get(), entry)
-        e.store(cycles.get().trunc(32), e.offset(entry, SIDE_CYCLES))
-        number = index.trunc(16) if isinstance(index, Value) else e.constant(index, 16)
-        e.store(number, e.offset(entry, SIDE_INDEX))
-        e.store(e.constant(kind, 16), e.offset(entry, SIDE_KIND))
-
-    note(side, 0, SIDE_PAGE_CHECK)
-    with e.loop() as loop:
-        index = i.get()
-        loop.break_if(index.eq(f.argument("count")))
-        number = e.load(32, e.offset(f.argument("indices", "ptr"), index << 2)).zext(64)
-        known = e.offset(f.argument("pool", "ptr"), number * POOL_SIZE)
-        place = e.offset(out, index * record.RECORD_SIZE)
-        for offset in range(0, record.LINK, 8):
-            e.store(e.load(64, e.offset(known, offset)), e.offset(place, offset))
-        plain = e.load(64, e.offset(known, record.LINK))
-        relative = rip.get() + e.load(64, e.offset(known, _RELATIVE))
-        is_relative = e.load(32, e.offset(known, _IS_RELATIVE)).ne(0)
-        e.store(is_relative.select(relative, plain), e.offset(place, record.LINK))
-        note(e.offset(side, (index << 4) + SIDE_ENTRY), index, SIDE_INSTRUCTION)
-        rip.set(rip.get() + e.load(32, e.offset(known, _LENGTH)).zext(64))
-        cycles.set(cycles.get() + e.load(32, e.offset(known, _CYCLES)).zext(64))
-        i.set(index + 1)
-    e.ret(rip.get())
-    return f.text()

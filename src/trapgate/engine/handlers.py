@@ -22,7 +22,8 @@ from trapgate.engine import record
 from trapgate.engine.block_table import generate_link, generate_lookup
 from trapgate.engine.cold import ColdContext
 from trapgate.engine.compile import CodeFolder, Compiler, assemble
-from trapgate.engine.fixed import generate_block_emitter, generate_exit, generate_page_check, generate_python_exit
+from trapgate.engine.fixed import generate_exit, generate_page_check, generate_python_exit
+from trapgate.engine.page_code import generate_lay_out
 from trapgate.isa.form import Form
 
 Progress = Callable[[str, int, int], None]
@@ -33,7 +34,7 @@ RUNTIME = (
     "reset_fast", "protect", "nested_walk",
     "world_enter", "world_exchange", "world_run", "world_round_trip", "world_load", "world_accept", "world_save",
     "world_restore",
-    "translate_data", "translate_instruction", "emit_block",
+    "translate_data", "translate_instruction", "lay_out",
 )  # fmt: skip
 FIXED: Mapping[str, Callable[[str], str]] = {
     "python": generate_python_exit,
@@ -72,7 +73,7 @@ class HandlerStore:
         if code is None:
             self._progress("native helpers", 0, 1)
             functions, declarations = emit_runtime()
-            functions.append(generate_block_emitter(declarations))
+            functions.append(generate_lay_out(declarations))
             functions += [generate("fixed_" + name) for name, generate in FIXED.items()]
             code = self._compiler.compile(assemble(functions, declarations))
             self.folder.write("runtime", code)
