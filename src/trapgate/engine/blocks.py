@@ -272,6 +272,22 @@ class BlockStore:
             if (rip + last.target) & last.target_mask > mode.code_limit:
                 decoded[-1] = block.translation.decoder.branch_outside(last)
 
+    def code_of(self, block: Block) -> bytes:
+        """The bytes of a block that lies on one page."""
+        return block.code or self._bytes(self._start(block), block.length)
+
+    def holds(self, start: int, code: bytes) -> bool:
+        """Whether memory holds some bytes at a guest-physical address, on one page."""
+        return self._bytes(start, len(code)) == code
+
+    def _bytes(self, start: int, length: int) -> bytes:
+        return bytes(self._memory.view[start : start + length])
+
+    @staticmethod
+    def _start(block: Block) -> int:
+        mode = block.translation.mode
+        return block.page + (mode.code_base + block.rip) % PAGE
+
     #: Set by the processor: (linear address of the next page) -> guest-physical page or None, without side effects.
     peek_page: Callable[[int], int | None] = staticmethod(lambda linear: None)
 

@@ -45,10 +45,13 @@ class Shape:
 
     blocks: list[Block]
     entries: list[Block]
+    seed: Block
     #: (block, whether its branch is taken) -> where it goes, if that is in the region.
     edges: dict[tuple[Block, bool], Edge] = field(default_factory=dict)
     #: Where an indirect branch may go in the region.
     indirect: dict[Block, list[Block]] = field(default_factory=dict)
+    #: The handler of the first record of each entry where no region was entered before, or is.
+    originals: dict[Block, int] = field(default_factory=dict)
 
     @property
     def instructions(self) -> int:
@@ -203,7 +206,7 @@ class Former:
 
     def _shape(self, seed: Block, blocks: list[Block]) -> Shape:
         inside = set(blocks)
-        shape = Shape(blocks, [])
+        shape = Shape(blocks, [], seed)
         order = {block: i for i, block in enumerate(self._depth_first(seed, inside))}
         shape.blocks = sorted(blocks, key=lambda block: order.get(block, len(order)))
         order = {block: i for i, block in enumerate(shape.blocks)}

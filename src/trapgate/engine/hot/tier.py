@@ -14,15 +14,15 @@ from collections import deque
 from trapgate.engine.block import Block
 from trapgate.engine.blocks import BlockStore
 from trapgate.engine.compile import CodeFolder
+from trapgate.engine.hot import recipes
 from trapgate.engine.hot.compile import IMPOSSIBLE, UNNAMED, Compiled, Job, Workshop, named, workshop
 from trapgate.engine.hot.context import TABLE, RegionContext
-from trapgate.engine.hot.heads import Heads
 from trapgate.engine.hot.shape import Former, Shape, can_hold
 from trapgate.machine.errors import UnknownTierSetting
 
 #: Samples for each instruction of a region that make it worth compiling: an instruction takes about as long to compile
 #: as half a million to two million executions of it save (docs/engine.md).
-SAMPLES_PER_INSTRUCTION = 0.5
+SAMPLES_PER_INSTRUCTION = 0.2
 #: Bytes of machine code at most; they are kept to the end of the process.
 MOST_CODE = 64 << 20
 #: More samples than there can be.
@@ -53,7 +53,6 @@ class HotTier:
         self._store = store
         self._former = Former(store)
         self._folder = folder
-        self._heads = Heads(folder)
         self._ready: deque[Compiled] = deque()
         self._waiting = 0
         self.always = when == "always"
@@ -98,8 +97,24 @@ class HotTier:
             self.samples_inside += 1
             return
         count = self._samples[block] = self._samples.get(block, 0) + 1
-        if count >= self._due.get(block, 2) or (count == 1 and block in self._heads):
+        if count == 1 and can_hold(block) and self._made_before(block):
+            return
+        if count >= self._due.get(block, 2):
             self._consider(block, count)
+
+    def _made_before(self, block: Block) -> bool:
+        """Install the region around a block that an earlier run has made, if there is one and its code is the same."""
+        recipe = recipes.read(self._folder, block)
+        if recipe is None or self._workshop.loaded >= MOST_CODE:
+            return False
+        followed = recipes.follow(recipe, self._store, block, self._original)
+        code = self._folder.read(recipe.name)
+        if followed is None or not code:
+            return False
+        shape, table = followed
+        job = Job("", recipe.name, self._folder, Region(shape, table, self._store.generation))
+        self._install(Compiled(code, job))
+        return True
 
     def _consider(self, block: Block, count: int) -> None:
         self._due[block] = 2 * count
@@ -109,15 +124,14 @@ class HotTier:
         if shape is None:
             return
         weight = sum(self._samples.get(b, 0) for b in shape.blocks)
-        enough = weight >= SAMPLES_PER_INSTRUCTION * shape.instructions
-        if not enough and block not in self._heads:
+        if weight < SAMPLES_PER_INSTRUCTION * shape.instructions:
             return
         job = self._generate(shape)
         code = self._workshop.kept(job)
         if code is not None:
             self._install(Compiled(code, job))
-        elif enough:
-            self._heads.add(block)
+            self._keep(job)
+        else:
             self._waiting += 1
             for b in shape.blocks:
                 self._due[b] = NEVER
@@ -134,10 +148,9 @@ class HotTier:
         self._install(Compiled(self._workshop.now(job), job))
 
     def _generate(self, shape: Shape) -> Job:
-        words, base = self._store.words, self._store.base
-        originals = {block: self._originals.get(block, words[(block.first - base) >> 3]) for block in shape.entries}
+        shape.originals = {block: self._original(block) for block in shape.entries}
         declarations: set[str] = set()
-        context = RegionContext(shape, UNNAMED, declarations, originals)
+        context = RegionContext(shape, UNNAMED, declarations, shape.originals)
         text, name = named(context.generate(), declarations)
         return Job(text, name, self._folder, Region(shape, context.table, self._store.generation))
 
@@ -146,18 +159,32 @@ class HotTier:
     def _install_ready(self) -> None:
         while self._ready:
             self._waiting -= 1
-            self._install(self._ready.popleft())
+            compiled = self._ready.popleft()
+            if self._install(compiled):
+                self._keep(compiled.job)
 
-    def _install(self, compiled: Compiled) -> None:
+    def _keep(self, job: Job) -> None:
+        """Let later runs find a region again."""
+        region = job.customer
+        assert isinstance(region, Region)
+        recipes.write(self._folder, self._store, job.name, region.shape, list(region.table))
+
+    def _original(self, block: Block) -> int:
+        """The handler of a block's first record, behind any region."""
+        known = self._originals.get(block)
+        return self._store.words[(block.first - self._store.base) >> 3] if known is None else known
+
+    def _install(self, compiled: Compiled) -> bool:
+        """Put a region in place; whether its blocks are still there."""
         if compiled.code == IMPOSSIBLE:
-            return
+            return False
         region = compiled.job.customer
         assert isinstance(region, Region)
         shape = region.shape
         if region.generation != self._store.generation or not all(can_hold(block) for block in shape.blocks):
             for block in shape.blocks:
                 self._due.pop(block, None)
-            return
+            return False
         region.address = self._workshop.load(compiled.job, compiled.code)
         words, base = self._store.words, self._store.base
         for block in shape.entries:
@@ -168,6 +195,7 @@ class HotTier:
         for block in shape.blocks:
             block.regions.append(region)
         self.installed += 1
+        return True
 
     # -- dropping
 

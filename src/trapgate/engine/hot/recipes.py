@@ -1,0 +1,129 @@
+"""What regions of earlier runs were made of: where all their blocks are found again, the code is used as it is.
+
+A recipe is kept for the block around which a region was formed, under a hash of its mode and rip. It names the file
+with the machine code, and says which blocks the region has, with their bytes and pages, where it can be entered, and
+what its table holds (engine/hot/context.py). So a second run of a guest neither forms nor writes nor compiles its
+regions, and has each with the first sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from trapgate.engine import record
+from trapgate.engine.block import Block
+from trapgate.engine.blocks import BlockStore
+from trapgate.engine.compile import CodeFolder
+from trapgate.engine.hot.shape import Shape, can_hold
+from trapgate.machine.memory import PAGE
+
+#: Recipes that are kept on disk, a few kilobytes each.
+MOST_KEPT = 4000
+#: Of the files: part of their names.
+FORMAT = 1
+#: What an entry of a region's table is: an address in the records of a block, the page of a block, or the handler that
+#: a block's first record had.
+_RECORD, _PAGE, _HANDLER = range(3)
+
+
+class Recipe(NamedTuple):
+    """`blocks`: rip, number of the page among those of the region, and bytes; `entries`: numbers of blocks; `table`:
+    what, number of the block, offset from its header."""
+
+    name: str
+    blocks: list[tuple[int, int, bytes]]
+    entries: list[int]
+    table: list[tuple[int, int, int]]
+
+
+def _file(seed: Block) -> str:
+    mode = seed.translation.mode
+    return f"recipe-{FORMAT}-" + hashlib.sha256(repr((tuple(mode), seed.rip)).encode()).hexdigest()[:32]
+
+
+def write(folder: CodeFolder, store: BlockStore, name: str, shape: Shape, table: list[int]) -> None:
+    """Keep what the region `name` was made of. One that cannot be described is not kept."""
+    pages = list(dict.fromkeys(block.page for block in shape.blocks))
+    entries = []
+    for value in table:
+        entry = _describe(value, shape)
+        if entry is None:
+            return
+        entries.append(entry)
+    read = store.code_of
+    recipe = Recipe(
+        name,
+        [(block.rip, pages.index(block.page), read(block)) for block in shape.blocks],
+        [shape.blocks.index(block) for block in shape.entries],
+        entries,
+    )
+    text = json.dumps([name, [(rip, page, code.hex()) for rip, page, code in recipe.blocks], *recipe[2:]])
+    folder.write(_file(shape.seed), text.encode())
+
+
+def _describe(value: int, shape: Shape) -> tuple[int, int, int] | None:
+    for number, block in enumerate(shape.blocks):
+        if block.address <= value < block.end + record.END_SIZE:
+            return _RECORD, number, value - block.address
+        if value == block.page:
+            return _PAGE, number, 0
+        if value == shape.originals.get(block):
+            return _HANDLER, number, 0
+    return None
+
+
+def read(folder: CodeFolder, seed: Block) -> Recipe | None:
+    """The recipe that is kept for a block."""
+    data = folder.read(_file(seed))
+    if data is None:
+        return None
+    name, blocks, entries, table = json.loads(data)
+    return Recipe(name, [(rip, page, bytes.fromhex(code)) for rip, page, code in blocks], entries, table)
+
+
+def follow(
+    recipe: Recipe, store: BlockStore, seed: Block, original: Callable[[Block], int]
+) -> tuple[Shape, list[int]] | None:
+    """The region's shape and table here, or None where its code is not what it was.
+
+    Its edges are not known: they are in the code alone.
+    """
+    translation = seed.translation
+    mode = translation.mode
+    pages: dict[int, int] = {}
+    by_linear = {_linear(seed): seed.page}
+    places: list[tuple[int, int]] = []
+    for rip, number, code in recipe.blocks:
+        linear = mode.code_base + rip & mode.linear_mask
+        page = by_linear.get(linear & ~(PAGE - 1))
+        if page is None:
+            page = store.peek_page(linear)
+        if page is None or pages.setdefault(number, page) != page or not store.holds(page + linear % PAGE, code):
+            return None
+        by_linear[linear & ~(PAGE - 1)] = page
+        places.append((rip, page))
+    generation = store.generation
+    blocks = [store.find(translation, rip, page) for rip, page in places]
+    if store.generation != generation or not all(map(can_hold, blocks)):
+        return None
+    if any(block.length != len(code) for block, (_, _, code) in zip(blocks, recipe.blocks, strict=True)):
+        return None
+    shape = Shape(blocks, [blocks[number] for number in recipe.entries], seed)
+    shape.originals = {block: original(block) for block in shape.entries}
+    return shape, [_value(entry, blocks, shape.originals) for entry in recipe.table]
+
+
+def _linear(block: Block) -> int:
+    mode = block.translation.mode
+    return (mode.code_base + block.rip & mode.linear_mask) & ~(PAGE - 1)
+
+
+def _value(entry: tuple[int, int, int], blocks: list[Block], originals: Mapping[Block, int]) -> int:
+    what, number, offset = entry
+    block = blocks[number]
+    if what == _RECORD:
+        return block.address + offset
+    return block.page if what == _PAGE else originals[block]
