@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -65,13 +66,16 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
         return Run(usage.ru_utime + usage.ru_stime, usage.ru_maxrss, process.returncode, output.read())
 
 
+Name = TypeVar("Name")
 #: Says what a run should have been, or None when it was that.
 Check = Callable[[Run], str | None]
 
 
-def in_turn(commands: Mapping[str, Sequence[str]], runs: int, check: Check, warmup: int = 1) -> dict[str, list[float]]:
+def in_turn(
+    commands: Mapping[Name, Sequence[str]], runs: int, check: Check, warmup: int = 1
+) -> dict[Name, list[float]]:
     """CPU seconds of every run of every command, the commands in turn; the first turns are not counted."""
-    times: dict[str, list[float]] = {name: [] for name in commands}
+    times: dict[Name, list[float]] = {name: [] for name in commands}
     for turn in range(-warmup, runs):
         for name, command in commands.items():
             done = run(command)

@@ -184,7 +184,11 @@ def generate_lookup(name: str) -> str:
     e = h.emit
     rip = h.field(layout.RIP)
     found = h.find(rip)
-    h.log(e.address(h.uop) + INDIRECT, found)
+    # The same target as the last time is not logged again.
+    last = e.offset(h.uop, record.TARGET_IP)
+    with e.when(e.load(64, last).ne(rip)):
+        h.log(e.address(h.uop) + INDIRECT, found)
+        e.store(rip, last)
     entry = e.offset(e.pointer(h.field(layout.JUMP_CACHE)), layout.jump_cache_offset(rip))
     e.store(rip, entry)
     e.store(found, e.offset(entry, 8))

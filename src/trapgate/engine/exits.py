@@ -107,6 +107,7 @@ class Exits(NativeCore):
                 self.instruction_rip = rip
                 self._deliver(fault)
                 return 0
+        self.blocks.read_log()  # it may be full
         generation = self.blocks.generation
         to = self.blocks.find(translation, rip, page)
         if self.blocks.generation != generation:
@@ -244,6 +245,7 @@ class Exits(NativeCore):
         if self.q[layout.EXIT_BUDGET >> 3] >> 63:
             self.rip = rip
             return 0  # what is due comes first, as where the jump cache knows the target
+        self.blocks.read_log()  # it may be full
         source = self.blocks.block_at(uop)
         generation = self.blocks.generation
         found = self._exit_lookup_at(rip)

@@ -19,7 +19,7 @@ A block in the arena is
     56      rip of the next instruction
     64      what the block costs: (modelled cycles << 32) + instructions
     72      64-bit immediate or address, where a call needs the link field as well
-    80      rip of the branch target
+    80      rip of the branch target; of an indirect branch, the last one that was logged
     88      host address of the block's header, where native code may make its links; else 0
 """
 

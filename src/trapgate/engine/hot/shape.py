@@ -16,7 +16,7 @@ from trapgate.engine.blocks import BlockStore
 MOST_INSTRUCTIONS = 800
 MOST_STRAIGHT = 120
 #: Places at most where a region can be entered.
-MOST_ENTRIES = 8
+MOST_ENTRIES = 24
 #: A function with more callers is not taken for a part of the loop around it, unless it is found from there.
 FEW_CALLERS = 2
 #: Addresses at most that an indirect branch is compared with.
@@ -227,6 +227,11 @@ class Former:
                 for to in shape.indirect[block]:
                     if name != "ret" and order[to] <= order[block]:
                         heads[to] = None
+        # Where a call that leaves the region comes back to.
+        for block in shape.blocks:
+            site = self._return_site(block)
+            if site is not None and site in inside and (block, True) not in shape.edges:
+                heads[site] = None
         shape.entries = list(heads)[:MOST_ENTRIES]
         return shape
 

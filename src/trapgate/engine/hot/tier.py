@@ -22,7 +22,7 @@ from trapgate.machine.errors import UnknownTierSetting
 
 #: Samples for each instruction of a region that make it worth compiling: an instruction takes about as long to compile
 #: as half a million to two million executions of it save (docs/engine.md).
-SAMPLES_PER_INSTRUCTION = 0.2
+SAMPLES_PER_INSTRUCTION = 0.1
 #: Bytes of machine code at most; they are kept to the end of the process.
 MOST_CODE = 64 << 20
 #: More samples than there can be.
