@@ -119,8 +119,7 @@ def test_what_another_run_has_kept_meanwhile_stays(kept: HandlerStore) -> None:
     store = templates.Templates(kept.folder, kept, file.name.removeprefix(f"decoded-{templates.FORMAT}-"))
     Run(kept, "bench=md5 n=2")
     content = file.read_bytes()
-    store._new.append((b"\x90" * 16, b"\x90", [0], 1, 0, 0))
-    store._news = 1
+    store._news = templates.ENOUGH
     store.save()
     assert file.read_bytes() == content
     Run(kept).same_as(first)

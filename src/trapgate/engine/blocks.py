@@ -24,7 +24,7 @@ from trapgate.engine.block_table import INDIRECT, KIND_MASK, LOG_SIZE, LOG_START
 from trapgate.engine.breakpoints import Breakpoints
 from trapgate.engine.handler_keys import handler_keys
 from trapgate.engine.handlers import HandlerStore
-from trapgate.engine.laid_page import LaidPage
+from trapgate.engine.laid_page import LaidPage, fill
 from trapgate.engine.templates import MOST_MEMBERS, Templates
 from trapgate.isa.decode import Decoder
 from trapgate.isa.decoded import Decoded
@@ -178,13 +178,14 @@ class BlockStore:
             decoded = self._until_breakpoint(translation, linear, decoded)
         if mode.decode.bits != 64:
             self._check_branch(block, decoded)
+        keys = self._keys(decoded)
+        if templates is not None and block.second_page is None:
+            row = templates.learn(code, sum(d.length for d in decoded), decoded, keys)
+            if row is not None:
+                return self._lay_out_new(block, templates, row, decoded)
         block.decoded = decoded
         block.watched = self.breakpoints.holds(block)
-        keys = self._emit(block, linear, single)
-        if templates is not None and block.second_page is None:
-            row = templates.learn(code, block.length, decoded, keys)
-            if row is not None:
-                templates.stands((linear & ~(PAGE - 1), page), row, offset)
+        self._emit(block, linear, single, keys)
         self._note_code(block, start)
         self.translated += 1
         return block
@@ -204,7 +205,8 @@ class BlockStore:
             members, count = self._one_member_address, 1
         else:
             templates.laid_out(where, group[0])
-        laid = self._lay_out_members(translation, templates, where, number, members, count)
+        self._lay_out_natively(translation, templates, where, members, count)
+        laid = self._laid_members(translation, templates, where, number, members)
         block = laid.at(place)
         if block is not None:
             block.watched = self.breakpoints.holds(block)
@@ -222,10 +224,27 @@ class BlockStore:
                 return False
         return False
 
-    def _lay_out_members(
-        self, translation: Translation, templates: Templates, where: tuple[int, int], group: int | None, members: int,
-        count: int,
-    ) -> LaidPage:  # fmt: skip
+    def _lay_out_new(self, block: Block, templates: Templates, row: int, decoded: list[Decoded]) -> Block:
+        """Lay out a block that has just been decoded."""
+        place = block.rip % PAGE
+        where = (block.rip - place, block.page)
+        templates.stands(where, row, place)
+        self._one_member[0] = row << 12 | place
+        self._lay_out_natively(block.translation, templates, where, self._one_member_address, 1)
+        address, _, granules = self._results[: page_code.RESULT]
+        fill(block, address, templates.row(row))
+        block.decoded = decoded
+        block.watched = self.breakpoints.holds(block)
+        self._starts.append(address)
+        self._blocks.append(block)
+        self._note_granules(block.page // PAGE, block, granules)
+        self.translated += 1
+        return block
+
+    def _lay_out_natively(
+        self, translation: Translation, templates: Templates, where: tuple[int, int], members: int, count: int
+    ) -> None:
+        """Have native code lay out members of a group; their blocks are in the results."""
         linear, page = where
         a = self._arguments
         a[page_code.OUT] = self.base + self._used
@@ -236,8 +255,15 @@ class BlockStore:
         a[page_code.MEMBERS], a[page_code.COUNT] = members, count
         a[page_code.TABLE] = 0 if self.breakpoints.addresses else translation.table
         self._native_lay_out(0, self._arguments_address)
-        laid = a[page_code.LAID]
         self._used = a[page_code.OUT] - self.base
+
+    def _laid_members(
+        self, translation: Translation, templates: Templates, where: tuple[int, int], group: int | None, members: int
+    ) -> LaidPage:
+        """What has been laid out, as one."""
+        linear, page = where
+        a = self._arguments
+        laid = a[page_code.LAID]
         results = self._results[: page_code.RESULT * laid].tolist()
         addresses, granules = results[::3], results[2::3]
         if members == self._one_member_address:
@@ -312,8 +338,17 @@ class BlockStore:
             return [decoder.fault("raise_gp")]
         return decoded
 
-    def _emit(self, block: Block, linear: int, single: bool) -> list[str]:
-        """Lay out the block's records; the handlers' keys."""
+    def _keys(self, decoded: list[Decoded]) -> list[str]:
+        """The keys of the handlers of a block's instructions, which are there then."""
+        handlers = self._handlers
+        keys = handler_keys(decoded)
+        missing = [key for key in keys if key and not handlers.has(key)]
+        if missing:
+            handlers.build(missing)
+        return keys
+
+    def _emit(self, block: Block, linear: int, single: bool, keys: list[str]) -> None:
+        """Lay out the block's records."""
         decoded = block.decoded
         handlers, fixed = self._handlers, self._fixed
         mode = block.translation.mode
@@ -330,10 +365,6 @@ class BlockStore:
             count = 2
         block.address = address
         block.first = address + count * record.RECORD_SIZE
-        keys = handler_keys(decoded)
-        missing = [k for d, k in zip(decoded, keys, strict=True) if k and k not in d.records and not handlers.has(k)]
-        if missing:
-            handlers.build(missing)
         rip = block.rip
         # Also in 16-bit code: EIP goes on beyond FFFFh where the segment does.
         ip_mask = (1 << 64) - 1 if mode.decode.bits == 64 else 0xFFFF_FFFF
@@ -398,7 +429,6 @@ class BlockStore:
         self._used = used + (len(data) + 15 & ~15)
         self._starts.append(address)
         self._blocks.append(block)
-        return keys
 
     def _note_code(self, block: Block, start: int) -> None:
         """Mark the bytes of a block as code, so that writes to them are noticed."""
@@ -419,8 +449,8 @@ class BlockStore:
         code_map[page] = old | ((1 << (last + 1)) - (1 << first))
         self._by_page.setdefault(page, []).append((block, self._granules(block, page)))
 
-    def _note_granules(self, page: int, laid: LaidPage, granules: int) -> None:
-        """Mark the granules that a group covers as code."""
+    def _note_granules(self, page: int, laid: LaidPage | Block, granules: int) -> None:
+        """Mark the granules that a group or a block covers as code."""
         code_map = self._memory.code_map
         old = code_map[page]
         if not old:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import struct
 from array import array
 from typing import NamedTuple
@@ -26,8 +27,10 @@ from trapgate.isa.decoded import Decoded
 FORMAT = 3
 #: Bytes by which blocks are looked for.
 HEAD = 16
-#: Blocks that are kept for a mode; when there are more, all are forgotten.
+#: Blocks that are kept for a mode; when there are more, the next run starts over.
 MOST_BLOCKS = 200_000
+#: Blocks at most that a run adds.
+MOST_NEW = 200_000
 #: Blocks of a group at most.
 MOST_MEMBERS = 1000
 #: So much that is new makes it worth writing the file.
@@ -54,8 +57,7 @@ class Row(NamedTuple):
 
 
 class _Page:
-    """A page of this run with blocks that are not in its group, or that has none: (number of a row << 12) + place.
-    Rows of this run have numbers from the number of rows in the file on."""
+    """A page of this run with blocks that are not in its group, or that has none: (number of a row << 12) + place."""
 
     __slots__ = ("added", "group")
 
@@ -64,28 +66,60 @@ class _Page:
         self.added: list[int] = []
 
 
+class _Growing:
+    """Bytes that grow at a host address that stays."""
+
+    __slots__ = ("_memory", "address", "size", "view")
+
+    def __init__(self, room: int) -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+        self._memory = mmap.mmap(-1, room, flags=flags)
+        self.view = memoryview(self._memory)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        self.size = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is room for another block's part."""
+        return self.size + page_code.POOL_SIZE * 64 <= len(self.view)
+
+    def append(self, data: bytes) -> None:
+        """Put `data` behind what is there."""
+        end = self.size + len(data)
+        self.view[self.size : end] = data
+        self.size = end
+
+    def content(self) -> bytes:
+        """All of it."""
+        return bytes(self.view[: self.size])
+
+
 class Templates:
     """The blocks of one decode mode: those of earlier runs, and those that this run adds."""
 
     def __init__(self, folder: CodeFolder, handlers: HandlerStore, mode: str) -> None:
         self._folder, self._handlers, self._name = folder, handlers, f"decoded-{FORMAT}-{mode}"
         self._keys: dict[str, int] = {}
-        self._pool, self._indices, self._rows, self._code = (bytearray(8) for _ in range(4))
-        self._heads = b""
+        self._addresses: list[int] = []
+        #: Numbers of keys, of the pool's instructions.
+        self._pool_keys = array("I")
+        # Room that hardly any guest fills (there are five instructions to a block); what is not used takes no memory.
+        rows = MOST_BLOCKS + MOST_NEW
+        self._pool, self._indices = _Growing(rows * 5 * _INSTRUCTION.size), _Growing(rows * 16 * 4)
+        self._rows, self._code, self._heads = _Growing(rows * _ROW.size), _Growing(rows * 64), _Growing(rows * HEAD)
+        #: Host addresses of what native code looks at.
+        self.pool, self.indices, self.rows, self.code = (
+            part.address for part in (self._pool, self._indices, self._rows, self._code)
+        )
         self._members, self._groups = array("Q", [0]), array("Q")
         self._by_head: dict[bytes, int] = {}
         self._same_head: dict[bytes, list[int]] = {}
         self._group_of: dict[int, int] = {}
         self.row_count = 0
         self._load()
-        #: Host addresses of what native code looks at.
-        self.pool, self.indices, self.rows, self.code = (
-            ctypes.addressof(ctypes.c_char.from_buffer(part))
-            for part in (self._pool, self._indices, self._rows, self._code)
-        )
+        #: Rows and heads that the file had.
+        self._kept, self._kept_heads = self.row_count, self._heads.content()
         self.members = self._members.buffer_info()[0]
-        self._new: list[tuple[bytes, bytes, list[int], int, int, int]] = []
-        self._new_pool: dict[tuple[int, bytes, int | None, int, int], int] = {}
         self._pages: dict[tuple[int, int], _Page] = {}
         self._news = 0
         #: Blocks found here in this run.
@@ -96,7 +130,7 @@ class Templates:
     def _parts(self) -> list[bytes]:
         """What the file holds; nothing where there is none."""
         data = self._folder.read(self._name)
-        if data is None:
+        if not data:
             return []
         place, parts = _HEADER.size, []
         for size in _HEADER.unpack_from(data):
@@ -111,12 +145,16 @@ class Templates:
         names: list[str] = json.loads(parts[0])
         self._handlers.build(name for name in names if not self._handlers.has(name))
         self._keys = {name: i for i, name in enumerate(names)}
-        addresses = [self._handlers.address(name) for name in names]
-        self._pool, self._indices, self._rows, self._code = (bytearray(part) for part in (*parts[1:4], parts[5]))
-        words = memoryview(self._pool).cast("Q")
-        step = _INSTRUCTION.size // 8
-        words[::step] = memoryview(array("Q", [addresses[number] for number in words[::step].tolist()]))
-        self._heads = heads = parts[4]
+        self._addresses = [self._handlers.address(name) for name in names]
+        for part, data in zip(
+            (self._pool, self._indices, self._rows, self._heads, self._code), parts[1:6], strict=True
+        ):
+            part.append(data)
+        words = memoryview(parts[1]).cast("Q")[:: _INSTRUCTION.size // 8].tolist()
+        self._pool_keys = array("I", words)
+        addresses = array("Q", [self._addresses[number] for number in words])
+        self._pool.view.cast("Q")[: self._pool.size // 8 : _INSTRUCTION.size // 8] = memoryview(addresses)
+        heads = parts[4]
         self.row_count = len(heads) // HEAD
         places = range(0, len(heads), HEAD)
         self._by_head = {heads[i : i + HEAD]: i // HEAD for i in places}
@@ -145,14 +183,16 @@ class Templates:
         return None
 
     def _begins(self, code: bytes, row: int) -> bool:
-        start, _, length, *_ = _ROW.unpack_from(self._rows, row * _ROW.size)
-        return code[:length] == self._code[start : start + length]
+        start, _, length, *_ = _ROW.unpack_from(self._rows.view, row * _ROW.size)
+        return code[:length] == self._code.view[start : start + length]
 
     def row(self, number: int) -> Row:
         """A row."""
-        start, _, length, count, cycles, flags, target = _ROW.unpack_from(self._rows, number * _ROW.size)
+        start, _, length, count, cycles, flags, target = _ROW.unpack_from(self._rows.view, number * _ROW.size)
         has_target = target if flags & page_code.HAS_TARGET else None
-        return Row(bytes(self._code[start : start + length]), count, cycles, bool(flags & page_code.ENDS), has_target)
+        return Row(
+            bytes(self._code.view[start : start + length]), count, cycles, bool(flags & page_code.ENDS), has_target
+        )
 
     def group(self, member: int) -> tuple[int, int, int] | None:
         """The group of (number of a row << 12) + place in the page: its number, the host address of its members, and
@@ -179,20 +219,46 @@ class Templates:
             return None
         if not last.ends_block and (len(decoded) < 64 or length == len(code)):
             return None
+        if not all(part.has_room for part in (self._pool, self._indices, self._rows, self._code, self._heads)):
+            return None
         numbers = []
         cycles = 0
         for d, key in zip(decoded, keys, strict=True):
-            key_number = self._keys.setdefault(key, len(self._keys))
-            what = (key_number, d.body, d.relative, d.cycles, d.length)
-            numbers.append(self._new_pool.setdefault(what, len(self._new_pool)))
+            number = d.numbers.get(key)
+            if number is None:
+                number = d.numbers[key] = self._add(d, key)
+            numbers.append(number)
             cycles += d.cycles
         flags, target = page_code.ENDS if last.ends_block else 0, 0
         if last.target is not None:
             flags |= page_code.HAS_TARGET
             target = last.target - last.length & _M64
-        self._new.append((code[:HEAD], code[:length], numbers, cycles, flags, target))
+        place = self._indices.size >> 2
+        self._rows.append(_ROW.pack(self._code.size, place, length, len(numbers), cycles, flags, target))
+        self._indices.append(array("I", numbers).tobytes())
+        self._code.append(code[:length])
+        head = code[:HEAD]
+        self._heads.append(head)
+        row = self.row_count
+        self.row_count += 1
+        known = self._by_head.setdefault(head, row)
+        if known != row:
+            self._same_head.setdefault(head, []).append(row)
         self._news += 1
-        return self.row_count + len(self._new) - 1
+        return row
+
+    def _add(self, d: Decoded, key: str) -> int:
+        """Put an instruction with a handler into the pool; its number."""
+        number = self._keys.get(key)
+        if number is None:
+            number = self._keys[key] = len(self._keys)
+            self._addresses.append(self._handlers.address(key))
+        relative = d.relative
+        self._pool.append(
+            _INSTRUCTION.pack(self._addresses[number], d.body, relative or 0, relative is not None, d.cycles, d.length)
+        )
+        self._pool_keys.append(number)
+        return len(self._pool_keys) - 1
 
     def laid_out(self, page: tuple[int, int], group: int) -> None:
         """A group has been laid out on a page (linear and physical address)."""
@@ -210,48 +276,33 @@ class Templates:
         if self._news < ENOUGH:
             return
         parts = self._parts() or [b""] * _PARTS
-        if parts[4] != self._heads:
+        if parts[4] != self._kept_heads:
             return  # another run has written the file meanwhile: its numbers are not ours
-        if self.row_count + len(self._new) > MOST_BLOCKS:
-            # Too many: only what this run has decoded stays.
-            parts = [b""] * _PARTS
-        _, pool, indices, rows, heads, code, _, _ = parts
-        kept = len(heads) // HEAD
-        base = len(pool) // _INSTRUCTION.size
-        pool += b"".join(
-            _INSTRUCTION.pack(key, body, relative or 0, relative is not None, cycles, length)
-            for key, body, relative, cycles, length in self._new_pool
-        )
-        new_rows, new_code, numbers = bytearray(rows), bytearray(code), array("I")
-        place = len(indices) // 4
-        for _, block, mine, cycles, flags, target in self._new:
-            new_rows += _ROW.pack(len(new_code), place + len(numbers), len(block), len(mine), cycles, flags, target)
-            new_code += block
-            numbers.extend(number + base for number in mine)
-        indices += numbers.tobytes()
-        heads += b"".join(head for head, *_ in self._new)
-        members, groups = self._new_groups(kept)
+        if self.row_count > MOST_BLOCKS:
+            self._folder.write(self._name, b"")  # too many: the next run starts over
+            return
+        pool = bytearray(self._pool.content())
+        words = memoryview(pool).cast("Q")
+        words[:: _INSTRUCTION.size // 8] = memoryview(array("Q", self._pool_keys))
+        members, groups = self._new_groups()
         names = json.dumps(list(self._keys)).encode()
-        parts = [names, pool, indices, bytes(new_rows), heads, bytes(new_code), members, groups]
+        middle = (part.content() for part in (self._indices, self._rows, self._heads, self._code))
+        parts = [names, bytes(pool), *middle, members, groups]
         self._folder.write(self._name, _HEADER.pack(*map(len, parts)) + b"".join(parts))
         self._news = 0
 
-    def _new_groups(self, kept: int) -> tuple[bytes, bytes]:
-        """All groups with what this run has added; `kept` rows of earlier runs stay."""
-        lists: list[list[int]] = []
-        if kept:
-            lists = [self._members[word >> 16 : (word >> 16) + (word & 0xFFFF)].tolist() for word in self._groups]
-        dropped = (self.row_count - kept) << 12
+    def _new_groups(self) -> tuple[bytes, bytes]:
+        """All groups with what this run has added."""
+        lists = [self._members[word >> 16 : (word >> 16) + (word & 0xFFFF)].tolist() for word in self._groups]
         for page in self._pages.values():
             if not page.added:
                 continue
-            added = [member - dropped for member in page.added if member >= dropped]
-            if kept and page.group is not None:
+            if page.group is not None:
                 group = lists[page.group]
-                group[:] = dict.fromkeys([*group, *added])
+                group[:] = dict.fromkeys([*group, *page.added])
                 del group[:-MOST_MEMBERS]
-            elif added:
-                lists.append(list(dict.fromkeys(added))[-MOST_MEMBERS:])
+            else:
+                lists.append(list(dict.fromkeys(page.added))[-MOST_MEMBERS:])
         members, groups = array("Q"), array("Q")
         for group in lists:
             groups.append(len(members) << 16 | len(group))

@@ -21,7 +21,8 @@ class Decoded:
 
     __slots__ = (
         "body", "cycles", "dead_text", "ends_block", "flags_killed", "flags_read", "form", "instruction", "length",
-        "may_fault", "name", "python", "records", "relative", "target", "target_mask", "text", "writes_memory",
+        "may_fault", "name", "numbers", "python", "records", "relative", "target", "target_mask", "text",
+        "writes_memory",
     )  # fmt: skip
 
     def __init__(self, instruction: iced.Instruction, name: str, cycles: int = 1) -> None:
@@ -39,6 +40,8 @@ class Decoded:
         self.body = b""
         #: For the engine: what of the record does not depend on where it stands, by the handler's key.
         self.records: dict[str, bytes] = {}
+        #: For the engine: its number among the instructions that are kept (engine/templates.py), by the same key.
+        self.numbers: dict[str, int] = {}
         #: The 64-bit field is rip plus this (rip-relative operands), or None.
         self.relative: int | None = None
         #: A direct branch goes to (rip + target) & target_mask, or None.
