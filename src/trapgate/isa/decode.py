@@ -46,6 +46,7 @@ from trapgate.isa.operand_tables import (
     STRINGS,
     SYSTEM_REGISTERS,
 )
+from trapgate.isa.pattern import Pattern, PatternKey, pattern_key, pattern_of
 
 #: AMD: how a 66h prefix acts on near branches. All reserved NOPs, ENDBR among them, are NOPs.
 OPTIONS = DecoderOptions.AMD | DecoderOptions.FORCE_RESERVED_NOP
@@ -173,6 +174,8 @@ class Decoder:
         self._features = features
         self._python_forms = python_forms
         self._memory: dict[bytes, Decoded] = {}
+        #: None: each has to be looked at by itself.
+        self._patterns: dict[PatternKey, Pattern | None] = {}
         self._operations: dict[int, tuple[str, int, bool]] = {}
         self._kinds: dict[tuple[object, ...], Kind] = {}
 
@@ -202,13 +205,26 @@ class Decoder:
                 if not instruction and len(key) == MAX_LENGTH and is_too_long(key, self.mode.bits):
                     decoded = self._python(instruction, "raise_gp")
                 else:
-                    decoded = self._decode(instruction)
+                    decoded = self._like_others(decoder, instruction, key)
                 memory[key] = decoded
             out.append(decoded)
             position = end
             if decoded.ends_block or single:
                 break
         return out, False
+
+    def _like_others(self, decoder: iced.Decoder, instruction: iced.Instruction, code: bytes) -> Decoded:
+        """As `_decode`, from an instruction that differs in its displacement and immediate alone, if there was one."""
+        key = pattern_key(decoder, instruction, code) if instruction else None
+        if key is None:
+            return self._decode(instruction)
+        known = self._patterns.get(key)
+        if known is not None:
+            return known.like(instruction)
+        decoded = self._decode(instruction)
+        if key not in self._patterns:
+            self._patterns[key] = pattern_of(decoded)
+        return decoded
 
     def fault(self, name: str) -> Decoded:
         """An instruction of no bytes that only raises an exception."""

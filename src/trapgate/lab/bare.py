@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from trapgate.arch.cpuid import PROFILES
@@ -59,7 +62,8 @@ class BareRun:
             stopped = self._machine.run(max_instructions)
         finally:
             self._host_seconds += time.perf_counter() - started
-            self._machine.processor.blocks.save_templates()
+            with without_collection():
+                self._machine.processor.blocks.save_templates()
             if self._machine.bios is not None:
                 self._machine.bios.screen.close()
         return self._end(stopped)
@@ -83,6 +87,18 @@ class BareRun:
             return End("halted")
         report = "\n".join(part for part in (stopped.report, describe_processor(self._machine.processor)) if part)
         return End("triple-fault" if stopped.reason == "triple-fault" else "unimplemented", report=report)
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Nothing of the decoded code is garbage: what is made now is no reason to look for some."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def usual_handlers(progress: ProgressCallback) -> HandlerStore:
