@@ -145,7 +145,7 @@ def test_a_write_drops_the_blocks_of_a_group_that_it_touches(kept: HandlerStore)
         assert not places & {blocks.words[(end + link - blocks.base) >> 3] for link in (record.LINK, record.NEXT_LINK)}
     for block in gone:
         assert not _found(block)
-        assert blocks.words[(block.address - blocks.base) >> 3] == blocks._fixed["stale"]
+        assert blocks.words[(block.address - blocks.base) >> 3] == kept.fixed["stale"]
 
 
 def _found(block: Block) -> bool:
