@@ -17,7 +17,7 @@ from trapgate.api.errors import UnknownInstruction
 from trapgate.api.events import ExceptionEvent, InstructionEvent, InterruptEvent, MemoryEvent, PortEvent
 from trapgate.cpu.faults import Fault
 from trapgate.engine.processor import Processor
-from trapgate.isa.operand_tables import CONTROL_READS, CONTROL_WRITES
+from trapgate.isa.operand_tables import BASE_WRITE, CONTROL_READS, CONTROL_WRITES, SEGMENT_LOADS
 from trapgate.isa.processor import PYTHON_FORMS
 from trapgate.isa.processor import Processor as FormProcessor
 
@@ -42,6 +42,8 @@ _NATIVES = {
     "syscall": frozenset(("syscall_long",)),
     "sysret": frozenset(("sysretq_long",)),
     "mov_cr": frozenset((*CONTROL_READS.values(), *CONTROL_WRITES.values())),
+    "mov_sreg": frozenset(SEGMENT_LOADS.values()),
+    "wrmsr": frozenset((BASE_WRITE,)),
 }
 #: Forms that native code carries out too, or that are no instructions, or that a group has.
 _NOT_ALONE = frozenset(

@@ -23,6 +23,7 @@ from trapgate.isa.form import Form
 from trapgate.isa.length import MAX_LENGTH, is_too_long
 from trapgate.isa.operand_tables import (
     ADDRESS_LETTER,
+    BASE_WRITE,
     BITS_MATTER,
     CODES,
     CONDITION_OF,
@@ -37,6 +38,7 @@ from trapgate.isa.operand_tables import (
     NEAR,
     NO_ACCESS,
     REGISTER_SLOTS,
+    SEGMENT_LOADS,
     SEGMENT_NUMBERS,
     SHIFTS,
     SIZED,
@@ -102,7 +104,10 @@ IN_PLACE = frozenset((
 #: The level from which native code carries system calls out (isa/system/privilege.py).
 NATIVE_AT = {"syscall": 3, "sysretq": 0}
 CONTROL_MOVES = frozenset((*CONTROL_READS.values(), *CONTROL_WRITES.values()))
+#: Operations whose operand that is a system register is part of their name.
+_NAMED_REGISTERS = CONTROL_MOVES | frozenset(SEGMENT_LOADS.values())
 _COSTS_AS = {f"{name}_long{suffix}": name for name in NATIVE_AT for suffix in ("", "_python")}
+_COSTS_AS |= dict.fromkeys(SEGMENT_LOADS.values(), "mov_sreg") | {BASE_WRITE: "wrmsr"}
 
 
 def _control_move(instruction: iced.Instruction) -> str:
@@ -249,7 +254,17 @@ class Decoder:
             native = name in CONTROL_MOVES and name not in self.mode.intercepted
             if name in CONTROL_MOVES and not native:
                 name += "_python"
+        if self.mode.bits == 64 and not self.mode.deprivileged and name in ("mov_sreg", "wrmsr"):
+            name, native = self._system_move(instruction, name)
         return self._native(instruction, name, condition) if native else self._python(instruction, name)
+
+    def _system_move(self, instruction: iced.Instruction, name: str) -> tuple[str, bool]:
+        """MOV to a segment register and WRMSR: what native code can do has a name of its own."""
+        if name == "wrmsr":
+            found = BASE_WRITE if self.mode.cpl == 0 else ""
+        else:
+            found = SEGMENT_LOADS.get(SEGMENT_NUMBERS.get(instruction.op_register(0), -1), "")
+        return (found, True) if found and found not in self.mode.intercepted else (name, False)
 
     def _operation(self, instruction: iced.Instruction) -> tuple[str, int, bool]:
         """(name, condition, whether it is native) of every instruction with the same iced code."""
@@ -354,7 +369,7 @@ class Decoder:
         for i in range(instruction.op_count):
             kind = instruction.op_kind(i)
             if kind == OpKind.REGISTER:
-                if instruction.op_register(i) in SYSTEM_REGISTERS and name in CONTROL_MOVES:
+                if instruction.op_register(i) in SYSTEM_REGISTERS and name in _NAMED_REGISTERS:
                     continue
                 if i and name in SHIFTS and instruction.op_register(i) == Register.CL and i == instruction.op_count - 1:
                     shapes.append("cl")

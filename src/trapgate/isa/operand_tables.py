@@ -69,6 +69,10 @@ SYSTEM_REGISTERS |= dict.fromkeys(SEGMENT_NUMBERS, "sreg")
 #: Moves of control registers that native code carries out: number of the register read, or written -> operation.
 CONTROL_READS = {number: f"mov_from_cr{number}" for number in (0, 2, 3, 4)}
 CONTROL_WRITES = {3: "mov_to_cr3"}
+#: The same of data segments, for selectors that are null: number of the segment register -> operation.
+SEGMENT_LOADS = {ES: "mov_to_es", DS: "mov_to_ds", FS: "mov_to_fs", GS: "mov_to_gs"}
+#: WRMSR, of the registers that hold the bases of FS and GS.
+BASE_WRITE = "wrmsr_base"
 
 MNEMONICS: dict[int, str] = {
     value: name.lower() for name, value in vars(Mnemonic).items() if isinstance(value, int) and not name.startswith("_")

@@ -9,12 +9,12 @@ from __future__ import annotations
 from trapgate.arch import layout, vectors, vmcb
 from trapgate.cpu.mode import KeptMode
 from trapgate.cpu.svm.guest_instructions import GuestInstructions
-from trapgate.isa.operand_tables import CONTROL_READS, CONTROL_WRITES
+from trapgate.isa.operand_tables import BASE_WRITE, CONTROL_READS, CONTROL_WRITES
 
 #: Instructions that native code carries out unless they are intercepted: intercept -> operations.
 _NATIVE_NAMES = {
     "rdtsc": ("rdtsc",), "pushf": ("pushf", "pushfd", "pushfq"), "popf": ("popf", "popfd", "popfq"),
-    "iret": ("iretq_within",), "pause": ("pause",),
+    "iret": ("iretq_within",), "pause": ("pause",), "msr": (BASE_WRITE,),
 }  # fmt: skip
 #: Of a translated guest: the hypervisor's, as CPL 0 is.
 _SYSTEM_CALLS = frozenset(("syscall_long",))

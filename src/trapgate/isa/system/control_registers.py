@@ -7,7 +7,7 @@ from iced_x86 import OpKind, Register
 
 from trapgate.arch.registers import CR0_EM, CR0_MP, CR0_PE, CR0_TS, CR4_DE, RAX, RCX, RDX
 from trapgate.arch.vectors import DB, GP, UD
-from trapgate.isa.operand_tables import CONTROL_READS, CONTROL_WRITES
+from trapgate.isa.operand_tables import BASE_WRITE, CONTROL_READS, CONTROL_WRITES
 from trapgate.isa.processor import Processor, python_form
 
 
@@ -121,7 +121,7 @@ def rdmsr(p: Processor, instruction: iced.Instruction) -> None:
     p.set_register(RDX, 32, value >> 32)
 
 
-@python_form("wrmsr")
+@python_form("wrmsr", f"{BASE_WRITE}_python")
 def wrmsr(p: Processor, instruction: iced.Instruction) -> None:
     _require_cpl0(p)
     p.write_msr(p.register(RCX, 32), p.register(RDX, 32) << 32 | p.register(RAX, 32))

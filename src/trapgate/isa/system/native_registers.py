@@ -1,14 +1,17 @@
-"""Moves between general and control registers at CPL 0 in 64-bit mode as native code (APM vol. 3, MOV CRn).
+"""What kernels do to system registers with every page fault and every change of the task, natively in 64-bit mode.
 
-Reads of CR0, CR2, CR3 and CR4, and writes of CR3, which happen with every page fault and every change of the address
-space. The other writes change modes, and are Python's (control_registers.py).
+Reads of CR0, CR2, CR3 and CR4, and writes of CR3 (APM vol. 3, MOV CRn); null selectors loaded into data segments;
+writes of the base addresses of FS and GS (APM vol. 2, 4.5.3). All else is Python's (control_registers.py, segments.py).
 """
 
 from __future__ import annotations
 
 from trapgate.arch import layout
+from trapgate.arch.msrs import MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE
+from trapgate.arch.registers import FS, GS, RAX, RCX, RDX
 from trapgate.isa.context import Context, Operand, semantics
-from trapgate.isa.operand_tables import CONTROL_READS, CONTROL_WRITES
+from trapgate.isa.operand_tables import BASE_WRITE, CONTROL_READS, CONTROL_WRITES, SEGMENT_LOADS
+from trapgate.isa.system.privilege import load_segment
 
 _PLACES = {0: layout.CR0, 2: layout.CR2, 3: layout.CR3, 4: layout.CR4}
 
@@ -32,3 +35,40 @@ def mov_to_cr3(c: Context, source: Operand) -> None:
     flush = c.emit.load_type("ptr", c.state_pointer(layout.FLUSH))
     c.emit.call_void(flush, [c.state, c.emit.constant(1, 64)])
     c.goto_address(c.next_ip())
+
+
+def _define_segment_load(number: int, name: str) -> None:
+    @semantics(name)
+    def load(c: Context, source: Operand) -> None:
+        """AMD keeps the base of FS and GS when a null selector is loaded (APM vol. 2, 4.5.3 and 4.8.3)."""
+        selector = source.read().zext(64) & 0xFFFF
+        c.plain_python_if((selector & ~3).ne(0))
+        base = c.field(layout.segment(number) + layout.SEGMENT_BASE) if number in (FS, GS) else 0
+        load_segment(c, c.state, number, selector, base, 0, 0, -1, -1)
+
+
+for _number, _name in SEGMENT_LOADS.items():
+    _define_segment_load(_number, _name)
+
+
+@semantics(BASE_WRITE, ends_block=True)
+def write_base(c: Context) -> None:
+    """WRMSR of a base that is canonical; the next instruction finds the new one."""
+    e = c.emit
+    number = c.register(RCX, 32)
+    value = c.register(RAX, 32).zext(64) | c.register(RDX, 32).zext(64) << 32
+    places = {
+        MSR_FS_BASE: layout.segment(FS) + layout.SEGMENT_BASE,
+        MSR_GS_BASE: layout.segment(GS) + layout.SEGMENT_BASE,
+        MSR_KERNEL_GS_BASE: layout.KERNEL_GS_BASE,
+    }
+    known = e.constant(0, 1)
+    for msr in places:
+        known = known | number.eq(msr - (1 << 32))
+    sign = value.sar(47)
+    canonical = sign.eq(0) | sign.eq(-1)
+    c.plain_python_if((known & canonical) ^ 1)
+    for msr, place in places.items():
+        with e.when(number.eq(msr - (1 << 32))):
+            c.set_field(place, value)
+    c.goto_next()

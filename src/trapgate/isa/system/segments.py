@@ -7,11 +7,11 @@ import iced_x86 as iced
 from trapgate.arch.registers import CS, SS
 from trapgate.arch.segments import ATTRIBUTE_P, TSS16_AVAILABLE, TSS32_AVAILABLE, attributes_of, base_of, limit_of
 from trapgate.arch.vectors import GP, NP, UD
-from trapgate.isa.operand_tables import SEGMENT_NUMBERS
+from trapgate.isa.operand_tables import SEGMENT_LOADS, SEGMENT_NUMBERS
 from trapgate.isa.processor import Processor, python_form
 
 
-@python_form("mov_sreg")
+@python_form("mov_sreg", *(f"{name}_python" for name in SEGMENT_LOADS.values()))
 def mov_sreg(p: Processor, instruction: iced.Instruction) -> None:
     if instruction.op_kind(0) == iced.OpKind.REGISTER and instruction.op_register(0) in SEGMENT_NUMBERS:
         number = SEGMENT_NUMBERS[instruction.op_register(0)]
