@@ -15,6 +15,7 @@ from trapgate.firmware.bios.rom import SERVICE_PORT
 from trapgate.machine.clock import Clock
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.control import RunControl
+from trapgate.machine.device import Snapshot
 from trapgate.machine.ram import Ram
 
 
@@ -58,3 +59,14 @@ class BiosBoard:
             self._board.serial.receive(data)
         else:
             self._typist.type(data)
+
+    # Snapshot
+
+    def snapshot(self) -> Snapshot:
+        """The BIOS's state, and the keys that are still to be pressed."""
+        return {"bios": self.bios.snapshot(), "typist": self._typist.snapshot()}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put back what `snapshot` gave, for a machine booted from the same image."""
+        self.bios.restore(snapshot["bios"])
+        self._typist.restore(snapshot["typist"])

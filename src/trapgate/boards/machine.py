@@ -83,7 +83,8 @@ class BareMachine:
         self.clock = Clock(config.profile.frequency)
         self.control = RunControl()
         self._console = console
-        self._firmware: BiosBoard | None = None
+        #: The BIOS, where a disk image is booted.
+        self.firmware: BiosBoard | None = None
         self._pins = pins = _Pins()
         self.board = Pc(self.memory, self.clock, self.control, pins, console, config.board)
         self.processor = Processor(
@@ -105,7 +106,7 @@ class BareMachine:
         """Put a guest into memory and the processor into its entry state. Raises FirmwareError."""
         rsdp = prepare_boot(image, self.memory, self.board.bus, self.fw_cfg, self.board.pci is not None)
         if isinstance(image, DiskImage):
-            self._firmware = BiosBoard(
+            self.firmware = BiosBoard(
                 self.processor, self.memory, self.board, self.clock, self.control, self._console, image
             )
             # A processor that is reset goes through the BIOS's self-test, which starts the machine again.
@@ -115,7 +116,7 @@ class BareMachine:
     @property
     def bios(self) -> Bios | None:
         """The firmware that a disk image is booted through; None for guests that are loaded by a protocol."""
-        return None if self._firmware is None else self._firmware.bios
+        return None if self.firmware is None else self.firmware.bios
 
     def run(self, max_instructions: int | None = None) -> Stopped:
         """Run until something ends the run."""
@@ -134,15 +135,15 @@ class BareMachine:
     @property
     def listens(self) -> bool:
         """True when the guest has shown that it takes input: its drivers would clear away what came before."""
-        firmware = self._firmware
+        firmware = self.firmware
         return bool(self.board.serial.ier & IER_RECEIVED) if firmware is None else firmware.listens
 
     def receive(self, data: bytes) -> None:
         """Hand over what was typed."""
-        if self._firmware is None:
+        if self.firmware is None:
             self.board.serial.receive(data)
         else:
-            self._firmware.receive(data)
+            self.firmware.receive(data)
 
 
 def enter_state(processor: Processor, entry: EntryState) -> None:

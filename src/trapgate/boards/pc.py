@@ -90,7 +90,7 @@ class Pc:
         debug_console: ConsoleBackend | None = None,
     ) -> None:
         """`console` is COM1's; what the guest writes to port E9h goes there too unless `debug_console` is given."""
-        config = config or PcConfig()
+        self.config = config = config or PcConfig()
         self.memory = memory
         self.clock = clock
         self.control = control

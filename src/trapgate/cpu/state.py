@@ -94,7 +94,7 @@ class SegmentRegister:
     All of it lives in the state block, where native code reads it, and writes it where the privilege changes.
     """
 
-    __slots__ = ("_attributes", "_counted", "_limit", "_offset", "_selector", "_state", "_unchecked", "name")
+    __slots__ = ("_attributes", "_counted", "_limit", "_offset", "_selector", "_state", "name", "unchecked")
 
     def __init__(self, state: State, number: int) -> None:
         self._state = state
@@ -104,7 +104,7 @@ class SegmentRegister:
         self._attributes = layout.attributes(number) >> 3
         self._limit = layout.limit(number) >> 3
         self.name = SEGMENT_NAMES[number]
-        self._unchecked = False
+        self.unchecked = False
 
     @property
     def attributes(self) -> int:
@@ -170,15 +170,15 @@ class SegmentRegister:
         self._state.set(o + layout.SEGMENT_LOW, low)
         self._state.set(o + layout.SEGMENT_HIGH_READ, high_read)
         self._state.set(o + layout.SEGMENT_HIGH_WRITE, high_write)
-        self._unchecked = False
+        self.unchecked = False
 
     def check_type(self, checked: bool) -> None:
         """For CS: without protection (CR0.PE = 0) nothing checks the type, and code segments can be written too."""
-        if self._unchecked == checked:
+        if self.unchecked == checked:
             self._derive()
             if not checked:
                 self._state.set(self._offset + layout.SEGMENT_HIGH_WRITE, self.limit)
-                self._unchecked = True
+                self.unchecked = True
 
     def is_flat(self, write: bool) -> bool:
         """Base 0 and every 32-bit offset valid."""

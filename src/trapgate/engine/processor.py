@@ -10,7 +10,6 @@ from trapgate.arch import layout, vectors
 from trapgate.arch.registers import RF, TF
 from trapgate.arch.vmcb import EVENT_INTR, EVENT_NMI, VM_CR_R_INIT
 from trapgate.cpu.faults import Fault, TripleFault, Unimplemented, VmExit
-from trapgate.engine import record
 from trapgate.engine.guest_runs import GuestRuns
 from trapgate.engine.native_core import SLICE
 from trapgate.engine.stepping import UNCOUNTED
@@ -92,9 +91,9 @@ class Processor(GuestRuns):
 
     def _loop(self, limit: int | None, max_stall: int, uop: int = 0) -> Stopped:
         self._limit = limit
+        self._stall_at = None
         clock, control, q = self.clock, self.control, self.q
         run_native, exits = self.run_native, self._exits
-        cut = False
         stepped = self.observer is not None or self.steps_left != UNCOUNTED
         why = self._resume()
         # Instructions when the last one was completed, and when it was: cycles of work and of all since then.
@@ -163,26 +162,18 @@ class Processor(GuestRuns):
                 clock.now += self.charged
                 self.charged = 0
             now = clock.now
-            if cut:
-                # The limit has cut a repeated instruction short: the rest of it in one go, not turn by turn.
-                cut = False
-                self._settle(uop)
-                room = SLICE if deadline is None else min(SLICE, deadline - 1 - now)
-                self._step(min(room, working_from + max_stall - now))
-                uop = 0
-                continue
             zero = now + SLICE
             if deadline is not None and deadline <= zero:
                 # Native code is left at the first block's end at or behind the deadline, whatever else it is left for.
                 zero = deadline - 1
             if limit is not None:
                 # So too at the first block's end at or behind the limit: no instruction takes less than one cycle.
-                zero = min(zero, now + limit - self.instructions - 1, working_from + max_stall - 1)
+                self._stall_at = working_from + max_stall
+                zero = min(zero, now + limit - self.instructions - 1, self._stall_at - 1)
             if zero != self._zero:
                 self._zero = zero  # as _set_zero
                 q[_TSC_AT_ZERO] = zero + self.tsc_offset & _M64
             code = run_native(uop, zero, zero - now)
-            cut = limit is not None and code == record.EXIT_REPEAT
             uop = exits[code](q[_EXIT_UOP])
 
     def _settle(self, uop: int) -> None:

@@ -52,6 +52,8 @@ class Stepping(Exits):
     #: The rest of a block in which the run was stopped: the block, the next instruction's index.
     _rest: tuple[Block, int] | None = None
     _paused = False
+    #: The cycle at which a run with a limit ends if no instruction is completed until then.
+    _stall_at: int | None = None
     #: Where the last breakpoint stopped the run: linear address, instructions so far. It does not stop it again.
     _passing = (-1, -1)
 
@@ -71,6 +73,11 @@ class Stepping(Exits):
         self.blocks.breakpoints.set(addresses)
         if self._rest is None:
             self.redirected = True
+
+    def rest_of_block(self, rip: int, page: int, index: int) -> None:
+        """Go on in the middle of a block: that at `rip`, from a guest-physical page, before an instruction of it."""
+        self._rest = self.blocks.find(self._select(), rip, page), index
+        self.redirected = False
 
     def pause(self) -> None:
         """Stop a stepped run behind the present instruction; for observers."""
@@ -112,8 +119,11 @@ class Stepping(Exits):
             form = block.decoded[index].form
             # A repeated instruction is left between two turns where native code would leave it.
             room = self._room(block, index) if form is not None and form.repeat else 0
+            code = self._step(room)
+            if code == record.EXIT_REPEAT and self._repeats_on(block, index) and not self._paused:
+                continue
             index += 1
-            plain = self._step(room) in _PLAIN and block.valid
+            plain = code in _PLAIN and block.valid
             if self._paused:
                 self._paused = False
                 if plain:
@@ -122,6 +132,27 @@ class Stepping(Exits):
             if not plain:
                 break
         return ""
+
+    def _exit_repeat(self, uop: int) -> int:
+        """The budget was used up in a repeated instruction.
+
+        Where that is nobody's business but the run's (its slice or its limit has ended), the rest of the block comes
+        next: it is the same block whenever native code happens to be left.
+        """
+        block = self._partial(uop)
+        index = block.index_of(uop)
+        if self._repeats_on(block, index):
+            self._walk(block, index)
+        return 0
+
+    def _repeats_on(self, block: Block, index: int) -> bool:
+        """Whether nothing happens between two turns of a block's instruction."""
+        deadline, now = self.clock.deadline, self.clock.now
+        if not block.valid or (self._stall_at is not None and now >= self._stall_at):
+            return False
+        if self.control.request is not None or self._intr or self._nmi or self._reset_wanted or self.smi_pending:
+            return False
+        return deadline is None or now - block.cycles_before(index) < deadline
 
     def _room(self, block: Block, index: int) -> int:
         """Cycles that an instruction of a block may take before native code would be left.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from trapgate.machine.device import MemoryDevice, PortDevice
+from trapgate.machine.device import MemoryDevice, PortDevice, Snapshot
 from trapgate.machine.errors import InvalidMapping, MappingConflict
 
 PORTS = 0x10000
@@ -208,3 +208,30 @@ class Bus:
         for slot in self._memory_slots:
             counts[slot.name] = counts.get(slot.name, 0) + slot.count
         return counts
+
+    # Snapshot
+
+    def snapshot(self) -> Snapshot:
+        """How often each place was accessed. What is mapped where belongs to the board and its devices."""
+        return {
+            "ports": {
+                port: slot.count for port, slot in enumerate(self._ports) if slot is not self._unmapped and slot.count
+            },
+            "former_ports": dict(self._former_ports),
+            "unmapped": self._unmapped.count,
+            "memory": {slot.base: slot.count for slot in self._memory_slots},
+            "former_memory": dict(self._former_memory),
+            "unmapped_memory": self._unmapped_memory,
+        }
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put back the counts; everything is mapped again as it was."""
+        for port, slot in enumerate(self._ports):
+            if slot is not self._unmapped:
+                slot.count = snapshot["ports"].get(port, 0)
+        for mapping in self._memory_slots:
+            mapping.count = snapshot["memory"].get(mapping.base, 0)
+        self._unmapped.count = snapshot["unmapped"]
+        self._former_ports = dict(snapshot["former_ports"])
+        self._former_memory = dict(snapshot["former_memory"])
+        self._unmapped_memory = snapshot["unmapped_memory"]

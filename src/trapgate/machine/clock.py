@@ -9,7 +9,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 
-from trapgate.machine.errors import InvalidFrequency
+from trapgate.machine.device import Snapshot
+from trapgate.machine.errors import InvalidFrequency, SnapshotMismatch
 
 
 class Event:
@@ -81,6 +82,60 @@ class Clock:
             if event.pending:
                 event.pending = False
                 event.callback()
+
+    # Snapshot
+
+    def _pending(self) -> list[Event]:
+        """What is to happen, in order."""
+        return [event for _, _, event in sorted(self._heap, key=lambda entry: entry[:2]) if event.pending]
+
+    def snapshot(self) -> Snapshot:
+        """Now, and what is to happen when and in which order: by names, as devices make their events again."""
+        named = ((event.at, event_name(event)) for event in self._pending())
+        return {"now": self.now, "events": [[at, name] for at, name in named if name]}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put the events of the devices, which have made them again at the same `now`, in the order that they had.
+
+        Raises SnapshotMismatch unless they are the same events.
+        """
+        names: dict[str, list[Event]] = {}
+        others = []
+        for event in self._pending():
+            name = event_name(event)
+            if name:
+                names.setdefault(name, []).append(event)
+            else:
+                others.append(event)
+        ordered = []
+        for at, name in snapshot["events"]:
+            found = names.get(name)
+            if not found:
+                raise SnapshotMismatch("clock", _event_names(snapshot), {name for name, left in names.items() if left})
+            event = found.pop(0)
+            event.at = at
+            ordered.append(event)
+        if any(names.values()):
+            made = _event_names(snapshot) | {name for name, left in names.items() if left}
+            raise SnapshotMismatch("clock", _event_names(snapshot), made)
+        self._heap.clear()
+        self._cancelled = 0
+        for event in [*ordered, *others]:
+            self.scheduled += 1
+            heapq.heappush(self._heap, (event.at, self.scheduled, event))
+
+
+def _event_names(snapshot: Snapshot) -> set[str]:
+    return {name for _, name in snapshot["events"]}
+
+
+def event_name(event: Event) -> str:
+    """The method that an event calls and whose; empty for what is no device's, such as a look at the terminal."""
+    function = event.callback
+    owner = getattr(function, "__self__", None)
+    if owner is None or getattr(owner, "EVENTS_ARE_STATE", True) is False:
+        return ""
+    return f"{getattr(owner, 'name', '') or type(owner).__name__}.{function.__name__}"
 
 
 class TickSource:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from trapgate.machine.clock import Clock, Event
 from trapgate.machine.control import RunControl
+from trapgate.machine.device import Snapshot
 
 #: Modelled cycles between two looks at a source that people type at: 10 ms of the guest's time at 2 GHz.
 TYPING_PERIOD = 20_000_000
@@ -51,6 +52,9 @@ class Source(Protocol):
 
 class Outside:
     """The sources of one machine, and the places that take their input. Nothing here is the guest's to see."""
+
+    #: Looks at sources are not the guest's, and `snapshot` has the next one.
+    EVENTS_ARE_STATE = False
 
     def __init__(self, clock: Clock, control: RunControl) -> None:
         self._clock, self._control = clock, control
@@ -145,3 +149,19 @@ class Outside:
 
     def _listens(self) -> bool:
         return any(source.listens for source in self._sources)
+
+    # Snapshot
+
+    def snapshot(self) -> Snapshot:
+        """When the sources are looked at next: a look can part a repeated instruction in two."""
+        event = self._next_poll
+        return {"next_look": None if event is None or not event.pending else event.at}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Look at the sources, if there are any, at the cycle at which that was due."""
+        if self._next_poll is not None:
+            self._clock.cancel(self._next_poll)
+            self._next_poll = None
+        if self._sources:
+            at = snapshot["next_look"]
+            self._poll_at(self._clock.now + self._period() if at is None else at)

@@ -68,7 +68,7 @@ _STORED = (
 _LIMITS = ((vmcb.GDTR, layout.GDTR_LIMIT), (vmcb.IDTR, layout.IDTR_LIMIT))
 
 #: Fields of the state block that are a host's or a guest's: what VMRUN and #VMEXIT change, and what follows from it.
-_EXCHANGED: tuple[int, ...] = (
+EXCHANGED: tuple[int, ...] = (
     layout.SYSTEM_FLAGS, layout.FLAG_ZERO, layout.FLAG_SIGN, layout.FLAG_CARRY,
     layout.gpr(RAX), layout.gpr(RSP), layout.RIP,
     *range(layout.segment(0), layout.segment(4), 8), *range(layout.selector(0), layout.selector(4), 8),
@@ -87,7 +87,7 @@ HOST_SYSTEM_FLAGS = layout.WORLD_HOST
 
 assert sum(end - first for first, end in _CONTROLS) <= layout.WORLD_STATE - layout.WORLD_CONTROLS
 assert sum(end - first for first, end in _STATE) <= layout.WORLD_FLAGS - layout.WORLD_STATE
-assert len(_EXCHANGED) * 8 <= layout.WORLD_GUEST - layout.WORLD_HOST
+assert len(EXCHANGED) * 8 <= layout.WORLD_GUEST - layout.WORLD_HOST
 
 
 def emit_world_switch(declarations: set[str]) -> list[str]:
@@ -179,7 +179,7 @@ def _emit_enter(declarations: set[str]) -> str:
 def _emit_exchange(declarations: set[str]) -> str:
     f = _function("world_exchange", "i64", declarations)
     e = f.emit
-    for i, field in enumerate(_EXCHANGED):
+    for i, field in enumerate(EXCHANGED):
         f.set_field(layout.WORLD_HOST + 8 * i, f.field(field))
     same = e.call("@world_compare", "i64", [f.state])
     # Nested paging is refused while the host has paging off.
@@ -189,7 +189,7 @@ def _emit_exchange(declarations: set[str]) -> str:
     f.set_field(layout.HOST_EFER, f.field(layout.EFER))
     with e.when(same.ne(SAME_ALL)):
         e.ret(same & SAME_CONTROLS)
-    for i, field in enumerate(_EXCHANGED):
+    for i, field in enumerate(EXCHANGED):
         f.set_field(field, f.field(layout.WORLD_GUEST + 8 * i))
     e.call_void("@world_load", [f.state])
     f.set_field(layout.WORLD_STATE_OF, 0)
@@ -327,9 +327,9 @@ def _emit_save(declarations: set[str]) -> str:
 def _emit_restore(declarations: set[str]) -> str:
     f = _function("world_restore", "void", declarations)
     e = f.emit
-    for i, field in enumerate(_EXCHANGED):
+    for i, field in enumerate(EXCHANGED):
         f.set_field(layout.WORLD_GUEST + 8 * i, f.field(field))
-    for i, field in enumerate(_EXCHANGED):
+    for i, field in enumerate(EXCHANGED):
         f.set_field(field, f.field(layout.WORLD_HOST + 8 * i))
     f.set_field(layout.SYSTEM_FLAGS, f.field(layout.SYSTEM_FLAGS) & ~VM)
     f.set_field(layout.CODE_DESCRIPTOR, -1)

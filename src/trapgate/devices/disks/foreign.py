@@ -88,6 +88,10 @@ class ForeignImage:
             # The package reports damage by many kinds of exception.
             raise NotThatFormat(path, form, _words(error)) from error
 
+    def changed(self) -> int:
+        """When the file was written last, in nanoseconds since 1970."""
+        return os.fstat(self._lock).st_mtime_ns
+
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset` on. Raises BlockError."""
         try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 
 from trapgate.devices.disks.raw_image import failed, read_fully, write_fully
 from trapgate.machine.block import BlockBackend
 
+_stamps = itertools.count(1)
 #: Bytes that are copied from the image at once, when a part of them is written.
 CLUSTER = 65536
 
@@ -15,11 +17,12 @@ class Overlay:
     """A medium that reads from `base` where nothing was written. The temporary file has no name."""
 
     def __init__(self, base: BlockBackend) -> None:
-        self._base = base
+        self.base = self._base = base
         self.name = base.name
         self.size = base.size
         self.read_only = False
-        self._written: set[int] = set()
+        #: Clusters that were written, and when each was last: no two writes of a process have the same number.
+        self._written: dict[int, int] = {}
         # Sparse: what was written lies at its own offset.
         self._file = tempfile.TemporaryFile(prefix="trapgate-disk-")  # noqa: SIM115 - `close` closes it
 
@@ -49,13 +52,18 @@ class Overlay:
         if not data:
             return
         descriptor = self._file.fileno()
-        for cluster in {offset // CLUSTER, (offset + len(data) - 1) // CLUSTER} - self._written:
+        for cluster in {offset // CLUSTER, (offset + len(data) - 1) // CLUSTER} - self._written.keys():
             first, last = cluster * CLUSTER, min((cluster + 1) * CLUSTER, self.size)
             if offset > first or offset + len(data) < last:
                 write_fully(descriptor, self.name, first, self._base.read(first, last - first))
-                self._written.add(cluster)
+                self._written[cluster] = next(_stamps)
+        touched = range(offset // CLUSTER, (offset + len(data) - 1) // CLUSTER + 1)
+        for cluster in touched:
+            if cluster in self._written:
+                self._written[cluster] = next(_stamps)  # first, should only a part of it be written
         write_fully(descriptor, self.name, offset, data)
-        self._written.update(range(offset // CLUSTER, (offset + len(data) - 1) // CLUSTER + 1))
+        for cluster in touched:
+            self._written[cluster] = next(_stamps)
 
     def flush(self) -> None:
         """A temporary file need not outlive the run."""
@@ -68,3 +76,27 @@ class Overlay:
             raise failed(self.name, error) from error
         finally:
             self._base.close()
+
+    # Snapshot
+
+    def stamps(self) -> dict[int, int]:
+        """The clusters that were written, and numbers that change whenever they are written again."""
+        return dict(self._written)
+
+    def cluster(self, number: int) -> bytes:
+        """What a written cluster contains. Raises BlockError."""
+        start = number * CLUSTER
+        return read_fully(self._file.fileno(), self.name, start, min(CLUSTER, self.size - start))
+
+    def replace(self, clusters: dict[int, tuple[int, bytes]]) -> None:
+        """Have these clusters written and no others: by their numbers, with stamps (0: give it one) and content.
+
+        Raises BlockError when the host has no room for them; nothing has changed then.
+        """
+        descriptor, old = self._file.fileno(), self._written
+        # Those that need room come first: without it they stay unwritten.
+        for is_new in (True, False):
+            for number, (stamp, content) in clusters.items():
+                if (number not in old) is is_new and (not stamp or old.get(number) != stamp):
+                    write_fully(descriptor, self.name, number * CLUSTER, content)
+        self._written = {number: stamp or next(_stamps) for number, (stamp, _) in clusters.items()}

@@ -105,6 +105,10 @@ class RawImage:
         #: Bytes when it was opened. The end is asked for by a seek, because a block device has no length.
         self.size = os.lseek(self._descriptor, 0, os.SEEK_END)
 
+    def changed(self) -> int:
+        """When the file was written last, in nanoseconds since 1970."""
+        return os.fstat(self._descriptor).st_mtime_ns
+
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset` on. Raises BlockError where the file has become shorter."""
         return read_fully(self._descriptor, self.name, offset, length)

@@ -27,6 +27,7 @@ from trapgate.firmware.memory_map import CONVENTIONAL_TOP, EBDA_BASE
 from trapgate.machine.clock import Clock
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.control import Reset, RunControl
+from trapgate.machine.device import Snapshot
 from trapgate.machine.ram import Ram
 
 SERIAL_PORTS = (0x3F8, 0x2F8)
@@ -85,6 +86,7 @@ class Bios:
         self.keyboard = Keyboard(host, waiting)
         self._video = Video(host, self.screen)
         self._time = TimeOfDay(host)
+        self._serial, self._system = Serial(host, waiting), System(host, waiting)
         bootstrap = Bootstrap(host, self._video, code)
         equipment = Equipment(host)
         self._services: dict[int, Callable[[Call], None]] = {
@@ -94,8 +96,8 @@ class Bios:
             0x11: equipment.equipment,
             0x12: equipment.memory_size,
             0x13: Disk(host, self._drives, emulation).call,
-            0x14: Serial(host, waiting).call,
-            0x15: System(host, waiting).call,
+            0x14: self._serial.call,
+            0x15: self._system.call,
             0x16: self.keyboard.call,
             0x17: Printer(host).call,
             0x18: bootstrap.fail,
@@ -165,6 +167,29 @@ class Bios:
         host.outb(I8042_COMMAND, WRITE_COMMAND_BYTE)
         host.outb(I8042_DATA, COMMAND_BYTE)
         host.outb(PIC_1_MASK, USUAL_MASK)
+
+    # Snapshot
+
+    def snapshot(self) -> Snapshot:
+        """What the services remember; the data areas are memory."""
+        return {
+            "notes": dict(self._notes),
+            "drives": [drive.snapshot() for drive in self._drives],
+            "screen": self.screen.snapshot(),
+            "keyboard": self.keyboard.snapshot(),
+            "serial": self._serial.snapshot(),
+            "system": self._system.snapshot(),
+        }
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put back what `snapshot` gave, for the same drives."""
+        self._notes = Counter(snapshot["notes"])
+        for drive, state in zip(self._drives, snapshot["drives"], strict=True):
+            drive.restore(state)
+        self.screen.restore(snapshot["screen"])
+        self.keyboard.restore(snapshot["keyboard"])
+        self._serial.restore(snapshot["serial"])
+        self._system.restore(snapshot["system"])
 
     # The port
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trapgate.machine.block import BlockBackend
+from trapgate.machine.device import Snapshot
 
 SECTOR = 512
 CD_SECTOR = 2048
@@ -129,6 +130,14 @@ class Drive:
         of_image = -(-len(image) // sector_size) if medium is None else medium.size // sector_size
         #: Sectors of `sector_size` bytes. A diskette is whole even when its image is shorter.
         self.total = max(of_image, geometry.total) if geometry is not None and diskette_type else of_image
+
+    def snapshot(self) -> Snapshot:
+        """Locks, and the sectors that the guest has written here; a back end has its own."""
+        return {"locks": self.locks, "written": dict(self._written)}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put back what `snapshot` gave."""
+        self.locks, self._written = snapshot["locks"], dict(snapshot["written"])
 
     @property
     def is_diskette(self) -> bool:

@@ -10,6 +10,7 @@ from trapgate.firmware.bios import data_area, keys
 from trapgate.firmware.bios.call import Call
 from trapgate.firmware.bios.host import Host
 from trapgate.firmware.bios.waiting import Waiting
+from trapgate.machine.device import PlainState
 
 # 40:17h
 RIGHT_SHIFT, LEFT_SHIFT, CONTROL, ALT = 0x01, 0x02, 0x04, 0x08
@@ -33,8 +34,10 @@ POLLS_BEFORE_SLEEP = 64
 POLL_GAP = 50
 
 
-class Keyboard:
+class Keyboard(PlainState):
     """The keyboard's service and interrupt."""
+
+    STATE = ("wanted", "_polls", "_last_poll", "_slept")
 
     def __init__(self, host: Host, waiting: Waiting) -> None:
         self._host = host

@@ -13,6 +13,7 @@ from __future__ import annotations
 from trapgate.firmware.bios import data_area
 from trapgate.firmware.bios.code_page import GLYPHS
 from trapgate.machine.console import ConsoleBackend
+from trapgate.machine.device import PlainState
 from trapgate.machine.ram import Ram
 
 TEXT_BASE = 0xB8000
@@ -27,8 +28,10 @@ COLOURS = (0, 4, 2, 6, 1, 5, 3, 7)
 CURSOR_OFF = 0x20
 
 
-class Screen:
+class Screen(PlainState):
     """The text page that is displayed, and the terminal that shows it."""
+
+    STATE = ("columns", "_shown", "_row", "_column", "_attribute", "_addressed", "_cursor_hidden")
 
     def __init__(self, memory: Ram, console: ConsoleBackend) -> None:
         self._memory = memory

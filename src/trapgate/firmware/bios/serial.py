@@ -9,6 +9,7 @@ from trapgate.firmware.bios import data_area
 from trapgate.firmware.bios.call import Call
 from trapgate.firmware.bios.host import Host
 from trapgate.firmware.bios.waiting import Waiting
+from trapgate.machine.device import PlainState
 
 PORTS = 4
 #: Divisors for 110 to 9600 baud, by AL's bits 7 to 5.
@@ -24,8 +25,10 @@ TIME_OUT = 0x80
 RECEIVE_SECONDS = 1
 
 
-class Serial:
+class Serial(PlainState):
     """The serial service."""
+
+    STATE = ("_deadline",)
 
     def __init__(self, host: Host, waiting: Waiting) -> None:
         self._host = host

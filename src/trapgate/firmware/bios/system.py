@@ -12,6 +12,7 @@ from trapgate.firmware.bios.host import Host
 from trapgate.firmware.bios.waiting import Waiting
 from trapgate.firmware.memory_map import BDA_EBDA_SEGMENT, low_memory_top, memory_map
 from trapgate.machine.clock import Event
+from trapgate.machine.device import PlainState
 
 UNSUPPORTED = 0x86
 SMAP = 0x534D4150
@@ -29,14 +30,18 @@ DESCRIPTOR = 8
 MOVE_SOURCE, MOVE_TARGET = 2 * DESCRIPTOR, 3 * DESCRIPTOR
 
 
-class System:
+class System(PlainState):
     """The system service."""
+
+    STATE = ("_deadline", "_event_place", "_event_at")
 
     def __init__(self, host: Host, waiting: Waiting) -> None:
         self._host = host
         self._waiting = waiting
         self._deadline: int | None = None
         self._event: Event | None = None
+        #: Linear address of the byte that the wait of function 83h sets, and when it does.
+        self._event_place = self._event_at = 0
 
     def call(self, call: Call) -> None:
         """INT 15h."""
@@ -144,19 +149,28 @@ class System:
             call.ah = UNSUPPORTED if call.al else 0x83  # a wait is going on
             call.set_carry(True)
             return
-        place = call.linear(ES, call.bx)
-
-        def done() -> None:
-            if host.memory.is_ram(place):
-                host.memory.write_u8(place, host.memory.read_u8(place) | EVENT_DONE)
-            self._end_event()
-
+        self._event_place = call.linear(ES, call.bx)
+        self._event_at = clock.now + (call.cx << 16 | call.dx) * clock.hz // 1_000_000
         host.memory.write_u8(data_area.WAIT_ACTIVE, 1)
-        self._event = clock.schedule(clock.now + (call.cx << 16 | call.dx) * clock.hz // 1_000_000, done)
+        self._event = clock.schedule(self._event_at, self._event_done)
         call.set_carry(False)
+
+    def _event_done(self) -> None:
+        memory, place = self._host.memory, self._event_place
+        if memory.is_ram(place):
+            memory.write_u8(place, memory.read_u8(place) | EVENT_DONE)
+        self._end_event()
+
+    def after_restore(self) -> None:
+        """Schedule the end of the wait."""
+        clock = self._host.clock
+        if self._event is not None:
+            clock.cancel(self._event)
+        self._event = clock.schedule(self._event_at, self._event_done) if self._event_at else None
 
     def _end_event(self) -> None:
         self._event = None
+        self._event_at = 0
         self._host.memory.write_u8(data_area.WAIT_ACTIVE, 0)
 
     # Others
