@@ -162,7 +162,8 @@ class Stepping(Exits):
         """
         deadline = self.clock.deadline
         spent = self.clock.now + self.charged - block.cycles_before(index)
-        return SLICE if deadline is None else min(SLICE, deadline - 1 - spent)
+        room = SLICE if self._stall_at is None else min(SLICE, self._stall_at - self.clock.now)
+        return room if deadline is None else min(room, deadline - 1 - spent)
 
     def _step(self, room: int = 0) -> int:
         """Run exactly one instruction at rip, or take its fault; the exit code (engine/record.py) with which it ended.
