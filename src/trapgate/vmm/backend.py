@@ -23,6 +23,11 @@ class Backend(Protocol):
     #: The guest's rax ... r15 while it does not run; rax and rsp count in the VMCB.
     gprs: MutableSequence[int]
 
+    @property
+    def instructions(self) -> int:
+        """Guests' instructions so far, whoever carried them out."""
+        ...
+
     def run(self, vmcb: int) -> str:
         """VMRUN until #VMEXIT: "vmexit", or why the run has stopped without one."""
         ...

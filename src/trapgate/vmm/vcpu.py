@@ -95,8 +95,9 @@ class VirtualCpu:
 
     # -- the loop
 
-    def run(self) -> str:
-        """Run the guest until the run is to end: "request", "limit", "triple-fault", "halted", "unimplemented"."""
+    def run(self, pause_at: int | None = None) -> str:
+        """Run the guest until the run is to end: "request", "limit", "triple-fault", "halted", "unimplemented"; or
+        "paused", between two entries, once it has come to `pause_at` instructions."""
         backend, control, nested = self.backend, self.vm.control, self.nested
         exits, clock, smm = self.exits, backend.clock, self.smm
         statistics, memory, vm = self.statistics, self.memory, self.vm
@@ -106,6 +107,8 @@ class VirtualCpu:
                 self.vm.reset_processor()
             if control.request is not None:
                 return "request"
+            if pause_at is not None and backend.instructions >= pause_at:
+                return "paused"
             if smm.pending and not smm.inside:
                 smm.before_entry()
             if nested.in_l2:

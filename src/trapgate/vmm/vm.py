@@ -97,7 +97,7 @@ class VirtualMachine:
         self.asids = asids or Asids(backend.profile)
         self.asid = self.asids.first()
         self.control = RunControl()
-        self._console = console
+        self.console = console
         #: The BIOS, where a disk image is booted.
         self.firmware: BiosBoard | None = None
         self.frames = frames or FrameAllocator(backend.memory)
@@ -117,7 +117,6 @@ class VirtualMachine:
         #: Modelled cycles for which the guest had nothing to do.
         self.idle_cycles = 0
         self.vcpu.nested = NestedSvm(self.vcpu, self.technique.offers_svm)
-        self._entry: EntryState | None = None
         self._prepare_block()
         pins.vcpu = self.vcpu
         #: Where all input from outside comes in.
@@ -149,9 +148,8 @@ class VirtualMachine:
         if isinstance(image, DiskImage):
             processor = BiosProcessor(self.vcpu)
             clock = self.backend.clock
-            self.firmware = BiosBoard(processor, self.memory, self.board, clock, self.control, self._console, image)
-        self._entry = image.load(self.memory, rsdp)
-        self.enter_state(self._entry)
+            self.firmware = BiosBoard(processor, self.memory, self.board, clock, self.control, self.console, image)
+        self.enter_state(image.load(self.memory, rsdp))
 
     def enter_state(self, entry: EntryState) -> None:
         """Put the virtual processor into the state that a boot protocol promises."""
@@ -229,9 +227,13 @@ class VirtualMachine:
         """The instruction pointer behind the present instruction, for processors that do not save it."""
         return vcpu.rip + decode(vcpu).len & ((1 << 64) - 1 if vcpu.bits == 64 else 0xFFFF_FFFF)
 
-    def run(self) -> str:
-        """Run until something ends the run: "request", "limit", "triple-fault", "halted"."""
+    def run(self, pause_at: int | None = None) -> str:
+        """Run until something ends the run: "request", "limit", "triple-fault", "halted", "unimplemented".
+
+        "paused": at the first exit behind `pause_at` instructions since the machine was made. A run that was paused, or
+        ended by a request to this machine alone, goes on when this is called again, as if it had not been stopped.
+        """
         self.msrs.use_tsc_aux()
-        reason = self.vcpu.run()
+        reason = self.vcpu.run(pause_at)
         self.refresh_screen()
         return reason

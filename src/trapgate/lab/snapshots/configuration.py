@@ -7,10 +7,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from trapgate.arch.costs import FULL, NONE
 from trapgate.boards.machine import BareMachine
 from trapgate.boards.pc import PcConfig
 from trapgate.lab.snapshots.errors import SnapshotOfAnother
+from trapgate.lab.snapshots.hypervisor import host_of
 from trapgate.machine.block import BlockBackend
+from trapgate.vmm.vm import VirtualMachine
 
 BARE = "bare"
 
@@ -25,6 +28,22 @@ def describe_bare(machine: BareMachine) -> dict[str, Any]:
         "costs": config.costs,
         "model": config.model,
         "BIOS": machine.firmware is not None,
+        **describe_board(machine.board.config),
+    }
+
+
+def describe_virtual(machine: VirtualMachine) -> dict[str, Any]:
+    """A virtual machine, and its host."""
+    host = host_of(machine)
+    return {
+        "technique": machine.technique.name,
+        "processor": machine.profile.name,
+        "memory": machine.memory.size,
+        "costs": host.costs.name,
+        "model": FULL if host.costs.models_translation else NONE,
+        "BIOS": machine.firmware is not None,
+        "the host's processor": host.profile.name,
+        "the host's memory": host.memory.size,
         **describe_board(machine.board.config),
     }
 

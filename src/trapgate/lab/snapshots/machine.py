@@ -6,17 +6,29 @@ from typing import Any
 
 from trapgate.boards.machine import BareMachine
 from trapgate.engine import snapshot as processors
-from trapgate.lab.snapshots import content
-from trapgate.lab.snapshots.configuration import check_configuration, describe_bare
+from trapgate.engine.processor import Processor
+from trapgate.lab.snapshots import content, hypervisor
+from trapgate.lab.snapshots.configuration import check_configuration, describe_bare, describe_virtual
+from trapgate.lab.snapshots.hypervisor import check_stopped, host_of
 from trapgate.lab.snapshots.media import MediumState, check_image, check_medium, put_medium, take_medium
 from trapgate.lab.snapshots.state import MachineState
+from trapgate.machine.memory import PhysicalMemory
+from trapgate.vmm.vm import VirtualMachine
 
-Machine = BareMachine
+Machine = BareMachine | VirtualMachine
 
 
 def describe(machine: Machine) -> dict[str, Any]:
     """What a machine is made of."""
-    return describe_bare(machine)
+    return describe_bare(machine) if isinstance(machine, BareMachine) else describe_virtual(machine)
+
+
+def _processor(machine: Machine) -> tuple[Processor, PhysicalMemory]:
+    """The processor that is modelled, and its RAM: a virtual machine's are its host's."""
+    if isinstance(machine, BareMachine):
+        return machine.processor, machine.memory
+    host = host_of(machine)
+    return host.processor, host.memory
 
 
 def take(machine: Machine, like: MachineState | None = None) -> MachineState:
@@ -24,7 +36,10 @@ def take(machine: Machine, like: MachineState | None = None) -> MachineState:
 
     Changes nothing. Raises CannotTake, BlockError.
     """
-    parts = {
+    processor, ram = _processor(machine)
+    if isinstance(machine, VirtualMachine):
+        check_stopped(machine)
+    parts: dict[str, Any] = {
         "clock": machine.clock.snapshot(),
         "outside": machine.outside.snapshot(),
         "board": machine.board.snapshot(),
@@ -32,9 +47,11 @@ def take(machine: Machine, like: MachineState | None = None) -> MachineState:
         "firmware": None if machine.firmware is None else machine.firmware.snapshot(),
         "fw_cfg": machine.fw_cfg.snapshot(),
         "boot files": dict(machine.fw_cfg.items),
-        "processor": processors.save(machine.processor),
+        "processor": processors.save(processor),
     }
-    block = processors.block(machine.processor)
+    if isinstance(machine, VirtualMachine):
+        parts |= hypervisor.take(machine)
+    block = processors.block(processor)
     if like is not None and like.block == block:
         block = like.block
     known: tuple[MediumState | None, ...] = like.media if like is not None else ()
@@ -42,7 +59,7 @@ def take(machine: Machine, like: MachineState | None = None) -> MachineState:
     media = tuple(
         take_medium(disk.medium, known[n] if n < len(known) else None) for n, disk in enumerate(disks)
     )  # fmt: skip
-    memory = content.take(machine.memory, like.memory if like is not None else None)
+    memory = content.take(ram, like.memory if like is not None else None)
     return MachineState(describe(machine), parts, block, memory, media)
 
 
@@ -66,15 +83,19 @@ def put(machine: Machine, state: MachineState) -> None:
         if medium is not None:
             put_medium(disk.medium, medium)
     parts, board = state.parts, machine.board
+    processor, ram = _processor(machine)
     machine.clock.now = parts["clock"]["now"]
-    content.put(machine.memory, state.memory)
     board.restore(parts["board"])
     if machine.firmware is not None:
         machine.firmware.restore(parts["firmware"])
     machine.fw_cfg.items = dict(parts["boot files"])
     machine.fw_cfg.restore(parts["fw_cfg"])
-    # Devices have driven the processor's pins, and made their events in another order.
-    processors.restore(machine.processor, parts["processor"], state.block)
+    # Devices have driven pins and made their events: the processor, the hypervisor and the clock come after them.
+    if isinstance(machine, VirtualMachine):
+        hypervisor.put(machine, parts)
+        host_of(machine).control.request = None
+    content.put(ram, state.memory)
+    processors.restore(processor, parts["processor"], state.block)
     board.bus.restore(parts["bus"])
     machine.outside.restore(parts["outside"])
     machine.clock.restore(parts["clock"])

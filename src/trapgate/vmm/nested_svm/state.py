@@ -56,7 +56,7 @@ class NestedSvm:
         self.window = False
         #: VMRUNs of L1's that were not refused, and #VMEXITs that it has got.
         self.entries = self.exits = 0
-        self._ready = False
+        self.ready = False
         self._context: tuple[object, ...] = ()
 
     # -- L1's registers
@@ -103,7 +103,7 @@ class NestedSvm:
 
     # -- into L2
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
         """What is needed from the first VMRUN on."""
         vm = self.vm
         frames, owner = vm.frames, "hypervisor"
@@ -117,13 +117,13 @@ class NestedSvm:
         places = [place for number in PASSED if (place := vmcb.msr_permission_bit(number)) is not None]
         self._map_bytes = tuple(sorted({place // 8 for place in places}))
         self._own_map = vm.backend.memory.read(vm.permissions.msrs, vmcb.MSRPM_SIZE)
-        self._ready = True
+        self.ready = True
 
     def enter(self, address: int) -> None:
         """VMRUN by L1, whose rip is behind it already, of the VMCB in its page at `address`."""
         vcpu, vm = self.vcpu, self.vm
-        if not self._ready:
-            self._prepare()
+        if not self.ready:
+            self.prepare()
         block12 = self.vmcb12 = Vmcb12(vm.memory, address, self.features)
         if self._refused(block12) or (block12.nested and "NP" not in self.features) or self._pointers_refused(block12):
             self._refuse()
@@ -226,7 +226,7 @@ class NestedSvm:
     def forget(self) -> None:
         """L2 has to lose all translations."""
         self.loses = Loses.EVERYTHING
-        if self._ready and self.tables.table_count > 1:
+        if self.ready and self.tables.table_count > 1:
             self.tables.drop()
 
     def invalidate(self, linear: int, asid: int) -> None:
@@ -234,7 +234,7 @@ class NestedSvm:
 
         Which nested tables stand behind a linear address is not known: all of L1's go.
         """
-        if not self._ready or not self._context or asid != self._context[0]:
+        if not self.ready or not self._context or asid != self._context[0]:
             return
         if self._context[1]:
             self.forget()
