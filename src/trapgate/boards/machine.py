@@ -132,6 +132,11 @@ class BareMachine:
         if self.bios is not None:
             self.bios.screen.refresh()
 
+    def redraw_screen(self) -> None:
+        """Show all of the BIOS's screen on a console that has not seen how it came about."""
+        if self.bios is not None:
+            self.bios.screen.redraw()
+
     @property
     def listens(self) -> bool:
         """True when the guest has shown that it takes input: its drivers would clear away what came before."""

@@ -9,6 +9,7 @@ import typer
 
 from trapgate.arch.costs import DEFAULT_COSTS, FULL
 from trapgate.cli.guest_options import Costs, Serial, takes_guest
+from trapgate.cli.saved_runs import LoadVm, SaveVm, SaveVmAt, choose_course
 from trapgate.lab.options import BARE, RunOptions
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ def run(
     max_instructions: Annotated[str | None, typer.Option(metavar="N", help="End the run after N instructions.")] = None,
     technique: Annotated[str, typer.Option(metavar="NAME", help="How it is virtualized: bare, nested ...")] = BARE,
     costs: Costs = DEFAULT_COSTS,
+    loadvm: LoadVm = None,
+    savevm: SaveVm = None,
+    savevm_at: SaveVmAt = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="full, or none: no model of TLB, walks, caches.")] = FULL,
 ) -> int:
     """Run a guest on the bare machine, or under a hypervisor."""
@@ -37,12 +41,13 @@ def run(
         options = replace(options, max_instructions=sizes.parse_count(max_instructions))
     if json is not None:
         console.check_writable("--json", json)
+    options, course = choose_course(options, loadvm, savevm, savevm_at)
     names = _symbols(symbols)
     interactive = options.command is None
     with console.open_console(serial, interactive) as terminal, console.progress(terminal) as show:
         from trapgate.lab.run import run_guest
 
-        outcome = run_guest(options, terminal, show)
+        outcome = run_guest(options, terminal, show, course=course)
     _report(outcome, stats, json)
     if profile or names is not None:
         from trapgate.cli.tables import print_profile

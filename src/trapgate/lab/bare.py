@@ -28,6 +28,9 @@ from trapgate.machine.control import UserQuit
 class BareRun:
     """A machine for `options`; `output` gets what COM1 sends, `console` gives what it receives."""
 
+    #: A bare machine's state can be taken wherever its run ends.
+    ends_between_entries = True
+
     def __init__(
         self,
         options: RunOptions,
@@ -41,7 +44,7 @@ class BareRun:
             model=options.model,
             board=PcConfig(disks=disks, devices=options.devices),
         )  # fmt: skip
-        self._machine = machine = BareMachine(config, output, usual_handlers(progress))
+        self.machine = machine = BareMachine(config, output, usual_handlers(progress))
         machine.processor.blocks.keeps_templates = True
         self._host_seconds = 0.0
         deliver = machine.outside.add_place("console", machine.receive)
@@ -49,43 +52,56 @@ class BareRun:
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory. Raises FirmwareError."""
-        self._machine.load(image)
+        self.machine.load(image)
 
     def stop(self) -> None:
         """End the run: the user asks for it."""
-        self._machine.control.stop(UserQuit())
+        self.machine.control.stop(UserQuit())
 
     def run(self, max_instructions: int | None) -> End:
-        """Run until something ends it."""
-        started = time.perf_counter()
+        """Run until something ends it: `max_instructions` are counted from the guest's start."""
         try:
-            stopped = self._machine.run(max_instructions)
+            stopped = self._run(max_instructions)
+        finally:
+            with without_collection():
+                self.machine.processor.blocks.save_templates()
+            if self.machine.bios is not None:
+                self.machine.bios.screen.close()
+        return self._end(stopped)
+
+    def run_to(self, instructions: int) -> End | None:
+        """Run until there have been so many instructions; how it has ended if that was before."""
+        stopped = self._run(instructions)
+        if stopped.reason == "limit" and self.machine.processor.instructions >= instructions:
+            return None
+        return self._end(stopped)
+
+    def _run(self, limit: int | None) -> Stopped:
+        started = time.perf_counter()
+        done = self.machine.processor.instructions
+        try:
+            return self.machine.run(None if limit is None else max(0, limit - done))
         finally:
             self._host_seconds += time.perf_counter() - started
-            with without_collection():
-                self._machine.processor.blocks.save_templates()
-            if self._machine.bios is not None:
-                self._machine.bios.screen.close()
-        return self._end(stopped)
 
     def statistics(self) -> Statistics:
         """What the run counted."""
-        return read_statistics(self._machine, self._host_seconds)
+        return read_statistics(self.machine, self._host_seconds)
 
     def _end(self, stopped: Stopped) -> End:
         end = self._reason(stopped)
-        bios = self._machine.bios
+        bios = self.machine.bios
         return end if bios is None else replace(end, notes=tuple(bios.notes))
 
     def _reason(self, stopped: Stopped) -> End:
-        request = self._machine.control.request
+        request = self.machine.control.request
         if request is not None:
             return requested_end(request)
         if stopped.reason == "limit":
             return End("limit")
         if stopped.reason == "halted":
             return End("halted")
-        report = "\n".join(part for part in (stopped.report, describe_processor(self._machine.processor)) if part)
+        report = "\n".join(part for part in (stopped.report, describe_processor(self.machine.processor)) if part)
         return End("triple-fault" if stopped.reason == "triple-fault" else "unimplemented", report=report)
 
 

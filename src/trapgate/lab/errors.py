@@ -97,3 +97,11 @@ class WorkNotDone(RunError):
 
     def __init__(self, emulator: str, wanted: str, got: str) -> None:
         super().__init__(f"{wanted} from {emulator}", got, "the time of such a run means nothing, run it by hand")
+
+
+class NothingToSave(RunError):
+    """A run whose state was to be saved has ended for good before that."""
+
+    def __init__(self, at: int | None, end: str) -> None:
+        wanted = "a run that can go on, to save its state" if at is None else f"a run of {at} instructions to save"
+        super().__init__(wanted, f"one that ended ({end})", "save it earlier with --savevm-at")

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Protocol
 
 from trapgate.boards.pci import DiskConfig
-from trapgate.firmware.image import BootImage
 from trapgate.lab.console import CommandOutput, GuestConsole, ProgressCallback
+from trapgate.lab.courses import Course, Running
 from trapgate.lab.disks import open_disks
 from trapgate.lab.ends import End, Reason
 from trapgate.lab.errors import CommandNotRun
-from trapgate.lab.guest import Guest, boot_disk, boots_disk, find_guest
+from trapgate.lab.guest import Guest
 from trapgate.lab.options import BARE, RunOptions
 from trapgate.lab.statistics import Statistics
 from trapgate.machine.console import ConsoleBackend
@@ -24,14 +24,8 @@ UNIMPLEMENTED_STATUS = 4
 LIMIT_STATUS = 124
 
 
-class Machine(Protocol):
+class Machine(Running, Protocol):
     """What a run needs of a machine."""
-
-    def load(self, image: BootImage) -> None:
-        """Put a guest into memory and the processor into its entry state. Raises FirmwareError."""
-
-    def run(self, max_instructions: int | None) -> End:
-        """Run until something ends it."""
 
     def stop(self) -> None:
         """End the run as soon as possible: the user asks for it. May be called from a signal handler."""
@@ -61,25 +55,32 @@ def run_guest(
     console: GuestConsole,
     progress: ProgressCallback = lambda stage, done, total: None,
     make_machine: MachineMaker | None = None,
+    course: Course | None = None,
 ) -> RunOutcome:
     """Run the guest that `options` describe, its serial console on `console`, until it ends.
 
     Raises RunError, FirmwareError and the like for what the user got wrong; nothing that the guest does raises.
     """
     with open_disks(options) as disks:
-        guest = boot_disk(options, disks) if boots_disk(options) else find_guest(options, progress)
-        return _run(options, guest, console, progress, make_machine or partial(_machine, disks=disks))
+        course = course or Course()
+        guest = course.find(options, disks, progress)
+        return _run(options, guest, console, progress, make_machine or partial(_machine, disks=disks), course)
 
 
 def _run(
-    options: RunOptions, guest: Guest, console: GuestConsole, progress: ProgressCallback, make_machine: MachineMaker
+    options: RunOptions,
+    guest: Guest,
+    console: GuestConsole,
+    progress: ProgressCallback,
+    make_machine: MachineMaker,
+    course: Course,
 ) -> RunOutcome:
     output = CommandOutput(console, guest.splitter) if guest.splitter is not None else None
     machine = make_machine(options, output or console, console, progress)
-    machine.load(guest.image)
+    course.load(machine, guest)
     console.on_quit = machine.stop
     with console:
-        end = machine.run(options.max_instructions)
+        end = course.run(machine, guest, options)
         if output is not None:
             output.finish()
     status = _status(end, guest)

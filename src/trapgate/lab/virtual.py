@@ -54,6 +54,9 @@ def software_host(profile: CpuProfile) -> CpuProfile:
 class VirtualRun:
     """A virtual machine for `options` on a host of its own. Raises UnknownTechnique, NoSuchTechnique."""
 
+    #: Whether the user's wish to end the run waits for the guest's next exit: its state can be taken only there.
+    ends_between_entries = False
+
     def __init__(
         self,
         options: RunOptions,
@@ -70,7 +73,7 @@ class VirtualRun:
         self._host = HostMachine(
             host, host_memory(options.memory_size), usual_handlers(progress), options.costs, options.model
         )
-        self._vm = vm = VirtualMachine(
+        self.machine = vm = VirtualMachine(
             self._host, options.memory_size, profile, technique, output, PcConfig(disks=disks, devices=options.devices)
         )
         self._host.processor.blocks.keeps_templates = True
@@ -80,45 +83,60 @@ class VirtualRun:
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory. Raises FirmwareError."""
-        self._vm.load(image)
+        self.machine.load(image)
 
     def stop(self) -> None:
         """End the run: the user asks for it."""
-        self._vm.control.stop(UserQuit())
-        # The processor looks at its own control alone while the guest runs.
-        self._host.control.stop(UserQuit())
+        self.machine.control.stop(UserQuit())
+        if not self.ends_between_entries:
+            # The processor looks at its own control alone while the guest runs.
+            self._host.control.stop(UserQuit())
 
     def run(self, max_instructions: int | None) -> End:
-        """Run until something ends it. Raises VmmError for what is a mistake of the hypervisor's."""
-        if max_instructions is not None:
-            self._host.max_instructions = self._host.instructions + max_instructions
+        """Run until something ends it: `max_instructions` are counted from the guest's start.
+
+        Raises VmmError for what is a mistake of the hypervisor's.
+        """
+        self._host.max_instructions = max_instructions
+        try:
+            end = self._run(None)
+        finally:
+            self._host.processor.blocks.save_templates()
+            if self.machine.firmware is not None:
+                self.machine.firmware.bios.screen.close()
+        assert end is not None
+        return end
+
+    def run_to(self, instructions: int) -> End | None:
+        """Run to the first exit behind so many instructions; how the run has ended if that was before."""
+        return self._run(instructions)
+
+    def _run(self, pause_at: int | None) -> End | None:
         started = time.perf_counter()
         # As the processor's own loop does: nothing of the decoded code is garbage.
         collecting = gc.isenabled()
         gc.disable()
         try:
-            return self._end(self._vm.run())
+            reason = self.machine.run(pause_at)
+            return None if reason == "paused" else self._end(reason)
         except (Unimplemented, UnimplementedDevice, DeviceInstruction) as error:
             return End("unimplemented", report=f"{error}\n{self._describe()}")
         finally:
             if collecting:
                 gc.enable()
             self._host_seconds += time.perf_counter() - started
-            self._host.processor.blocks.save_templates()
-            if self._vm.firmware is not None:
-                self._vm.firmware.bios.screen.close()
 
     def statistics(self) -> Statistics:
         """What the run counted."""
-        return read_virtual_statistics(self._host, self._vm, self._host_seconds)
+        return read_virtual_statistics(self._host, self.machine, self._host_seconds)
 
     def _end(self, reason: str) -> End:
         end = self._reason(reason)
-        firmware = self._vm.firmware
+        firmware = self.machine.firmware
         return end if firmware is None else replace(end, notes=tuple(firmware.bios.notes))
 
     def _reason(self, reason: str) -> End:
-        request = self._vm.control.request
+        request = self.machine.control.request
         if request is not None:
             return requested_end(request)
         if reason == "limit":
@@ -132,4 +150,6 @@ class VirtualRun:
     def _describe(self) -> str:
         """The guest's registers: those of the processor while it runs, else those of the VMCB."""
         processor = self._host.processor
-        return describe_processor(processor) if processor.in_guest else describe_virtual_cpu(self._vm.vcpu, processor)
+        return (
+            describe_processor(processor) if processor.in_guest else describe_virtual_cpu(self.machine.vcpu, processor)
+        )

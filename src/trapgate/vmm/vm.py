@@ -204,6 +204,11 @@ class VirtualMachine:
         if self.firmware is not None:
             self.firmware.bios.screen.refresh()
 
+    def redraw_screen(self) -> None:
+        """Show all of the BIOS's screen on a console that has not seen how it came about."""
+        if self.firmware is not None:
+            self.firmware.bios.screen.redraw()
+
     def idle(self, vcpu: VirtualCpu) -> None:
         """The guest has halted: let events happen until one is for it. With interrupts off only NMI or INIT is."""
         clock = self.backend.clock

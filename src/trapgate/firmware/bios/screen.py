@@ -112,6 +112,16 @@ class Screen(PlainState):
                 self._cursor_hidden = hidden
                 self._write(b"\x1b[?25l" if hidden else b"\x1b[?25h")
 
+    def redraw(self) -> None:
+        """Draw all of it again, on a terminal that shows something else."""
+        if self._addressed:
+            hidden, self._cursor_hidden = self._cursor_hidden, False
+            self._clear()
+            if hidden:
+                self._write(b"\x1b[?25l")
+                self._cursor_hidden = True
+            self.refresh()
+
     def close(self) -> None:
         """The run is over: leave the terminal as it was, its cursor below the screen."""
         self.refresh()
