@@ -9,7 +9,7 @@ import typer
 
 from trapgate.arch.costs import DEFAULT_COSTS, FULL
 from trapgate.cli.guest_options import Costs, Serial, takes_guest
-from trapgate.cli.saved_runs import LoadVm, SaveVm, SaveVmAt, choose_course
+from trapgate.cli.saved_runs import LoadVm, Record, Replay, SaveVm, SaveVmAt, choose_course
 from trapgate.lab.options import BARE, RunOptions
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def run(
     loadvm: LoadVm = None,
     savevm: SaveVm = None,
     savevm_at: SaveVmAt = None,
+    record: Record = None,
+    replay: Replay = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="full, or none: no model of TLB, walks, caches.")] = FULL,
 ) -> int:
     """Run a guest on the bare machine, or under a hypervisor."""
@@ -41,9 +43,9 @@ def run(
         options = replace(options, max_instructions=sizes.parse_count(max_instructions))
     if json is not None:
         console.check_writable("--json", json)
-    options, course = choose_course(options, loadvm, savevm, savevm_at)
+    options, course = choose_course(options, loadvm, savevm, savevm_at, record, replay)
     names = _symbols(symbols)
-    interactive = options.command is None
+    interactive = options.command is None and replay is None
     with console.open_console(serial, interactive) as terminal, console.progress(terminal) as show:
         from trapgate.lab.run import run_guest
 

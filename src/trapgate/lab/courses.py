@@ -50,6 +50,9 @@ class Running(Protocol):
     def load(self, image: BootImage) -> None:
         """Put a guest into memory."""
 
+    def stop(self) -> None:
+        """End the run as soon as possible: the user asks for it. May be called from a signal handler."""
+
     def run(self, max_instructions: int | None) -> End:
         """Run until something ends it."""
 
@@ -59,6 +62,9 @@ class Running(Protocol):
 
 class Course:
     """From the guest's start to its end."""
+
+    #: What the user should know in the end.
+    message = ""
 
     def find(self, options: RunOptions, disks: tuple[DiskConfig, ...], progress: ProgressCallback) -> Guest:
         """The guest that `options` name. Raises RunError, FirmwareError, BlockError."""

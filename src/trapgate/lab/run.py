@@ -27,9 +27,6 @@ LIMIT_STATUS = 124
 class Machine(Running, Protocol):
     """What a run needs of a machine."""
 
-    def stop(self) -> None:
-        """End the run as soon as possible: the user asks for it. May be called from a signal handler."""
-
     def statistics(self) -> Statistics:
         """What the run counted."""
 
@@ -84,7 +81,9 @@ def _run(
         if output is not None:
             output.finish()
     status = _status(end, guest)
-    message = "\n".join([*(f"trapgate: BIOS: {note}" for note in end.notes), _message(end, options)]).strip("\n")
+    message = "\n".join(
+        [*(f"trapgate: BIOS: {note}" for note in end.notes), _message(end, options), course.message]
+    ).strip("\n")
     return RunOutcome(options, guest.description, end.reason, status, message, machine.statistics())
 
 

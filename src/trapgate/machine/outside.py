@@ -64,6 +64,14 @@ class Outside:
         self._next_poll: Event | None = None
         #: Called before each delivery, with the cycle, the place and the bytes: a recording.
         self.on_delivery: Callable[[int, str, bytes], None] | None = None
+        #: How often the sources have been looked at: as modelled time passed, or once for each sleep of the guest.
+        self.visits = 0
+        #: Whether such a look goes on: what is delivered at other times comes between two pieces of a run.
+        self.visiting = False
+        #: Called before each such look; and after those that change how many cycles come before the next one.
+        self.on_visit: Callable[[], None] | None = None
+        self.on_period: Callable[[int], None] | None = None
+        self._last_period = 0
 
     def add_place(self, name: str, receive: Deliver) -> Deliver:
         """Name a place of the machine that takes input. What is returned delivers to it: sources call that."""
@@ -87,12 +95,35 @@ class Outside:
 
     def _poll(self) -> None:
         """Look at every source, and again after the shortest of their periods. No guest can see this event."""
+        self._visit()
         for source in self._sources:
             source.poll()
+        self.visiting = False
         self._poll_at(self._clock.now + self._period())
 
+    def _visit(self) -> None:
+        self.visits += 1
+        self.visiting = True
+        if self.on_visit is not None:
+            self.on_visit()
+
     def _period(self) -> int:
-        return min(source.period for source in self._sources)
+        period = min(source.period for source in self._sources)
+        if period != self._last_period:
+            self._last_period = period
+            if self.on_period is not None:
+                self.on_period(period)
+        return period
+
+    @property
+    def period(self) -> int:
+        """Modelled cycles between two looks, as it was last; 0 without a source."""
+        return self._last_period
+
+    def replace_sources(self, source: Source) -> None:
+        """Look at `source` alone from now on: a recording is what input comes from."""
+        self._sources[:] = [source]
+        self._poll_at(self._clock.now + self._period())
 
     def _poll_at(self, cycle: int) -> None:
         if self._next_poll is not None:
@@ -109,9 +140,11 @@ class Outside:
         if self._next_poll is not None:
             clock.cancel(self._next_poll)
         self._delivered = False
+        self._visit()
         deadline = clock.deadline
         # Without a deadline only input can wake it; without input nothing can, and the processor's loop ends the run.
         self._sleep(None if deadline is None else (deadline - clock.now) / clock.hz)
+        self.visiting = False
         if self._delivered:
             self._poll_at(clock.now)  # and it goes on at once, should that have woken it
         elif deadline is not None:

@@ -23,7 +23,7 @@ def describe(machine: Machine) -> dict[str, Any]:
     return describe_bare(machine) if isinstance(machine, BareMachine) else describe_virtual(machine)
 
 
-def _processor(machine: Machine) -> tuple[Processor, PhysicalMemory]:
+def processor_of(machine: Machine) -> tuple[Processor, PhysicalMemory]:
     """The processor that is modelled, and its RAM: a virtual machine's are its host's."""
     if isinstance(machine, BareMachine):
         return machine.processor, machine.memory
@@ -36,7 +36,7 @@ def take(machine: Machine, like: MachineState | None = None) -> MachineState:
 
     Changes nothing. Raises CannotTake, BlockError.
     """
-    processor, ram = _processor(machine)
+    processor, ram = processor_of(machine)
     if isinstance(machine, VirtualMachine):
         check_stopped(machine)
     parts: dict[str, Any] = {
@@ -83,7 +83,7 @@ def put(machine: Machine, state: MachineState) -> None:
         if medium is not None:
             put_medium(disk.medium, medium)
     parts, board = state.parts, machine.board
-    processor, ram = _processor(machine)
+    processor, ram = processor_of(machine)
     machine.clock.now = parts["clock"]["now"]
     board.restore(parts["board"])
     if machine.firmware is not None:
