@@ -34,7 +34,7 @@ def error_line(text: str) -> str:
         (["run", "--quux"], "wanted an option that trapgate run has, got --quux: see trapgate run --help"),
         (
             ["run", "--mem", "1G"],
-            "wanted an option that trapgate run has, got --mem: did you mean --memory or --model?",
+            "wanted an option that trapgate run has, got --mem: did you mean --memory or --model or --savevm?",
         ),
         (["run", "--memory"], "wanted a value after --memory, got none: see trapgate run --help"),
         (["run", "--stats=1"], "wanted --stats without a value, got one: see trapgate run --help"),

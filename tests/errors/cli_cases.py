@@ -85,7 +85,7 @@ case(
 )
 case(
     UnknownOption,
-    "wanted an option that trapgate run has, got --mem: did you mean --memory or --model?",
+    "wanted an option that trapgate run has, got --mem: did you mean --memory or --model or --savevm?",
     _cli("run", "--mem", "1G"),
 )
 case(CommandLineError, "wanted a value after --memory, got none: see trapgate run --help", _cli("run", "--memory"))

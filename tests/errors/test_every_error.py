@@ -22,6 +22,7 @@ from . import (
     firmware_cases,
     lab_cases,
     machine_cases,
+    snapshot_cases,
     technique_cases,
     vmm_cases,
 )
@@ -39,6 +40,7 @@ FILES = (
     firmware_cases,
     lab_cases,
     machine_cases,
+    snapshot_cases,
     technique_cases,
     vmm_cases,
 )
@@ -107,6 +109,6 @@ def test_the_sources_are_searched_for_what_they_have() -> None:
     kinds = {(site.file, site.kind) for site in sites()}
     assert {("api/machine.py", "NotBooted"), ("cli/main.py", "UnknownOption")} <= kinds
     assert {name for name in names if name not in {kind for _, kind in kinds}} == {
-        "ApiError", "BlockError", "DebianUnavailable", "FirmwareError", "ImageError", "MachineError", "RunError",
-        "VmmError",        "VmmMemoryError",
+        "ApiError", "BlockError", "DebianUnavailable", "FirmwareError", "ImageError", "MachineError", "RecordingError",
+        "RunError", "SnapshotError", "VmmError", "VmmMemoryError",
     }  # fmt: skip

@@ -116,8 +116,7 @@ class Clock:
             event.at = at
             ordered.append(event)
         if any(names.values()):
-            made = _event_names(snapshot) | {name for name, left in names.items() if left}
-            raise SnapshotMismatch("clock", _event_names(snapshot), made)
+            raise SnapshotMismatch("clock", _event_names(snapshot), {name for name, left in names.items() if left})
         self._heap.clear()
         self._cancelled = 0
         for event in [*ordered, *others]:
@@ -126,7 +125,7 @@ class Clock:
 
 
 def _event_names(snapshot: Snapshot) -> set[str]:
-    return {name for _, name in snapshot["events"]}
+    return {name for _, name in snapshot["events"]} or {"no events"}
 
 
 def event_name(event: Event) -> str:

@@ -14,7 +14,7 @@ from trapgate.lab.guest import Guest
 from trapgate.lab.options import RunOptions
 from trapgate.lab.plain_options import to_plain
 from trapgate.lab.processor_state import read_state
-from trapgate.lab.recordings.errors import RecordingUnreadable, ReplayDiverged, ReplayOfAnother
+from trapgate.lab.recordings.errors import ReplayDiverged, ReplayOfAnother
 from trapgate.lab.recordings.source import ReplaySource
 from trapgate.lab.recordings.stream import Check, Delivery, Period, Recording, Writer
 from trapgate.lab.snapshots import Machine, content, plain
@@ -45,12 +45,12 @@ def digest_of_machine(machine: Machine) -> str:
 
 
 def digest_of_file(path: Path) -> str:
-    """SHA-256 of a file. Raises RecordingUnreadable."""
+    """SHA-256 of a file. Raises ReplayOfAnother."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise RecordingUnreadable(path, (error.strerror or "an error").lower()) from error
+        raise ReplayOfAnother(str(path), (error.strerror or "an error").lower()) from error
 
 
 def _end_of(machine: Running, end: End) -> dict[str, Any]:
@@ -69,11 +69,11 @@ class RecordedCourse(Course):
     """A run of which `path` gets all that comes in. Raises RecordingUnwritable as soon as that cannot be written."""
 
     def __init__(self, path: Path, options: RunOptions) -> None:
-        """Raises ConflictingOptions, RecordingUnreadable."""
+        """Raises ConflictingOptions."""
         if options.write:
             raise ConflictingOptions("images that stay as they are for --record", "--write", "leave it out")
         self._path = path
-        self._files = [[str(drive.file.absolute()), digest_of_file(drive.file)] for drive in options.drives]
+        self._files = [drive.file.absolute() for drive in options.drives]
         self._options = to_plain(options)
         self._writer: Writer | None = None
 
@@ -81,8 +81,9 @@ class RecordedCourse(Course):
         """Put the guest into the machine and begin to record."""
         super().load(machine, guest)
         inner, outside = machine.machine, machine.machine.outside
+        files = [[str(file), digest_of_file(file)] for file in self._files]
         start = {
-            "version": __version__, "options": self._options, "files": self._files,
+            "version": __version__, "options": self._options, "files": files,
             "machine": digest_of_machine(inner), "description": guest.description,
         }  # fmt: skip
         self._writer = writer = Writer(self._path, start)
@@ -116,7 +117,7 @@ class ReplayedCourse(Course):
     """A run that repeats `recording`. Raises ReplayOfAnother, and ReplayDiverged where it does something else."""
 
     def __init__(self, recording: Recording) -> None:
-        """Raises ReplayOfAnother, RecordingUnreadable."""
+        """Raises ReplayOfAnother."""
         self._recording = recording
         for path, digest in recording.start.get("files", ()):
             if digest_of_file(Path(path)) != digest:
