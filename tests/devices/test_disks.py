@@ -133,3 +133,45 @@ def test_images_of_other_emulators(image: Path, form: str) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(NotThatFormat):
         ForeignImage(path, form)
+
+
+def test_the_overlay_goes_back_to_what_it_was(image: Path) -> None:
+    disk = Overlay(RawImage(image))
+    disk.write(100, b"first")
+    disk.write(3 * CLUSTER, b"gone" * 1000)
+    stamps = disk.stamps()
+    kept = {number: (stamp, disk.cluster(number)) for number, stamp in stamps.items()}
+    content = disk.read(0, len(CONTENT))
+    disk.write(102, b"second")
+    disk.write(5 * CLUSTER, b"later")
+    changed = disk.stamps()
+    assert changed[3] == stamps[3]
+    assert changed[0] != stamps[0]
+    disk.replace(kept)
+    assert disk.read(0, len(CONTENT)) == content
+    assert disk.stamps() == stamps
+    other = Overlay(RawImage(image))
+    other.replace({number: (0, data) for number, (_, data) in kept.items()})
+    assert other.read(0, len(CONTENT)) == content
+    assert set(other.stamps()) == set(stamps)
+    assert not set(other.stamps().values()) & set(stamps.values())
+
+
+def test_an_overlay_without_room_for_a_state_stays_as_it_is(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trapgate.devices.disks import overlay
+
+    disk = Overlay(RawImage(image))
+    disk.write(0, b"mine")
+    content, stamps = disk.read(0, len(CONTENT)), disk.stamps()
+    real = overlay.write_fully
+
+    def full(descriptor: int, name: str, offset: int, data: bytes) -> None:
+        if offset >= CLUSTER:
+            raise MediumFull(name, "no space left on device")
+        real(descriptor, name, offset, data)
+
+    monkeypatch.setattr(overlay, "write_fully", full)
+    with pytest.raises(MediumFull):
+        disk.replace({0: (0, bytes(CLUSTER)), 4: (0, bytes(CLUSTER))})
+    assert disk.read(0, len(CONTENT)) == content
+    assert disk.stamps() == stamps

@@ -74,3 +74,50 @@ def test_cycle_of_is_the_first_cycle_of_a_tick(hz: int, frequency: int, tick: in
     if clock.now:
         clock.now -= 1
         assert source.ticks() < tick
+
+
+class _Timer:
+    """Something that schedules events again when it is restored."""
+
+    def __init__(self, name: str, clock: Clock, seen: list[str]) -> None:
+        self.name, self._clock, self._seen = name, clock, seen
+
+    def start(self, at: int) -> None:
+        self._clock.schedule(at, self.ring)
+
+    def ring(self) -> None:
+        self._seen.append(self.name)
+
+
+def test_restored_events_come_in_the_order_that_they_had() -> None:
+    seen: list[str] = []
+    clock, other = Clock(1_000_000), Clock(1_000_000)
+    for name, at in (("c", 9), ("a", 7), ("b", 7), ("d", 7)):
+        _Timer(name, clock, seen).start(at)
+    snapshot = clock.snapshot()
+    assert snapshot == {"now": 0, "events": [[7, "a.ring"], [7, "b.ring"], [7, "d.ring"], [9, "c.ring"]]}
+    other.schedule(7, lambda: seen.append("of the user"))
+    for name in "dcba":  # in another order, and at other cycles
+        _Timer(name, other, seen).start(8)
+    other.restore(snapshot)
+    assert other.snapshot()["events"] == snapshot["events"]
+    other.now = 9
+    other.run_due()
+    assert seen == ["a", "b", "d", "of the user", "c"]
+    assert other.deadline is None
+
+
+def test_two_events_of_one_name_keep_their_cycles() -> None:
+    seen: list[str] = []
+    clock = Clock(1_000_000)
+    timer = _Timer("t", clock, seen)
+    for at in (5, 3):
+        timer.start(at)
+    snapshot = clock.snapshot()
+    other = Clock(1_000_000)
+    again = _Timer("t", other, seen)
+    for at in (3, 5):
+        again.start(at)
+    other.restore(snapshot)
+    assert other.snapshot()["events"] == [[3, "t.ring"], [5, "t.ring"]]
+    assert other.deadline == 3

@@ -13,7 +13,7 @@ from iced_x86 import Register
 
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
 from trapgate.arch import layout, vectors, vmcb
-from trapgate.arch.registers import RSP
+from trapgate.arch.registers import IF, RSP
 from trapgate.cpu.access import WATCHED
 from trapgate.cpu.debug import DR7_GD
 from trapgate.cpu.faults import Fault, VmExit
@@ -242,9 +242,11 @@ class Exits(NativeCore):
 
     def _exit_lookup(self, uop: int) -> int:
         rip = self.q[layout.RIP >> 3]
-        if self.q[layout.EXIT_BUDGET >> 3] >> 63:
+        q = self.q
+        if q[layout.EXIT_BUDGET >> 3] >> 63 or (q[layout.INTERRUPT_PENDING >> 3] and q[layout.SYSTEM_FLAGS >> 3] & IF):
+            # What is due comes first, as where the jump cache knows the target; so does an interrupt behind IRETQ.
             self.rip = rip
-            return 0  # what is due comes first, as where the jump cache knows the target
+            return 0
         self.blocks.read_log()  # it may be full
         source = self.blocks.block_at(uop)
         generation = self.blocks.generation
