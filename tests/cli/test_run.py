@@ -13,6 +13,7 @@ from trapgate.firmware.image import BootImage
 from trapgate.firmware.linux import LinuxImage
 from trapgate.firmware.raw import RawImage
 from trapgate.lab import guest as guests
+from trapgate.lab import courses as lab_courses
 from trapgate.lab import run as lab_run
 from trapgate.lab.console_output import ConsoleSplitter
 from trapgate.lab.ends import End
@@ -97,7 +98,7 @@ def play(
         return played[0]
 
     if guest is not None:
-        monkeypatch.setattr(lab_run, "find_guest", lambda options, progress: guest)
+        monkeypatch.setattr(lab_courses, "find_guest", lambda options, progress: guest)
     outcome = run_guest(options, console, make_machine=make)
     return outcome, console, played[0]
 
@@ -306,7 +307,7 @@ def test_debians_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def test_the_report_goes_where_it_belongs(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def run(options: RunOptions, console: object, progress: object) -> lab_run.RunOutcome:
+    def run(options: RunOptions, console: object, progress: object, course: object = None) -> lab_run.RunOutcome:
         return lab_run.RunOutcome(options, "sector", "limit", 124, "the message", Statistics(10, 12, 0.5))
 
     monkeypatch.setattr(lab_run, "run_guest", run)
@@ -322,7 +323,7 @@ def test_the_report_goes_where_it_belongs(command: Command, monkeypatch: pytest.
 
 
 def test_a_profile_names_the_blocks_where_the_time_went(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(options: RunOptions, console: object, progress: object) -> lab_run.RunOutcome:
+    def run(options: RunOptions, console: object, progress: object, course: object = None) -> lab_run.RunOutcome:
         places = (HotPlace(0x10_1234, 0, 64, 0.75, 0.5), HotPlace(0x7C00, 3, 16, 0.25, 0.0))
         counts = Statistics(10, 12, 0.5, hottest=places)
         return lab_run.RunOutcome(options, "sector", "halted", 0, "", counts)

@@ -108,7 +108,7 @@ def save(processor: Stepping) -> Snapshot:
     }  # fmt: skip
     host = p.host
     snapshot["host"] = None if host is None else {"rip": host.rip, "pat": host.pat}
-    rest = p._rest
+    rest = p.rest
     snapshot["rest"] = None if rest is None else [rest[0].rip, rest[0].page, rest[1]]
     return snapshot
 

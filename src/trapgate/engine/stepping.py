@@ -97,14 +97,17 @@ class Stepping(Exits):
     def _resume(self) -> str:
         """Go through the rest of the block in which the run was stopped, as `_walk` does."""
         self._paused = False
+        rest, self._rest = self.rest, None
+        return "" if rest is None else self._walk(*rest)
+
+    @property
+    def rest(self) -> tuple[Block, int] | None:
+        """The rest of a block in which the run was stopped, if it is still what comes next."""
         if self._rest is None:
-            return ""
+            return None
         block, index = self._rest
-        self._rest = None
         rip = block.rip + sum(d.length for d in block.decoded[:index])
-        if not block.valid or self.redirected or self.rip != rip:
-            return ""
-        return self._walk(block, index)
+        return self._rest if block.valid and not self.redirected and self.rip == rip else None
 
     def _walk(self, block: Block, index: int) -> str:
         """Step through a block from an instruction on.
