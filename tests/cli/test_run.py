@@ -12,8 +12,8 @@ from trapgate.arch.cpuid import PROFILES
 from trapgate.firmware.image import BootImage
 from trapgate.firmware.linux import LinuxImage
 from trapgate.firmware.raw import RawImage
-from trapgate.lab import guest as guests
 from trapgate.lab import courses as lab_courses
+from trapgate.lab import guest as guests
 from trapgate.lab import run as lab_run
 from trapgate.lab.console_output import ConsoleSplitter
 from trapgate.lab.ends import End

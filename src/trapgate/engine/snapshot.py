@@ -24,7 +24,8 @@ from trapgate.engine.stepping import Stepping
 
 Snapshot = dict[str, Any]
 
-#: Words that hold host addresses, what is set once for a machine, and what somebody outside the guest has chosen.
+#: Words that hold host addresses and what somebody outside the guest has chosen, besides those that are set once for a
+#: processor (`_kept_by_reset`).
 _PLACES = (
     layout.DTLB, layout.ITLB, layout.JUMP_CACHE, layout.RAM_BASE, layout.PAGE_KIND, layout.CODE_MAP, layout.PAGE_COUNT,
     layout.SLOW_ACCESS, layout.COMMIT, layout.FETCH_PAGE, layout.FLUSH, layout.ON_DEVICE_READ, layout.ON_DEVICE_WRITE,
@@ -126,7 +127,7 @@ def block(processor: NativeCore) -> bytes:
         content += processor.state.bytes[start:end]
     words = memoryview(content).cast("Q")
     halves = {place: processor.state.d[place >> 2] for place in _HALVES}
-    for place in (*_PLACES, *_TRUSTED, *_COPIED):
+    for place in (*_PLACES, *processor._kept_by_reset, *_TRUSTED, *_COPIED):
         words[place >> 3] = 0
     doubles = memoryview(content).cast("I")
     for place, value in halves.items():
@@ -167,7 +168,7 @@ def restore(processor: Stepping, snapshot: Snapshot, content: bytes) -> None:
 
 def _restore_block(p: NativeCore, content: bytes) -> None:
     q, d = p.q, p.state.d
-    kept = {place: q[place >> 3] for place in _PLACES}
+    kept = {place: q[place >> 3] for place in (*_PLACES, *p._kept_by_reset)}
     halves = {place: int.from_bytes(content[place : place + 4], "little") for place in _HALVES}
     done = 0
     for start, end in RANGES:
