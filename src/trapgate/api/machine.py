@@ -50,6 +50,7 @@ from trapgate.api.results import (
     WatchpointHit,
 )
 from trapgate.api.sizes import memory_size
+from trapgate.api.states import SavedStates
 from trapgate.api.trace import TraceOptions, Tracer
 from trapgate.api.watch import Watcher, Watchpoint
 from trapgate.arch.cpuid import PROFILES
@@ -86,7 +87,7 @@ def native_code(progress: ProgressCallback = lambda stage, done, total: None) ->
     return _native_code
 
 
-class Machine:
+class Machine(SavedStates):
     """A PC without a hypervisor. Two machines that are given the same do the same, cycle by cycle.
 
     `memory` is in bytes or a text such as "128M"; `cpu` names a processor profile; `start_time` is the RTC's at cycle

@@ -153,7 +153,11 @@ class Stepping(Exits):
         deadline, now = self.clock.deadline, self.clock.now
         if not block.valid or (self._stall_at is not None and now >= self._stall_at):
             return False
-        if self.control.request is not None or self._intr or self._nmi or self._reset_wanted or self.smi_pending:
+        if self.control.request is not None or (self._intr and self.takes_physical_interrupts()):
+            return False
+        if self.gif and (
+            (self._nmi and not self.nmi_blocked) or ((self._reset_wanted or self.smi_pending) and not self.in_smm)
+        ):
             return False
         return deadline is None or now - block.cycles_before(index) < deadline
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ VERSION = 1
 _PIECE = struct.Struct("<QI")
 
 
-def write(state: MachineState, path: Path | str) -> None:
+def write(state: MachineState, path: Path | str | os.PathLike[str]) -> None:
     """Write a state to a file. Raises SnapshotUnwritable; a file that was there is then as it was."""
     path = Path(path)
     sections = [
@@ -43,7 +44,7 @@ def write(state: MachineState, path: Path | str) -> None:
         raise SnapshotUnwritable(path, _reason(error)) from error
 
 
-def read(path: Path | str) -> MachineState:
+def read(path: Path | str | os.PathLike[str]) -> MachineState:
     """The state in a file. Raises SnapshotUnreadable, NotASnapshot, UnknownSnapshotVersion, SnapshotDamaged."""
     path = Path(path)
     try:
