@@ -7,7 +7,10 @@ import inspect
 import pytest
 
 from trapgate.arch import layout
+from trapgate.boards.pc import PcConfig
+from trapgate.boards.pci import DEVICES, DiskConfig
 from trapgate.cpu import tlb
+from trapgate.devices.disks.memory import MemoryMedium
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Processor
 from trapgate.engine.snapshot import ATTRIBUTES, NOT_STATE, RANGES, SPECIAL
@@ -58,7 +61,13 @@ def test_the_state_block_is_saved_but_for_the_fast_tables() -> None:
 
 @pytest.mark.parametrize("technique", [BARE, "software", "nested-tagged"])
 def test_all_of_a_state_is_plain(technique: str, handlers: HandlerStore) -> None:
-    made = load(make(handlers, technique), RunOptions(guest=EMBEDDED, append="tests", memory_size=MEMORY))
+    disks = tuple(
+        DiskConfig(MemoryMedium(bytes(65536)), interface, is_cd)
+        for interface, is_cd in (("ide", False), ("ide", True), ("virtio", False))
+    )
+    board = PcConfig(disks=disks, devices=DEVICES)
+    options = RunOptions(guest=EMBEDDED, append="tests", memory_size=MEMORY)
+    made = load(make(handlers, technique, board=board), options)
     made.run_to(100_000)
     state = take(made.machine)
     assert plain.decode(plain.encode(state.parts)) == state.parts
