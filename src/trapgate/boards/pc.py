@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import partial
 
 from trapgate.boards.cmos import fill_cmos
-from trapgate.boards.pci import DiskConfig, PciBoard
+from trapgate.boards.pci import DiskConfig, NicConfig, PciBoard
 from trapgate.devices import ioapic, lapic_registers
 from trapgate.devices.acpi_pm import (
     PM1A_CONTROL,
@@ -74,6 +74,8 @@ class PcConfig:
     disks: tuple[DiskConfig, ...] = ()
     #: PCI devices besides, names of boards.pci.DEVICES.
     devices: tuple[str, ...] = ()
+    #: Network cards.
+    nics: tuple[NicConfig, ...] = ()
 
 
 class Pc:
@@ -122,9 +124,9 @@ class Pc:
         #: PCI and what sits on it; None when nothing does.
         self.pci: PciBoard | None = None
         self._map()
-        if config.disks or config.devices:
+        if config.disks or config.devices or config.nics:
             self.pci = PciBoard(
-                self.bus, memory, clock, self.irq_line, self.lapic, console, config.disks, config.devices
+                self.bus, memory, clock, self.irq_line, self.lapic, console, config.disks, config.devices, config.nics
             )
         self.lapic.on_move = self._move_lapic
         self.reset()

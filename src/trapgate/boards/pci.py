@@ -4,7 +4,7 @@
 |---|---|
 | 0 | host bridge |
 | 1 | function 0: ISA bridge with the interrupt router; function 1: IDE |
-| 3 and up | virtio devices, in the order in which they were asked for |
+| 3 and up | virtio devices, in the order in which they were asked for; then network cards |
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from trapgate.devices.ide.cdrom import CdRom
 from trapgate.devices.ide.controller import IdeController
@@ -20,19 +20,21 @@ from trapgate.devices.ide.disk import AtaDisk
 from trapgate.devices.ide.drive import AtaDrive
 from trapgate.devices.ioapic import InterruptMessages
 from trapgate.devices.pci.bus import PciBus
+from trapgate.devices.pci.function import PciFunction
 from trapgate.devices.pci.host_bridge import ADDRESS_PORT, DATA_OFFSET, DATA_PORT, ConfigPorts, host_bridge
 from trapgate.devices.pci.piix3 import Piix3Bridge
 from trapgate.devices.virtio.block import VirtioBlock
 from trapgate.devices.virtio.console import VirtioConsole
 from trapgate.devices.virtio.device import VirtioDevice
 from trapgate.devices.virtio.entropy import VirtioEntropy
+from trapgate.devices.virtio.network import VirtioNetwork
 from trapgate.devices.virtio.pci import VirtioPci
 from trapgate.machine.block import BlockBackend
 from trapgate.machine.bus import Bus
 from trapgate.machine.clock import Clock
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.device import IrqLine, Snapshot
-from trapgate.machine.network import Link
+from trapgate.machine.network import Card, Link
 from trapgate.machine.ram import Ram
 
 CHIP_SET_SLOT = 1
@@ -61,6 +63,30 @@ class NicConfig:
     model: Literal["e1000", "virtio"]
     mac: bytes
     link: Link
+    #: Bytes of payload that a frame of the network may have. Models that can tell the driver do.
+    mtu: int = 1500
+
+
+class NicCard(Card, Protocol):
+    """A card with a name, and counts of what it has done."""
+
+    name: str
+    counts: Counter[str]
+
+
+#: Makes a card: its name, the RAM that it reaches, the clock, what it is to be, who takes its message interrupts.
+NicMaker = Callable[[str, Ram, Clock, NicConfig, InterruptMessages], tuple[PciFunction, NicCard]]
+
+
+def _virtio_network(
+    name: str, memory: Ram, clock: Clock, nic: NicConfig, messages: InterruptMessages
+) -> tuple[PciFunction, NicCard]:
+    card = VirtioNetwork(name, memory, clock, nic.mac, nic.link, nic.mtu)
+    return VirtioPci(card, messages), card
+
+
+#: Network cards by the name of their model.
+NIC_MODELS: dict[str, NicMaker] = {"virtio": _virtio_network}
 
 
 #: Devices without a back end of their own, as QEMU calls them.
@@ -91,6 +117,7 @@ class PciBoard:
         console: ConsoleBackend,
         disks: tuple[DiskConfig, ...],
         devices: tuple[str, ...] = (),
+        nics: tuple[NicConfig, ...] = (),
     ) -> None:
         """`devices` are names of DEVICES; `console` gets what a guest writes to a virtio console."""
         self.name = "pci"
@@ -116,8 +143,16 @@ class PciBoard:
         if "virtio-serial-pci" in devices:
             found.append(VirtioConsole("virtio-console", memory, console))
         self.virtio = [VirtioPci(device, messages) for device in found]
-        for n, function in enumerate(self.virtio):
-            self.bus.add(FIRST_VIRTIO_SLOT + n, 0, function, self.bridge)
+        for n, virtio in enumerate(self.virtio):
+            self.bus.add(FIRST_VIRTIO_SLOT + n, 0, virtio, self.bridge)
+        #: Network cards, in the order in which they were asked for.
+        self.cards: list[NicCard] = []
+        for n, nic in enumerate(nics):
+            function, card = NIC_MODELS[nic.model](f"net{n}", memory, clock, nic, messages)
+            self.bus.add(FIRST_VIRTIO_SLOT + len(found) + n, 0, function, self.bridge)
+            self.cards.append(card)
+            if isinstance(function, VirtioPci):
+                self.virtio.append(function)
 
     @staticmethod
     def _drive(place: int, clock: Clock, disk: DiskConfig) -> AtaDrive:
@@ -138,7 +173,8 @@ class PciBoard:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """What each drive and virtio device has done."""
-        named: list[AtaDrive | VirtioDevice] = [*self.ide.drives, *(function.device for function in self.virtio)]
+        named: list[AtaDrive | VirtioDevice | NicCard] = [*self.ide.drives, *(f.device for f in self.virtio)]
+        named += [card for card in self.cards if not isinstance(card, VirtioDevice)]
         return {device.name: dict(device.counts) for device in named if device.counts}
 
     def faults(self) -> dict[str, dict[str, int]]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from trapgate.cli.drives import Cdrom, Devices, Drives, Write, parse_devices, parse_drives
+from trapgate.cli.nics import Netdevs, Nics, parse_nics
 from trapgate.lab.options import DEFAULT_PROCESSOR, EMBEDDED, RunOptions
 
 EPILOG = (
@@ -34,17 +35,24 @@ def guest_options(
     drive: Drives = None,
     cdrom: Cdrom = None,
     device: Devices = None,
+    nic: Nics = None,
+    netdev: Netdevs = None,
     write: Write = False,
 ) -> RunOptions:
-    """What is to be run. The context's object is the guest's command. Raises InvalidMemory, InvalidDrive."""
+    """What is to be run. The context's object is the guest's command.
+
+    Raises InvalidMemory, InvalidDrive, InvalidNic.
+    """
     from trapgate.cli.sizes import parse_memory
 
     drives = parse_drives(drive, cdrom)
+    nics, others = parse_nics(nic, netdev, device)
     return RunOptions(
         # Without a guest the first drive is booted, as firmware would.
         guest=guest if guest is not None or kernel is not None or drives else EMBEDDED,
         drives=drives,
-        devices=parse_devices(device),
+        devices=parse_devices(others),
+        nics=nics,
         write=write,
         kernel=None if kernel is None else Path(kernel),
         initrd=None if initrd is None else Path(initrd),

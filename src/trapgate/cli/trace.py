@@ -61,8 +61,8 @@ def trace(
         parts=parts,
         as_json=json,
     )
-    if options.drives or options.devices:
-        wanted = "--drive and --device after trapgate run or trapgate compare"
+    if options.drives or options.devices or options.nics:
+        wanted = "--drive, --device and --nic after trapgate run or trapgate compare"
         raise CommandLineError(wanted, "one after trapgate trace", "leave it out")
     if output is not None:
         console.check_writable("--output", output)

@@ -18,6 +18,7 @@ from trapgate.firmware.image import BootImage
 from trapgate.lab.console import GuestConsole, ProgressCallback
 from trapgate.lab.console_input import ConsoleInput
 from trapgate.lab.ends import End, requested_end
+from trapgate.lab.networks import Nic, configs, plug_in, with_networks
 from trapgate.lab.options import RunOptions
 from trapgate.lab.processor_report import describe_processor
 from trapgate.lab.statistics import Statistics, read_statistics
@@ -38,17 +39,20 @@ class BareRun:
         console: GuestConsole,
         progress: ProgressCallback,
         disks: tuple[DiskConfig, ...] = (),
+        nics: tuple[Nic, ...] = (),
     ) -> None:
         config = MachineConfig(
             memory_size=options.memory_size, profile=PROFILES[options.processor], costs=options.costs,
             model=options.model,
-            board=PcConfig(disks=disks, devices=options.devices),
+            board=PcConfig(disks=disks, devices=options.devices, nics=configs(nics)),
         )  # fmt: skip
         self.machine = machine = BareMachine(config, output, usual_handlers(progress))
         machine.processor.blocks.keeps_templates = True
         self._host_seconds = 0.0
+        self._nics = nics
         deliver = machine.outside.add_place("console", machine.receive)
         machine.outside.add_source(ConsoleInput(machine, console, machine.refresh_screen, deliver))
+        plug_in(machine, nics)
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory. Raises FirmwareError."""
@@ -86,7 +90,7 @@ class BareRun:
 
     def statistics(self) -> Statistics:
         """What the run counted."""
-        return read_statistics(self.machine, self._host_seconds)
+        return with_networks(read_statistics(self.machine, self._host_seconds), self._nics)
 
     def _end(self, stopped: Stopped) -> End:
         end = self._reason(stopped)

@@ -14,10 +14,13 @@ from trapgate.lab.options import DriveOptions
 MODULES = (
     "scsi_common", "scsi_mod", "libata", "ata_piix", "sd_mod", "cdrom", "sr_mod", "isofs", "virtio", "virtio_ring",
     "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk", "virtio-rng", "virtio_console",
+    "failover", "net_failover", "virtio_net",
 )  # fmt: skip
 DISK_DRIVERS = ("sd_mod", "ata_piix")
 CD_DRIVERS = ("sr_mod", "isofs", "ata_piix")
 VIRTIO_DRIVERS = ("virtio_pci", "virtio_blk")
+#: A network card's, by its model.
+NIC_DRIVERS = {"virtio": ("virtio_pci", "virtio_net")}
 DEVICE_DRIVERS = {
     "virtio-rng-pci": ("virtio_pci", "virtio-rng"), "virtio-serial-pci": ("virtio_pci", "virtio_console"),
 }  # fmt: skip
@@ -26,13 +29,17 @@ XZ_MAGIC = b"\xfd7zXZ\0"
 DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 
 
-def needed_modules(drives: Sequence[DriveOptions], devices: Sequence[str] = ()) -> tuple[str, ...]:
-    """The drivers for `drives` and `devices`, without what they depend on."""
+def needed_modules(
+    drives: Sequence[DriveOptions], devices: Sequence[str] = (), nics: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The drivers for `drives`, `devices` and network cards of models `nics`, without what they depend on."""
     names: list[str] = []
     for device in devices:
         names += DEVICE_DRIVERS.get(device, ())
     for drive in drives:
         names += VIRTIO_DRIVERS if drive.interface == "virtio" else CD_DRIVERS if drive.is_cd else DISK_DRIVERS
+    for model in nics:
+        names += NIC_DRIVERS.get(model, ())
     return tuple(dict.fromkeys(names))
 
 

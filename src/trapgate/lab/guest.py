@@ -21,6 +21,7 @@ from trapgate.firmware.recognise import recognise
 from trapgate.lab.console import ProgressCallback
 from trapgate.lab.console_output import ConsoleSplitter
 from trapgate.lab.errors import ConflictingOptions, FileUnusable, UnknownCosts, UnknownModel, UnknownProcessor
+from trapgate.lab.networks import model_of
 from trapgate.lab.options import DEBIAN, EMBEDDED, MEMTEST, RunOptions
 
 EMBEDDED_IMAGE = "trapgate-guest"
@@ -101,15 +102,16 @@ def _embedded(options: RunOptions) -> Guest:
 def _debian(options: RunOptions, progress: ProgressCallback) -> Guest:
     from trapgate.lab.debian import fetch_debian
     from trapgate.lab.debian_modules import fetch_modules, needed_modules
-    from trapgate.lab.initramfs import build_initramfs, output_token
+    from trapgate.lab.initramfs import NETWORK_FILES, build_initramfs, output_token
 
     if options.memory_size < DEBIAN_MEMORY:
         raise TooLittleMemory("Debian's kernel and busybox", DEBIAN_MEMORY, options.memory_size)
     files = fetch_debian(lambda what, share: progress(what, round(share * 1000), 1000))
-    modules = needed_modules(options.drives, options.devices)
+    modules = needed_modules(options.drives, options.devices, [model_of(nic) for nic in options.nics])
     if modules:
         files, drivers = fetch_modules(files, modules, lambda what, share: progress(what, round(share * 1000), 1000))
-        initramfs = build_initramfs(files.busybox.read_bytes(), options.command, modules=drivers)
+        extra = NETWORK_FILES if options.nics else None
+        initramfs = build_initramfs(files.busybox.read_bytes(), options.command, extra, modules=drivers)
     else:
         initramfs = build_initramfs(files.busybox.read_bytes(), options.command)
     words = [DEBIAN_COMMAND_LINE]

@@ -73,6 +73,20 @@ set --
 """
 MODULES_FILE = "trapgate/modules"
 
+#: What busybox's udhcpc calls with what a DHCP server says, in the variables that its documentation names.
+DHCP_SCRIPT = """#!/bin/sh
+case $1 in
+deconfig) ip addr flush dev $interface; ip link set $interface up;;
+bound|renew)
+    ip addr flush dev $interface
+    ip addr add $ip/$mask dev $interface
+    for gateway in $router; do ip route replace default via $gateway dev $interface; done
+    for server in $dns; do echo "nameserver $server"; done > /etc/resolv.conf;;
+esac
+"""
+#: Files of a guest with a network card.
+NETWORK_FILES = {"etc/udhcpc/default.script": DHCP_SCRIPT.encode()}
+
 
 class NotBusybox(MachineError):
     """The program given as busybox has no applet table, or lacks what the guest's init needs."""

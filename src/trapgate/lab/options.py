@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from trapgate.arch.costs import DEFAULT_COSTS, FULL
+from trapgate.devices.networks.forward import Forward
 
 #: QEMU's default of 128 MB is more than any kernel here needs, but userland that sorts or compresses wants more.
 DEFAULT_MEMORY = 256 << 20
@@ -33,6 +34,33 @@ class DriveOptions:
     is_cd: bool = False
 
 
+#: The default of QEMU's cards; further ones count up from it.
+FIRST_MAC = bytes.fromhex("525400123456")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NicOptions:
+    """A network card of `model` (None: the usual one) and the network that it is plugged into.
+
+    `mac` None: the n-th card has FIRST_MAC + n. `mtu`: bytes of payload of a frame. `capture`: a pcap file of what
+    passes. `forwards` and `is_restricted` are a user network's, `name` is the tap interface's or the hub's. A socket
+    network has `listen`, `connect`, or `remote` and `local` (datagrams).
+    """
+
+    network: Literal["user", "tap", "socket", "hub", "none"]
+    model: Literal["e1000", "virtio"] | None = None
+    mac: bytes | None = None
+    mtu: int = 1500
+    capture: Path | None = None
+    forwards: tuple[Forward, ...] = ()
+    is_restricted: bool = False
+    name: str = ""
+    listen: tuple[str, int] | None = None
+    connect: tuple[str, int] | None = None
+    remote: tuple[str, int] | None = None
+    local: tuple[str, int] | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """One run's inputs: the same options on the same files give the same run.
@@ -56,5 +84,6 @@ class RunOptions:
     drives: tuple[DriveOptions, ...] = ()
     #: PCI devices without a back end, names of boards.pci.DEVICES.
     devices: tuple[str, ...] = ()
+    nics: tuple[NicOptions, ...] = ()
     #: The guest's writes go into the images of its drives, and not only beside them.
     write: bool = False

@@ -14,6 +14,7 @@ from trapgate.lab.disks import open_disks
 from trapgate.lab.ends import End, Reason
 from trapgate.lab.errors import CommandNotRun
 from trapgate.lab.guest import Guest
+from trapgate.lab.networks import Nic, open_networks
 from trapgate.lab.options import BARE, RunOptions
 from trapgate.lab.statistics import Statistics
 from trapgate.machine.console import ConsoleBackend
@@ -58,10 +59,11 @@ def run_guest(
 
     Raises RunError, FirmwareError and the like for what the user got wrong; nothing that the guest does raises.
     """
-    with open_disks(options) as disks:
+    with open_disks(options) as disks, open_networks(options) as nics:
         course = course or Course()
         guest = course.find(options, disks, progress)
-        return _run(options, guest, console, progress, make_machine or partial(_machine, disks=disks), course)
+        make = make_machine or partial(_machine, disks=disks, nics=nics)
+        return _run(options, guest, console, progress, make, course)
 
 
 def _run(
@@ -93,15 +95,16 @@ def _machine(
     console: GuestConsole,
     progress: ProgressCallback,
     disks: tuple[DiskConfig, ...],
+    nics: tuple[Nic, ...],
 ) -> Machine:
     # Bad input is found before the engine with LLVM, the slowest of all imports, is needed.
     if options.technique == BARE:
         from trapgate.lab.bare import BareRun
 
-        return BareRun(options, output, console, progress, disks)
+        return BareRun(options, output, console, progress, disks, nics)
     from trapgate.lab.virtual import VirtualRun
 
-    return VirtualRun(options, output, console, progress, disks)
+    return VirtualRun(options, output, console, progress, disks, nics)
 
 
 def _status(end: End, guest: Guest) -> int:

@@ -17,6 +17,7 @@ from trapgate.lab.console import GuestConsole, ProgressCallback
 from trapgate.lab.console_input import ConsoleInput
 from trapgate.lab.ends import End, requested_end
 from trapgate.lab.errors import UnknownTechnique
+from trapgate.lab.networks import Nic, configs, plug_in, with_networks
 from trapgate.lab.options import BARE, DEFAULT_PROCESSOR, RunOptions
 from trapgate.lab.processor_report import describe_processor
 from trapgate.lab.statistics import Statistics, read_virtual_statistics
@@ -64,6 +65,7 @@ class VirtualRun:
         console: GuestConsole,
         progress: ProgressCallback,
         disks: tuple[DiskConfig, ...] = (),
+        nics: tuple[Nic, ...] = (),
     ) -> None:
         technique = TECHNIQUES.get(options.technique)
         if technique is None:
@@ -74,12 +76,15 @@ class VirtualRun:
             host, host_memory(options.memory_size), usual_handlers(progress), options.costs, options.model
         )
         self.machine = vm = VirtualMachine(
-            self._host, options.memory_size, profile, technique, output, PcConfig(disks=disks, devices=options.devices)
-        )
+            self._host, options.memory_size, profile, technique, output,
+            PcConfig(disks=disks, devices=options.devices, nics=configs(nics)),
+        )  # fmt: skip
         self._host.processor.blocks.keeps_templates = True
         self._host_seconds = 0.0
+        self._nics = nics
         deliver = vm.outside.add_place("console", vm.receive)
         vm.outside.add_source(ConsoleInput(vm, console, vm.refresh_screen, deliver))
+        plug_in(vm, nics)
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory. Raises FirmwareError."""
@@ -128,7 +133,7 @@ class VirtualRun:
 
     def statistics(self) -> Statistics:
         """What the run counted."""
-        return read_virtual_statistics(self._host, self.machine, self._host_seconds)
+        return with_networks(read_virtual_statistics(self._host, self.machine, self._host_seconds), self._nics)
 
     def _end(self, reason: str) -> End:
         end = self._reason(reason)

@@ -20,6 +20,7 @@ from trapgate.machine.ram import Ram
 LARGEST_SIZE = 256
 NEXT, WRITE, INDIRECT = 1, 2, 4
 NO_INTERRUPT = 1
+NO_NOTIFY = 1
 DESCRIPTOR = 16
 #: Descriptors of an indirect table that are followed at most.
 LONGEST_TABLE = 1024
@@ -93,22 +94,42 @@ class Virtqueue(PlainState):
 
     # From the driver
 
-    def pop(self) -> Chain | None:
-        """The next request; None when there is none. Raises QueueFault."""
-        available = self._word(self.driver + 2)
-        waiting = available - self.next_available & 0xFFFF
-        if not waiting:
-            if not self.event_index:
-                return None
-            # Notifications are wanted again from here on (2.7.10); what came meanwhile is looked at once more.
-            self._write(self.device + 4 + 8 * self.size, self.next_available.to_bytes(2, "little"))
-            return None
+    def waiting(self) -> int:
+        """How many requests are there. Raises QueueFault."""
+        waiting = self._word(self.driver + 2) - self.next_available & 0xFFFF
         if waiting > self.size:
             raise QueueFault("more requests than the queue is long")
+        return waiting
+
+    def pop(self) -> Chain | None:
+        """The next request; None when there is none: then notifications are wanted. Raises QueueFault."""
+        chain = self.take()
+        if chain is None and self.event_index:
+            self.want_notifications(True)
+        return chain
+
+    def take(self) -> Chain | None:
+        """The next request, or None; whether notifications are wanted stays. Raises QueueFault."""
+        if not self.waiting():
+            return None
         head = self._word(self.driver + 4 + 2 * (self.next_available % self.size))
         chain = self._follow(head)
         self.next_available = self.next_available + 1 & 0xFFFF
         return chain
+
+    def put_back(self, count: int) -> None:
+        """The last `count` requests that were taken are there again."""
+        self.next_available = self.next_available - count & 0xFFFF
+
+    def want_notifications(self, wanted: bool) -> None:
+        """Tell the driver whether to notify the device of the next request (2.7.10, 2.7.7). Raises QueueFault.
+
+        The driver's request that a stale event index leads to does no harm.
+        """
+        if not self.event_index:
+            self._write(self.device, (0 if wanted else NO_NOTIFY).to_bytes(2, "little"))
+        elif wanted:
+            self._write(self.device + 4 + 8 * self.size, self.next_available.to_bytes(2, "little"))
 
     def pop_all(self) -> Iterator[Chain]:
         """Every request that is there: at most as many as the queue is long, whatever else its memory is used for.
@@ -179,9 +200,15 @@ class Virtqueue(PlainState):
 
     def push(self, head: int, written: int) -> bool:
         """Give a request back; True when the driver wants an interrupt. Raises QueueFault."""
-        entry = self.device + 4 + 8 * (self.next_used % self.size)
-        self._write(entry, struct.pack("<II", head, written))
-        self.next_used = self.next_used + 1 & 0xFFFF
+        return self.push_all(((head, written),))
+
+    def push_all(self, done: Sequence[tuple[int, int]]) -> bool:
+        """Give requests (head, bytes written) back, which the driver sees at once, all or none; True when it wants an
+        interrupt. Raises QueueFault."""
+        for number, (head, written) in enumerate(done):
+            entry = self.device + 4 + 8 * ((self.next_used + number) % self.size)
+            self._write(entry, struct.pack("<II", head, written))
+        self.next_used = self.next_used + len(done) & 0xFFFF
         self._write(self.device + 2, self.next_used.to_bytes(2, "little"))
         if not self.event_index:
             return not self._word(self.driver) & NO_INTERRUPT

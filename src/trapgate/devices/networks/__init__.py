@@ -1,0 +1,1 @@
+"""Host networks that cards are plugged into."""
