@@ -65,6 +65,8 @@ class NicConfig:
     link: Link
     #: Bytes of payload that a frame of the network may have. Models that can tell the driver do.
     mtu: int = 1500
+    #: Whether the network takes whole TCP packets, and may give such. Models that can use that do.
+    offloads: bool = False
 
 
 class NicCard(Card, Protocol):
@@ -81,7 +83,7 @@ NicMaker = Callable[[str, Ram, Clock, NicConfig, InterruptMessages], tuple[PciFu
 def _virtio_network(
     name: str, memory: Ram, clock: Clock, nic: NicConfig, messages: InterruptMessages
 ) -> tuple[PciFunction, NicCard]:
-    card = VirtioNetwork(name, memory, clock, nic.mac, nic.link, nic.mtu)
+    card = VirtioNetwork(name, memory, clock, nic.mac, nic.link, nic.mtu, nic.offloads)
     return VirtioPci(card, messages), card
 
 

@@ -27,7 +27,7 @@ Netdevs = Annotated[
 
 #: For each kind of network: the keys that it takes besides COMMON, the first of them for `kind=VALUE`.
 KINDS: dict[str, tuple[str, ...]] = {
-    "user": ("hostfwd", "restrict"),
+    "user": ("hostfwd", "restrict", "offload"),
     "tap": ("ifname",),
     "socket": ("listen", "connect", "udp", "localaddr"),
     "hub": ("name",),
@@ -175,7 +175,9 @@ def _network(words: _Words) -> dict[str, Any]:
         except ValueError as error:
             raise words.error("hostfwd=tcp|udp:[HOST]:PORT-[GUEST]:PORT", repr(", ".join(texts))) from error
         restricted = words.parsed("restrict", _on, "restrict=on|off")
-        return {"network": kind, "forwards": forwards, "is_restricted": bool(restricted)}
+        offloads = words.parsed("offload", _on, "offload=on|off")
+        found = {"forwards": forwards, "is_restricted": bool(restricted), "offloads": offloads is not False}
+        return {"network": kind, **found}
     if kind in ("tap", "hub"):
         key = KINDS[kind][0]
         name = words.take(key)

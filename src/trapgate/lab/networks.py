@@ -84,7 +84,13 @@ def open_networks(options: RunOptions) -> Iterator[tuple[Nic, ...]]:
                     from trapgate.devices.networks.capture import PcapFile
 
                     network.capture = PcapFile(nic.capture)
-            config = NicConfig(model_of(nic), mac_of(nic, number), network or NoLink(), nic.mtu)
+            config = NicConfig(
+                model_of(nic),
+                mac_of(nic, number),
+                network or NoLink(),
+                nic.mtu,
+                network is not None and network.takes_large,
+            )
             nics.append(Nic(config, network))
         yield tuple(nics)
 
@@ -95,7 +101,7 @@ def open_network(nic: NicOptions, name: str) -> Network | None:
     if nic.network == "user":
         from trapgate.devices.networks.user import UserNetwork
 
-        return UserNetwork(name, nic.forwards, nic.mtu, nic.is_restricted)
+        return UserNetwork(name, nic.forwards, nic.mtu, nic.is_restricted, nic.offloads)
     if nic.network == "tap":
         from trapgate.devices.networks.tap import TapNetwork
 

@@ -43,8 +43,9 @@ class NicOptions:
     """A network card of `model` (None: the usual one) and the network that it is plugged into.
 
     `mac` None: the n-th card has FIRST_MAC + n. `mtu`: bytes of payload of a frame. `capture`: a pcap file of what
-    passes. `forwards` and `is_restricted` are a user network's, `name` is the tap interface's or the hub's. A socket
-    network has `listen`, `connect`, or `remote` and `local` (datagrams).
+    passes. `forwards`, `is_restricted` and `offloads` (whole TCP packets to and from the card) are a user network's,
+    `name` is the tap interface's or the hub's. A socket network has `listen`, `connect`, or `remote` and `local`
+    (datagrams).
     """
 
     network: Literal["user", "tap", "socket", "hub", "none"]
@@ -54,6 +55,7 @@ class NicOptions:
     capture: Path | None = None
     forwards: tuple[Forward, ...] = ()
     is_restricted: bool = False
+    offloads: bool = True
     name: str = ""
     listen: tuple[str, int] | None = None
     connect: tuple[str, int] | None = None

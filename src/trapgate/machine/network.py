@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 #: Bytes: destination, source, type.
 HEADER = 14
@@ -10,6 +10,8 @@ HEADER = 14
 SHORTEST = 60
 #: Bytes of the longest frame that any card here takes: 9000 bytes of payload, a header and a VLAN tag.
 LONGEST = HEADER + 4 + 9000
+#: Bytes of the longest frame between a card and a network that hand whole IP packets over.
+LARGEST = HEADER + 0xFFFF
 
 
 class Link(Protocol):
@@ -31,6 +33,15 @@ class Card(Protocol):
 
     def receive(self, data: bytes) -> None:
         """Take a frame from the network; dropped, and counted, when there is no room or it is not for this card."""
+
+
+@runtime_checkable
+class LargeCard(Card, Protocol):
+    """A card that takes whole TCP packets over IPv4, up to LARGEST bytes of frame, while its driver wants them."""
+
+    @property
+    def takes_large(self) -> bool:
+        """Whether the driver wants them now."""
 
 
 class NoLink:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from trapgate.machine.clock import Clock
-from trapgate.machine.network import HEADER, LONGEST, Card
+from trapgate.machine.network import HEADER, LARGEST, LONGEST, Card, LargeCard
 from trapgate.machine.outside import Deliver
 
 #: Frames that wait for the card, at most; further ones are dropped, as a switch does.
@@ -38,6 +38,9 @@ class Capture(Protocol):
 class Network(ABC):
     """A `Link` for one card, and a `Source` of the machine's input. `name` is for messages and statistics."""
 
+    #: Whether it takes whole TCP packets over IPv4 from a card, up to LARGEST bytes of frame, and may give such.
+    takes_large = False
+
     def __init__(self, name: str) -> None:
         self.name = name
         #: Frames and bytes from and to the card, and what was not passed on, by reason (metric).
@@ -55,6 +58,11 @@ class Network(ABC):
         """Plug `card` in; frames for it go to `deliver`."""
         self._card, self._deliver, self._clock = card, deliver, clock
         self._last = -clock.hz
+
+    @property
+    def gives_large(self) -> bool:
+        """Whether the card wants whole TCP packets now."""
+        return self.takes_large and isinstance(self._card, LargeCard) and self._card.takes_large
 
     # From the card
 
@@ -85,7 +93,7 @@ class Network(ABC):
 
     def put(self, frame: bytes) -> None:
         """A frame has come from the host: it is delivered in the next look."""
-        if not HEADER <= len(frame) <= LONGEST:
+        if not HEADER <= len(frame) <= (LARGEST if self.takes_large else LONGEST):
             self.faults["frame of a bad length"] += 1
         elif len(self._pending) >= PENDING:
             self.faults["flood"] += 1

@@ -17,11 +17,15 @@ from typing import Any
 from trapgate.devices.networks import slirp_library as slirp
 from trapgate.devices.networks.errors import NetworkError
 from trapgate.devices.networks.forward import GUEST, Forward
+from trapgate.devices.networks.large_packets import fragments, is_tcp, raise_segment_size
 from trapgate.devices.networks.network import Network
+from trapgate.machine.network import HEADER
 
 NETWORK, NETMASK, HOST, NAME_SERVER = "10.0.2.0", "255.255.255.0", "10.0.2.2", "10.0.2.3"
 PREFIX_6, PREFIX_6_LENGTH, HOST_6, NAME_SERVER_6 = "fec0::", 64, "fec0::2", "fec0::3"
 NO_TIMEOUT = 0xFFFF_FFFF
+#: The largest that libslirp takes (IF_MTU_MAX).
+LARGEST_MTU = 65521
 _TO_EPOLL = ((slirp.READABLE, select.EPOLLIN), (slirp.WRITABLE, select.EPOLLOUT), (slirp.PRIORITY, select.EPOLLPRI))
 _FROM_EPOLL = (*_TO_EPOLL, (slirp.ERROR, select.EPOLLERR), (slirp.HANG_UP, select.EPOLLHUP))
 #: By what libslirp waits for: what epoll is told; and the other way round. Both are few.
@@ -51,9 +55,13 @@ class UserNetwork(Network):
     """The network, for frames with `mtu` bytes of payload. Raises SlirpMissing, ForwardRefused."""
 
     def __init__(
-        self, name: str, forwards: Sequence[Forward] = (), mtu: int = 1500, is_restricted: bool = False
-    ) -> None:
+        self, name: str, forwards: Sequence[Forward] = (), mtu: int = 1500, is_restricted: bool = False,
+        offloads: bool = False,
+    ) -> None:  # fmt: skip
+        """`offloads`: TCP packets may be as large as IP allows, where the card takes such."""
         super().__init__(name)
+        self.takes_large = offloads
+        self._mtu = mtu
         self._library: Any = slirp.load_slirp()
         self._ffi: Any = slirp.ffi()
         self._epoll = select.epoll()
@@ -89,7 +97,7 @@ class UserNetwork(Network):
         for field, address in (("vprefix_addr6", PREFIX_6), ("vhost6", HOST_6), ("vnameserver6", NAME_SERVER_6)):
             getattr(config, field).s6_addr = socket.inet_pton(socket.AF_INET6, address)
         config.vprefix_len = PREFIX_6_LENGTH
-        config.if_mtu = config.if_mru = mtu
+        config.if_mtu = config.if_mru = LARGEST_MTU if self.takes_large else mtu
         callbacks = ffi.new("SlirpCb *")
         self._keep += [config, callbacks]
         for field, kind, function in (
@@ -129,7 +137,13 @@ class UserNetwork(Network):
     # What libslirp calls
 
     def _on_packet(self, data: Any, length: int, opaque: Any) -> int:
-        self.put(self._ffi.buffer(data, length)[:])
+        frame = self._ffi.buffer(data, length)[:]
+        if length <= HEADER + self._mtu or is_tcp(frame):
+            self.put(frame)
+        else:
+            # libslirp was told of larger frames than there are, for TCP's sake.
+            for fragment in fragments(frame, self._mtu):
+                self.put(fragment)
         return length
 
     def _on_guest_error(self, message: Any, opaque: Any) -> None:
@@ -169,6 +183,8 @@ class UserNetwork(Network):
 
     def transmit(self, frame: bytes) -> None:
         """libslirp takes a frame. What it answers waits until the next look."""
+        if self.gives_large:
+            frame = raise_segment_size(frame)
         self._library.slirp_input(self._slirp, self._ffi.from_buffer("uint8_t[]", frame), len(frame))
 
     def fetch(self) -> None:
