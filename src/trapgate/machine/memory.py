@@ -46,6 +46,8 @@ class PhysicalMemory(Ram):
     def __init__(self, size: int) -> None:
         self._ranges = ram_ranges(size)
         self.size = size
+        #: Where the RAM that begins at 0 ends: most accesses are below it.
+        self._low_end = self._ranges[0].stop
         self.top = top = self._ranges[-1].stop
         self.page_count = top // PAGE
         self._ram = _reserve(top)
@@ -67,6 +69,8 @@ class PhysicalMemory(Ram):
 
     def is_ram(self, address: int, length: int = 1) -> bool:
         """True when all `length` bytes at guest-physical `address` are RAM."""
+        if address >= 0 and address + length <= self._low_end:
+            return True
         return any(r.start <= address and address + length <= r.stop for r in self._ranges)
 
     def _check(self, address: int, length: int) -> None:
@@ -84,6 +88,7 @@ class PhysicalMemory(Ram):
         self._check(address, length)
         if length:
             code = self.code_map
-            if any(code[page] for page in range(address // PAGE, (address + length - 1) // PAGE + 1)):
+            first, last = address // PAGE, (address + length - 1) // PAGE
+            if code[first] or (last > first and any(code[first + 1 : last + 1])):
                 self.on_code_write(address, length)
             self.view[address : address + length] = data

@@ -49,6 +49,7 @@ class Network(ABC):
         self.capture: Capture | None = None
         self._pending: deque[bytes] = deque()
         self._card: Card | None = None
+        self._large_card: LargeCard | None = None
         self._deliver: Deliver = lambda frame: None
         self._clock: Clock | None = None
         #: The cycle at which a frame last passed.
@@ -57,12 +58,13 @@ class Network(ABC):
     def plug(self, card: Card, deliver: Deliver, clock: Clock) -> None:
         """Plug `card` in; frames for it go to `deliver`."""
         self._card, self._deliver, self._clock = card, deliver, clock
+        self._large_card = card if self.takes_large and isinstance(card, LargeCard) else None
         self._last = -clock.hz
 
     @property
     def gives_large(self) -> bool:
         """Whether the card wants whole TCP packets now."""
-        return self.takes_large and isinstance(self._card, LargeCard) and self._card.takes_large
+        return self._large_card is not None and self._large_card.takes_large
 
     # From the card
 

@@ -27,6 +27,8 @@ FEATURES = MTU | MAC | MERGE_BUFFERS | STATUS | CONTROL_QUEUE | CONTROL_RECEIVE 
 LINK_UP = 1
 #: Bytes of struct virtio_net_hdr before each frame, without hash reports (5.1.6).
 PACKET_HEADER = offload.PACKET_HEADER.size
+#: Bytes of a packet for which it is not worth while to look for its buffers the quick way.
+SMALL = 2048
 #: Buffers that must wait before a network gives the card a frame, where frames may be whole TCP packets.
 LARGE_FRAME_BUFFERS = 48
 #: The fields but the last of a frame without offloads; and the last, of one that takes one buffer.
@@ -140,9 +142,7 @@ class VirtioNetwork(VirtioDevice):
         done = []
         try:
             for _ in range(queue.waiting()):
-                chain = queue.take()
-                if chain is None:
-                    break
+                chain = queue.next()
                 self._send(queue, chain)
                 done.append((chain.head, 0))
         finally:
@@ -217,6 +217,12 @@ class VirtioNetwork(VirtioDevice):
                 self.faults["received frame of a bad length"] += 1
                 return
         wanted = PACKET_HEADER + len(frame)
+        if wanted > SMALL and self.driver_features & MERGE_BUFFERS:
+            places = queue.room_for(wanted)
+            if places and places[0][2] >= PACKET_HEADER:
+                done = queue.fill(places, header + len(places).to_bytes(2, "little") + frame)
+                self._received(queue, frame, done)
+                return
         chain = queue.take()
         if chain is None:
             self.faults["no buffer for a frame"] += 1
@@ -229,44 +235,47 @@ class VirtioNetwork(VirtioDevice):
             queue.put_back(1)
             raise QueueFault("receive buffer that is too small")
         else:
-            chains = self._collect(queue, chain, wanted)
-            if not chains:
+            lengths = self._collect(queue, chain, room, wanted)
+            if not lengths:
                 self.faults["no buffer for a frame"] += 1
                 return
-            done = self._spread(queue, chains, header + len(chains).to_bytes(2, "little") + frame)
+            done = self._spread(queue, lengths, header + len(lengths).to_bytes(2, "little") + frame)
+        self._received(queue, frame, done)
+
+    def _received(self, queue: Virtqueue, frame: bytes, done: list[tuple[int, int]]) -> None:
         self.counts["frames_received"] += 1
         self.counts["bytes_received"] += len(frame)
         if queue.push_all(done):
             self.on_used(queue)
 
     @staticmethod
-    def _collect(queue: Virtqueue, first: Chain, wanted: int) -> list[Chain]:
-        """Buffers with room for `wanted` bytes, `first` before all; none, with all of them there again, when there are
-        too few. May raise QueueFault."""
-        if first.writable_length < PACKET_HEADER:
+    def _collect(queue: Virtqueue, first: Chain, room: int, wanted: int) -> list[tuple[Chain, int]]:
+        """Buffers, each with what is to go into it, `wanted` bytes in all; `first`, with `room` for some, before all.
+
+        None, with all of them there again, when there are too few. May raise QueueFault.
+        """
+        if room < PACKET_HEADER:
             queue.put_back(1)
             raise QueueFault("receive buffer that is too small")
-        chains, room = [first], first.writable_length
-        while room < wanted:
-            chain = queue.take()
-            if chain is None:
-                queue.put_back(len(chains))
-                return []
-            chains.append(chain)
-            room += chain.writable_length
-        return chains
+        found = [(first, room)]
+        for _ in range(queue.waiting()):
+            chain = queue.next()
+            length = min(chain.writable_length, wanted - room)
+            found.append((chain, length))
+            room += length
+            if room == wanted:
+                return found
+        queue.put_back(len(found))
+        return []
 
     @staticmethod
-    def _spread(queue: Virtqueue, chains: list[Chain], packet: bytes) -> list[tuple[int, int]]:
+    def _spread(queue: Virtqueue, chains: list[tuple[Chain, int]], packet: bytes) -> list[tuple[int, int]]:
         """Write a frame with its header over buffers: their heads, and the bytes in each."""
-        data = memoryview(packet)
-        done = []
-        for chain in chains:
-            length = min(chain.writable_length, len(data))
-            queue.scatter(chain, data[:length])
-            data = data[length:]
-            done.append((chain.head, length))
-        return done
+        data, place = memoryview(packet), 0
+        for chain, length in chains:
+            queue.scatter(chain, data[place : place + length])
+            place += length
+        return [(chain.head, length) for chain, length in chains]
 
     # Control
 

@@ -21,9 +21,18 @@ LARGEST_SIZE = 256
 NEXT, WRITE, INDIRECT = 1, 2, 4
 NO_INTERRUPT = 1
 NO_NOTIFY = 1
-DESCRIPTOR = 16
+_USED = struct.Struct("<II")
+_DESCRIPTOR = struct.Struct("<QIHH")
+DESCRIPTOR = _DESCRIPTOR.size
+#: Requests that one frame is written into at most, by `fill`.
+MOST_FILLED = 64
 #: Descriptors of an indirect table that are followed at most.
 LONGEST_TABLE = 1024
+
+
+def _entries(done: Sequence[tuple[int, int]]) -> bytes:
+    """Elements of the used ring."""
+    return b"".join([_USED.pack(head, written) for head, written in done])
 
 
 class QueueFault(Exception):
@@ -34,7 +43,7 @@ class QueueFault(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chain:
     """A request: guest-physical (address, length) of what the device reads, then of what it writes. All is RAM."""
 
@@ -110,12 +119,61 @@ class Virtqueue(PlainState):
 
     def take(self) -> Chain | None:
         """The next request, or None; whether notifications are wanted stays. Raises QueueFault."""
-        if not self.waiting():
-            return None
+        return self.next() if self.waiting() else None
+
+    def next(self) -> Chain:
+        """The next request, of which the caller knows that it is there. Raises QueueFault."""
         head = self._word(self.driver + 4 + 2 * (self.next_available % self.size))
         chain = self._follow(head)
         self.next_available = self.next_available + 1 & 0xFFFF
         return chain
+
+    def _heads(self, count: int) -> Sequence[int]:
+        """The heads of the next `count` requests, of which the caller knows that they are there. Raises QueueFault."""
+        first = self.next_available % self.size
+        until_end = min(count, self.size - first)
+        data = self._read(self.driver + 4 + 2 * first, 2 * until_end)
+        if count > until_end:
+            data += self._read(self.driver + 4, 2 * (count - until_end))
+        return struct.unpack(f"<{count}H", data)
+
+    def room_for(self, left: int) -> list[tuple[int, int, int]]:
+        """The next requests, as many as `left` bytes take: head, guest-physical address and how many bytes go there.
+
+        Quicker than `take`, for requests of one descriptor that the device writes, as drivers of network cards make
+        them. Where there is another, or where there are too few: an empty list. Raises QueueFault.
+        """
+        there = min(self.waiting(), MOST_FILLED)
+        if not there:
+            return []
+        table = self._read(self.descriptors, DESCRIPTOR * self.size)
+        places: list[tuple[int, int, int]] = []
+        unpack = _DESCRIPTOR.unpack_from
+        for head in self._heads(there):
+            if head >= self.size:
+                return []
+            address, length, flags, _ = unpack(table, DESCRIPTOR * head)
+            if flags != WRITE or not length:
+                return []
+            if length >= left:
+                places.append((head, address, left))
+                return places
+            places.append((head, address, length))
+            left -= length
+        return []
+
+    def fill(self, places: Sequence[tuple[int, int, int]], data: bytes) -> list[tuple[int, int]]:
+        """Take the requests that `room_for` has found, and write `data` into them: heads and bytes, for `push_all`.
+        Raises QueueFault."""
+        view, place = memoryview(data), 0
+        for _, address, length in places:
+            try:
+                self._memory.write(address, view[place : place + length])
+            except AddressOutsideMemory as error:
+                raise QueueFault("buffer outside memory") from error
+            place += length
+        self.next_available = self.next_available + len(places) & 0xFFFF
+        return [(head, length) for head, _, length in places]
 
     def put_back(self, count: int) -> None:
         """The last `count` requests that were taken are there again."""
@@ -144,15 +202,14 @@ class Virtqueue(PlainState):
         readable: list[tuple[int, int]] = []
         writable: list[tuple[int, int]] = []
         table, size, index, seen, is_indirect = self.descriptors, self.size, head, 0, False
+        unpack, is_ram = _DESCRIPTOR.unpack, self._memory.is_ram
         while True:
             if index >= size:
                 raise QueueFault("descriptor behind the table")
             seen += 1
             if seen > size:
                 raise QueueFault("descriptors that loop")
-            address, length, flags, following = struct.unpack(
-                "<QIHH", self._read(table + DESCRIPTOR * index, DESCRIPTOR)
-            )
+            address, length, flags, following = unpack(self._read(table + DESCRIPTOR * index, DESCRIPTOR))
             if flags & INDIRECT:
                 if not self.indirect or is_indirect or flags & NEXT or seen > 1:
                     raise QueueFault("indirect descriptor where none may be")
@@ -160,7 +217,7 @@ class Virtqueue(PlainState):
                     raise QueueFault("indirect table of a bad length")
                 table, size, index, seen, is_indirect = address, length // DESCRIPTOR, 0, 0, True
                 continue
-            if length and not self._memory.is_ram(address, length):
+            if length and not is_ram(address, length):
                 raise QueueFault("buffer outside memory")
             if flags & WRITE:
                 writable.append((address, length))
@@ -205,9 +262,11 @@ class Virtqueue(PlainState):
     def push_all(self, done: Sequence[tuple[int, int]]) -> bool:
         """Give requests (head, bytes written) back, which the driver sees at once, all or none; True when it wants an
         interrupt. Raises QueueFault."""
-        for number, (head, written) in enumerate(done):
-            entry = self.device + 4 + 8 * ((self.next_used + number) % self.size)
-            self._write(entry, struct.pack("<II", head, written))
+        place = self.next_used % self.size
+        until_end = self.size - place
+        self._write(self.device + 4 + 8 * place, _entries(done[:until_end]))
+        if len(done) > until_end:
+            self._write(self.device + 4, _entries(done[until_end:]))
         self.next_used = self.next_used + len(done) & 0xFFFF
         self._write(self.device + 2, self.next_used.to_bytes(2, "little"))
         if not self.event_index:

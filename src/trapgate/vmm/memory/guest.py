@@ -27,6 +27,8 @@ class GuestMemory(Ram):
 
     def __init__(self, frames: FrameAllocator, size: int, owner: str = "guest", scattered: bool = False) -> None:
         self._ranges = ram_ranges(size)
+        #: Where the RAM that begins at 0 ends: most accesses are below it.
+        self._low_end = self._ranges[0].stop
         self.size = size
         self.owner = owner
         self.allocator = frames
@@ -67,6 +69,7 @@ class GuestMemory(Ram):
                 self.allocator.free(self.owner, frame)
                 self.frames[page] = 0
         self._ranges = []
+        self._low_end = 0
 
     def host_address(self, address: int) -> int | None:
         """Host-physical address of guest-physical `address`; None where there is no RAM."""
@@ -93,6 +96,8 @@ class GuestMemory(Ram):
 
     def is_ram(self, address: int, length: int = 1) -> bool:
         """True when all `length` bytes at guest-physical `address` are RAM."""
+        if address >= 0 and address + length <= self._low_end:
+            return True
         return any(r.start <= address and address + length <= r.stop for r in self._ranges)
 
     def _pieces(self, address: int, length: int) -> Iterator[tuple[int, int]]:
@@ -117,6 +122,8 @@ class GuestMemory(Ram):
 
     def read(self, address: int, length: int) -> bytes:
         """`length` bytes at guest-physical `address`."""
+        if 0 < length <= PAGE - (address & 0xFFF) and self.is_ram(address, length):
+            return self.host.read(self.frames[address >> 12] | address & 0xFFF, length)
         return b"".join(self.host.read(start, size) for start, size in self._pieces(address, length))
 
     def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
