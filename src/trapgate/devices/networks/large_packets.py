@@ -1,4 +1,4 @@
-"""IPv4 packets that are larger than the frames of a card: how a peer is told that it may send such, and fragments.
+"""IPv4 packets that are larger than the frames of a card: how a peer is told that it may send such, and their pieces.
 
 Source: RFC 791 (fragments), RFC 9293, 3.7.1 (the maximum segment size option), RFC 1624 (checksums of changed headers).
 """
@@ -12,6 +12,8 @@ from trapgate.machine.network import HEADER
 IPV4 = b"\x08\x00"
 TCP = 6
 SYN = 2
+#: FIN and PSH, which belong to a packet's last piece.
+LAST_ONLY = 0x09
 MORE_FRAGMENTS, OFFSET_BITS = 0x2000, 0x1FFF
 SMALLEST_IP, SMALLEST_TCP = 20, 20
 END_OF_OPTIONS, NO_OPERATION, SEGMENT_SIZE = 0, 1, 2
@@ -53,6 +55,37 @@ def is_tcp(frame: bytes) -> bool:
     return is_packet(frame) and frame[HEADER + 9] == TCP
 
 
+def segments(frame: bytes, mtu: int) -> Iterator[bytes]:
+    """Frames of at most `mtu` bytes of payload with the TCP segments that the packet of `frame` can be cut into."""
+    length, total = (frame[HEADER] & 0xF) * 4, int.from_bytes(frame[HEADER + 2 : HEADER + 4], "big")
+    tcp = HEADER + length
+    if length < SMALLEST_IP or not length + SMALLEST_TCP <= total <= len(frame) - HEADER:
+        return
+    start = tcp + (frame[tcp + 12] >> 4) * 4
+    size = mtu - (start - HEADER)
+    if start < tcp + SMALLEST_TCP or start > HEADER + total or size <= 0:
+        return
+    data, sequence = frame[start : HEADER + total], int.from_bytes(frame[tcp + 4 : tcp + 8], "big")
+    for place in range(0, len(data), size):
+        piece = data[place : place + size]
+        new = bytearray(frame[:start] + piece)
+        new[HEADER + 2 : HEADER + 4] = (len(new) - HEADER).to_bytes(2, "big")
+        new[tcp + 4 : tcp + 8] = (sequence + place & 0xFFFF_FFFF).to_bytes(4, "big")
+        if place + size < len(data):
+            new[tcp + 13] &= ~LAST_ONLY
+        _put_checksum(new, HEADER + 10, bytes(new[HEADER:tcp]))
+        tcp_length = len(new) - tcp
+        pseudo = new[HEADER + 12 : HEADER + 20] + bytes((0, TCP)) + tcp_length.to_bytes(2, "big")
+        _put_checksum(new, tcp + 16, bytes(pseudo + new[tcp:] + bytes(tcp_length % 2)))
+        yield bytes(new)
+
+
+def _put_checksum(frame: bytearray, place: int, covered: bytes) -> None:
+    """The checksum at `place` of an even number of bytes, in which the old one is."""
+    total = (_sum(covered) - _sum(bytes(frame[place : place + 2]))) % 0xFFFF
+    frame[place : place + 2] = (~total & 0xFFFF).to_bytes(2, "big")
+
+
 def fragments(frame: bytes, mtu: int) -> Iterator[bytes]:
     """Frames of at most `mtu` bytes of payload with the packet of `frame`; none for what is not IPv4."""
     if not is_packet(frame):
@@ -71,6 +104,5 @@ def fragments(frame: bytes, mtu: int) -> Iterator[bytes]:
         new = bytearray(header)
         new[2:4] = (length + len(piece)).to_bytes(2, "big")
         new[6:8] = (more | place).to_bytes(2, "big")
-        new[10:12] = bytes(2)
-        new[10:12] = (~_sum(bytes(new)) & 0xFFFF).to_bytes(2, "big")
+        _put_checksum(new, 10, bytes(new))
         yield frame[:HEADER] + bytes(new) + piece

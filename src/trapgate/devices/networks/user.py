@@ -17,7 +17,7 @@ from typing import Any
 from trapgate.devices.networks import slirp_library as slirp
 from trapgate.devices.networks.errors import NetworkError
 from trapgate.devices.networks.forward import GUEST, Forward
-from trapgate.devices.networks.large_packets import fragments, is_tcp, raise_segment_size
+from trapgate.devices.networks.large_packets import fragments, is_tcp, raise_segment_size, segments
 from trapgate.devices.networks.network import Network
 from trapgate.machine.network import HEADER
 
@@ -138,12 +138,12 @@ class UserNetwork(Network):
 
     def _on_packet(self, data: Any, length: int, opaque: Any) -> int:
         frame = self._ffi.buffer(data, length)[:]
-        if length <= HEADER + self._mtu or is_tcp(frame):
+        if length <= HEADER + self._mtu or (self.gives_large and is_tcp(frame)):
             self.put(frame)
         else:
-            # libslirp was told of larger frames than there are, for TCP's sake.
-            for fragment in fragments(frame, self._mtu):
-                self.put(fragment)
+            # libslirp was told of larger frames than there are, for the sake of TCP with a card that takes such.
+            for piece in (segments if is_tcp(frame) else fragments)(frame, self._mtu):
+                self.put(piece)
         return length
 
     def _on_guest_error(self, message: Any, opaque: Any) -> None:
