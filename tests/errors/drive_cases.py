@@ -144,12 +144,15 @@ for text, wanted, got in (
     case(InvalidDrive, f"wanted {wanted} in --drive, got {got}: {_SEE}", _drive(text))
 case(
     UnknownDevice,
-    "wanted a device that trapgate has (virtio-rng-pci, virtio-serial-pci), got 'e1000': choose one with --device",
-    _run("run", "embedded", "--device", "e1000"),
+    "wanted a device that trapgate has (virtio-rng-pci, virtio-serial-pci), got 'sb16': choose one with --device",
+    _run("run", "embedded", "--device", "sb16"),
 )
 case(
     CommandLineError,
-    "wanted --drive and --device after trapgate run or trapgate compare, got one after trapgate trace: leave it out",
+    (
+        "wanted --drive, --device and --nic after trapgate run or trapgate compare, got one after trapgate trace: "
+        "leave it out"
+    ),
     _run("trace", "embedded", "--drive", "file=disk.img"),
 )
 case(

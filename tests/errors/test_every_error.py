@@ -22,6 +22,7 @@ from . import (
     firmware_cases,
     lab_cases,
     machine_cases,
+    network_cases,
     snapshot_cases,
     technique_cases,
     vmm_cases,
@@ -41,6 +42,7 @@ FILES = (
     lab_cases,
     machine_cases,
     snapshot_cases,
+    network_cases,
     technique_cases,
     vmm_cases,
 )
@@ -110,5 +112,5 @@ def test_the_sources_are_searched_for_what_they_have() -> None:
     assert {("api/machine.py", "NotBooted"), ("cli/main.py", "UnknownOption")} <= kinds
     assert {name for name in names if name not in {kind for _, kind in kinds}} == {
         "ApiError", "BlockError", "DebianUnavailable", "FirmwareError", "ImageError", "MachineError", "RecordingError",
-        "RunError", "SnapshotError", "VmmError", "VmmMemoryError",
+        "RunError", "SnapshotError", "VmmError", "VmmMemoryError", "NetworkError",
     }  # fmt: skip

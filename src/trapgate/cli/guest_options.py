@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from trapgate.cli.drives import Cdrom, Devices, Drives, Write, parse_devices, parse_drives
+from trapgate.cli.errors import CommandLineError
 from trapgate.cli.nics import Netdevs, Nics, parse_nics
 from trapgate.lab.options import DEFAULT_PROCESSOR, EMBEDDED, RunOptions
 
@@ -61,6 +62,13 @@ def guest_options(
         processor=cpu,
         command=context.obj,
     )
+
+
+def refuse_devices(options: RunOptions, command: str) -> None:
+    """Raises CommandLineError for what a subcommand cannot give its guest."""
+    if options.drives or options.devices or options.nics:
+        wanted = "--drive, --device and --nic after trapgate run or trapgate compare"
+        raise CommandLineError(wanted, f"one after trapgate {command}", "leave it out")
 
 
 def takes_guest(command: Callable[..., int]) -> Callable[..., int]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trapgate.cli.errors import CommandLineError
-from trapgate.cli.guest_options import takes_guest
+from trapgate.cli.guest_options import refuse_devices, takes_guest
 from trapgate.lab.options import RunOptions
 
 SETTINGS = ("auto", "always")
@@ -34,6 +34,7 @@ def lockstep(
 
     from trapgate.cli import console, sizes, status
 
+    refuse_devices(options, "lockstep")
     if hot not in SETTINGS:
         raise InvalidHot(hot)
     stride = sizes.parse_count(every, "--every")

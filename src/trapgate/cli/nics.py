@@ -111,6 +111,12 @@ def _mtu(text: str) -> int:
     return value
 
 
+def _file(text: str) -> Path:
+    if not text:
+        raise ValueError
+    return Path(text)
+
+
 def _port(text: str) -> int:
     if not PORT.fullmatch(text) or not 0 < int(text) < 1 << 16:
         raise ValueError
@@ -154,7 +160,7 @@ def _card(words: _Words) -> dict[str, Any]:
         "model": words.parsed("model", _model, "model=e1000|virtio"),
         "mac": words.parsed("mac", _mac, "mac= with the address of one station, such as 52:54:00:12:34:56,"),
         "mtu": words.parsed("mtu", _mtu, f"mtu= from {SMALLEST_MTU} to {LARGEST_MTU}"),
-        "capture": words.parsed("pcap", lambda text: Path(text) if text else _mtu(text), "pcap=FILE"),
+        "capture": words.parsed("pcap", _file, "pcap=FILE"),
     }
     return {name: value for name, value in found.items() if value is not None}
 

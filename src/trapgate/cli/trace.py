@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trapgate.cli.errors import CommandLineError
-from trapgate.cli.guest_options import Serial, takes_guest
+from trapgate.cli.guest_options import Serial, refuse_devices, takes_guest
 from trapgate.lab.options import RunOptions
 
 if TYPE_CHECKING:
@@ -61,9 +61,7 @@ def trace(
         parts=parts,
         as_json=json,
     )
-    if options.drives or options.devices or options.nics:
-        wanted = "--drive, --device and --nic after trapgate run or trapgate compare"
-        raise CommandLineError(wanted, "one after trapgate trace", "leave it out")
+    refuse_devices(options, "trace")
     if output is not None:
         console.check_writable("--output", output)
     return _trace(options, traced, serial, output)

@@ -12,6 +12,7 @@ from trapgate.lab.console import ProgressCallback
 from trapgate.lab.disks import open_disks
 from trapgate.lab.errors import ConflictingOptions, UnknownProcessor, UnknownTechnique
 from trapgate.lab.guest import boot_disk, boots_disk, find_guest
+from trapgate.lab.networks import check_shared
 from trapgate.lab.options import BARE, RunOptions
 from trapgate.lab.parallel import Failure, run_parallel
 from trapgate.lab.report import json_report
@@ -157,6 +158,7 @@ def compare(
     # What can be wrong with the guest shows here, and what has to be fetched or built is, once.
     if options.write:
         raise ConflictingOptions("--write with one run", "it with several", "leave it out, the images stay as they are")
+    check_shared(options)
     with open_disks(options) as disks:
         guest = boot_disk(options, disks) if boots_disk(options) else find_guest(options, progress)
     from trapgate.lab.bare import usual_handlers

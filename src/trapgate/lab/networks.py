@@ -58,6 +58,15 @@ def check_nics(options: RunOptions) -> None:
         raise ConflictingOptions("network cards with an address each", "one of them twice", "choose others with mac=")
 
 
+def check_shared(options: RunOptions) -> None:
+    """Raises ConflictingOptions for networks that several runs cannot have at once."""
+    for nic in options.nics:
+        if nic.network not in ("user", "none") or nic.forwards or nic.capture is not None:
+            wanted = "networks with user for several runs, without hostfwd= and pcap="
+            raise ConflictingOptions(wanted, "one that only one run can have", "choose it with trapgate run")
+    check_nics(options)
+
+
 def model_of(nic: NicOptions) -> Literal["e1000", "virtio"]:
     """The model of a card."""
     return nic.model or DEFAULT_MODEL
