@@ -257,6 +257,6 @@ def _hub_of_another(world: World) -> None:
 case(HubUnusable, f"wanted a hub lab, got file/trapgate/hubs/lab with not a directory: {_CHOOSE}", _hub_in_a_file)
 case(
     HubUnusable,
-    f"wanted a hub lab, got run/trapgate/hubs/lab, which is another user's: {_CHOOSE}",
+    f"wanted a hub lab, got run/trapgate, which is another user's: {_CHOOSE}",
     _hub_of_another,
 )

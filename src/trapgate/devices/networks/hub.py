@@ -54,9 +54,11 @@ class HubNetwork(Network):
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if self._folder.stat().st_uid != os.getuid():
-                raise HubUnusable(hub, f"{self._folder}, which is another user's")
+            # Whoever owns one of these could put another hub in its place.
+            for folder in (self._folder.parent.parent, self._folder.parent, self._folder):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if folder.lstat().st_uid != os.getuid():
+                    raise HubUnusable(hub, f"{folder}, which is another user's")
             self._path.unlink(missing_ok=True)
             self._socket.bind(str(self._path))
         except OSError as error:
