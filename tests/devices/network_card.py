@@ -39,7 +39,7 @@ class Plugged:
     def __init__(self, network: Network, card: Card | None = None) -> None:
         self.network, self.card, self.clock = network, card or Card(), Clock(HZ)
         self.outside = Outside(self.clock, RunControl())
-        network.plug(self.card, self.outside.add_place("net0", self.card.receive), self.clock)
+        network.plug(self.card, self.outside.add_place("net0", self.card.receive), self.clock, self.outside.look_within)
         self.outside.add_source(network)
 
     def look(self) -> None:

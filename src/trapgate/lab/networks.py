@@ -145,7 +145,7 @@ def plug_in(machine: Networked, nics: Sequence[Nic]) -> None:
     for number, (nic, card) in enumerate(zip(nics, pci.cards, strict=True)):
         deliver = machine.outside.add_place(f"net{number}", card.receive)
         if nic.network is not None:
-            nic.network.plug(card, deliver, machine.clock)
+            nic.network.plug(card, deliver, machine.clock, machine.outside.look_within)
             machine.outside.add_source(nic.network)
 
 

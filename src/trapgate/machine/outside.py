@@ -29,6 +29,10 @@ LONGEST_WAIT = 0.1
 Deliver = Callable[[bytes], None]
 
 
+def _nothing() -> None:
+    """What happens at the end of a sleep."""
+
+
 class Source(Protocol):
     """Something outside that input comes from: a terminal, a socket, a network."""
 
@@ -83,6 +87,12 @@ class Outside:
         """Look at `source` from now on."""
         self._sources.append(source)
         self._poll_at(self._clock.now + self._period())
+
+    def look_within(self, cycles: int) -> None:
+        """Look at the sources in `cycles` modelled cycles at the latest: one of them has something already."""
+        cycle = self._clock.now + cycles
+        if self._next_poll is None or not self._next_poll.pending or self._next_poll.at > cycle:
+            self._poll_at(cycle)
 
     def deliver(self, name: str, data: bytes) -> None:
         """Hand `data` to the place `name`, now."""
@@ -146,7 +156,8 @@ class Outside:
         self._sleep(None if deadline is None else (deadline - clock.now) / clock.hz)
         self.visiting = False
         if self._delivered:
-            self._poll_at(clock.now)  # and it goes on at once, should that have woken it
+            clock.schedule(clock.now, _nothing)  # it goes on at once, should that have woken it
+            self._poll_at(clock.now + self._period())
         elif deadline is not None:
             self._poll_at(deadline + self._period())
 

@@ -21,6 +21,8 @@ PENDING = 1024
 BATCH = 256
 #: Looks in a modelled second: while frames come and go, and otherwise.
 ACTIVE_LOOKS, QUIET_LOOKS = 4000, 500
+#: Modelled time until an answer comes that is there already: 1/ANSWER_LOOKS of a second, 10 us.
+ANSWER_LOOKS = 100_000
 #: Modelled time without a frame after which a network is quiet: 1/QUIET_AFTER of a second.
 QUIET_AFTER = 50
 
@@ -52,12 +54,14 @@ class Network(ABC):
         self._large_card: LargeCard | None = None
         self._deliver: Deliver = lambda frame: None
         self._clock: Clock | None = None
+        self._look_within: Callable[[int], None] = lambda cycles: None
         #: The cycle at which a frame last passed.
         self._last = 0
 
-    def plug(self, card: Card, deliver: Deliver, clock: Clock) -> None:
-        """Plug `card` in; frames for it go to `deliver`."""
+    def plug(self, card: Card, deliver: Deliver, clock: Clock, look_within: Callable[[int], None]) -> None:
+        """Plug `card` in; frames for it go to `deliver`. `look_within` has the machine look in so many cycles."""
         self._card, self._deliver, self._clock = card, deliver, clock
+        self._look_within = look_within
         self._large_card = card if self.takes_large and isinstance(card, LargeCard) else None
         self._last = -clock.hz
 
@@ -74,6 +78,9 @@ class Network(ABC):
         self.counts["frames_out"] += 1
         self.counts["bytes_out"] += len(frame)
         self.transmit(frame)
+        if self._pending and self._clock is not None:
+            # What was sent has an answer already.
+            self._look_within(self._clock.hz // ANSWER_LOOKS)
 
     def _passes(self, frame: bytes) -> None:
         if self._clock is None:
