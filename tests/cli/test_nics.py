@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from trapgate.cli.main import run_command
 from trapgate.cli.nics import parse_nic, parse_nics
 from trapgate.devices.networks.forward import Forward
+from trapgate.devices.networks.hub import hubs_folder
 from trapgate.lab.networks import mac_of
 from trapgate.lab.options import NicOptions
 
@@ -72,3 +74,14 @@ def test_default_addresses_count_up() -> None:
     assert [mac_of(nic, n).hex(":") for n in (0, 1, 9)] == [
         "52:54:00:12:34:56", "52:54:00:12:34:57", "52:54:00:12:34:5f",
     ]  # fmt: skip
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("technique", ["bare", "nested-tagged"])
+def test_networks_are_closed_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: str) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    capture = tmp_path / "net.pcap"
+    words = ["-nic", f"hub=lab,pcap={capture}", "-nic", "hub=lab", "--technique", technique]
+    assert run_command(["run", "--serial", "none", "--max-instructions", "1000", *words]) == 124
+    assert not (hubs_folder() / "lab").exists()
+    assert len(capture.read_bytes()) == 24

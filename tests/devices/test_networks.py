@@ -95,6 +95,20 @@ def test_it_is_looked_at_more_often_while_frames_come_and_go() -> None:
     assert loop.period == HZ // ACTIVE_LOOKS
 
 
+def test_an_answer_that_is_there_comes_soon() -> None:
+    class Answering(Loop):
+        def transmit(self, frame: bytes) -> None:
+            self.put(frame[::-1])
+
+    plugged = Plugged(Answering())
+    plugged.clock.now = 1000
+    plugged.network.send(FRAMES[0])
+    assert plugged.card.got == []
+    assert plugged.clock.deadline == 1000 + HZ // 100_000
+    plugged.look()
+    assert plugged.card.got == [FRAMES[0][::-1]]
+
+
 def test_everything_that_comes_in_is_a_delivery() -> None:
     loop = Loop()
     plugged = Plugged(loop)

@@ -7,7 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
+from trapgate.boards.pc import Pc, PcConfig
+from trapgate.boards.pci import NicConfig
 from trapgate.devices.virtio.network import CONTROL, RECEIVE, TRANSMIT
+from trapgate.devices.virtio.pci import VirtioPci
+from trapgate.machine.clock import Clock
+from trapgate.machine.console import MemoryConsole
+from trapgate.machine.control import RunControl
+from trapgate.machine.memory import PhysicalMemory
 
 from .network_world import (
     EVENT_INDEX,
@@ -19,12 +26,14 @@ from .network_world import (
     VERSION_1,
     WINDOW,
     WRITE,
+    Cable,
     NetworkWorld,
     checksum,
     frame,
     is_right,
     tcp_frame,
 )
+from .support import HZ, Pins
 
 MERGE = 1 << 15
 CONTROLS = 1 << 17 | 1 << 18
@@ -42,6 +51,25 @@ def test_what_is_offered() -> None:
     card = NetworkWorld(mtu=9000).card
     assert card.config == MAC + struct.pack("<HHH", 1, 1, 9000)
     assert (card.device_id, card.class_code, len(card.queues)) == (1, 0x020000, 3)
+
+
+def test_cards_stand_behind_each_other_on_the_bus_and_interrupt_by_their_pins() -> None:
+    nics = tuple(NicConfig("virtio", bytes(5) + bytes((n,)), Cable()) for n in range(2))
+    clock, memory = Clock(HZ), PhysicalMemory(4 << 20)
+    pc = Pc(memory, clock, RunControl(), Pins(), MemoryConsole(), PcConfig(nics=nics))
+    assert pc.pci is not None
+    assert [card.name for card in pc.pci.cards] == ["net0", "net1"]
+    for slot, card in zip((3, 4), pc.pci.cards, strict=True):
+        function = pc.pci.bus.find(slot << 3)
+        assert isinstance(function, VirtioPci)
+        assert function.device is card
+        assert function.config.get(0, 4) == 0x1041_1AF4
+    raised: list[bool] = []
+    function.on_interrupt = raised.append
+    function.device.on_used(function.device.queues[0])
+    assert raised == [True]
+    assert function.read_memory(0x1000, 1) == 1
+    assert raised == [True, False]
 
 
 # Sending

@@ -143,3 +143,23 @@ def test_sleep_ends_when_the_run_is_to_end(outside: Outside, clock: Clock, contr
     clock.schedule(3600 * HZ, lambda: None)
     outside.idle(PERIOD)
     assert clock.deadline == 3600 * HZ
+
+
+def test_a_source_can_ask_for_an_earlier_look(outside: Outside, clock: Clock, pipe: Pipe) -> None:
+    outside.look_within(PERIOD + 1)  # the usual look is earlier
+    assert clock.deadline == PERIOD
+    outside.look_within(10)
+    assert clock.deadline == 10
+    clock.now = 10
+    clock.run_due()
+    assert pipe.looks == 1
+    assert clock.deadline == 10 + PERIOD
+
+
+def test_a_sleeper_that_input_wakes_is_looked_at_once(outside: Outside, clock: Clock, pipe: Pipe) -> None:
+    os.write(pipe.write, b"x")
+    clock.now = 500
+    outside.idle(PERIOD)
+    assert (pipe.looks, clock.deadline) == (1, 500)
+    clock.run_due()
+    assert (pipe.looks, clock.deadline) == (1, 500 + PERIOD)

@@ -85,7 +85,9 @@ def open_networks(options: RunOptions) -> Iterator[tuple[Nic, ...]]:
     check_nics(options)
     with ExitStack() as stack:
         nics = []
-        for number, nic in enumerate(options.nics):
+        for number, chosen in enumerate(options.nics):
+            # A network that is told of whole packets would have to cut all of them up for another card.
+            nic = chosen if model_of(chosen) == "virtio" else replace(chosen, offloads=False)
             network = open_network(nic, f"net{number}-{nic.network}")
             if network is not None:
                 stack.callback(network.close)

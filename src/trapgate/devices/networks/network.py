@@ -58,7 +58,9 @@ class Network(ABC):
         #: The cycle at which a frame last passed.
         self._last = 0
 
-    def plug(self, card: Card, deliver: Deliver, clock: Clock, look_within: Callable[[int], None]) -> None:
+    def plug(
+        self, card: Card, deliver: Deliver, clock: Clock, look_within: Callable[[int], None] = lambda cycles: None
+    ) -> None:
         """Plug `card` in; frames for it go to `deliver`. `look_within` has the machine look in so many cycles."""
         self._card, self._deliver, self._clock = card, deliver, clock
         self._look_within = look_within
