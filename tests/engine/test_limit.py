@@ -58,3 +58,19 @@ def test_a_halt_that_only_masked_events_end(guest: Make) -> None:
     tick()
     assert g.run(10).reason == "limit"
     assert g.clock.now // second in (MOST_IDLE, MOST_IDLE + 1)
+
+
+def test_stops_do_not_move_blocks(guest: Make) -> None:
+    """A limit that is reached in a repeated instruction does not leave its block in two: interrupts, which come at
+    the ends of blocks, would come elsewhere."""
+    copy = "b9 2c 01 00 00  mov ecx, 300\nf3 aa  rep stosb\n90*70\n"
+    code = copy + "81 ef 2c 01 00 00  sub edi, 300\neb ab  jmp short 8000h"
+    found = []
+    for step in (5000, 1, 7):
+        g = guest().enter_protected().load(assemble(32, code)).set(rdi=DATA)
+        while g.processor.instructions < 5000:
+            g.processor.run(min(step, 5000 - g.processor.instructions))
+        blocks = {block.rip for block in g.processor.blocks.valid_blocks()}
+        found.append((blocks, g.clock.now, g.processor.instructions, g.registers()))
+    assert found[0] == found[1] == found[2]
+    assert CODE + 5 not in found[0][0]
