@@ -363,16 +363,6 @@ class NativeCore(GuestMode):
             if self.q[layout.CPL >> 3] != self._selected_cpl:
                 self._follow_privilege()
 
-    def forget_mode(self) -> None:
-        """All of the processor's state is another now: work out anew which code runs, and how."""
-        self._mode = self._translation = self._privileges = None
-        self.q[layout.PRIVILEGES_VALID >> 3] = 0
-        self._selected_cpl = self.q[layout.CPL >> 3]
-        self._fast_context = ()
-        self._forced = 0
-        self.redirected = True
-        self._set_zero(self.clock.now)
-
     def is_current(self, kept: tuple[Mode, object, int, object]) -> bool:
         """Whether a mode that was kept is still what it was."""
         _, translation, masks, _ = kept

@@ -160,7 +160,7 @@ def restore(processor: Stepping, snapshot: Snapshot, content: bytes) -> None:
     control = p.msrs.get(MSR_DEBUG_CTL, 0)
     p.records_branches, p.steps_branches = bool(control & DEBUG_CTL_LBR), bool(control & DEBUG_CTL_BTF)
     p.pending_changed()
-    p.forget_mode()
+    _forget_mode(p)
     p._rest = None
     if snapshot["rest"] is not None:
         p.rest_of_block(*snapshot["rest"])
@@ -206,3 +206,14 @@ def _restore_guest(p: Stepping, snapshot: Snapshot) -> None:
         p.forms = own
     p.intercepted = p.seen_natives
     p.intercepts_changed()
+
+
+def _forget_mode(p: Stepping) -> None:
+    """Work out anew which code runs, and how."""
+    p._mode = p._translation = p._privileges = None
+    p.q[layout.PRIVILEGES_VALID >> 3] = 0
+    p._selected_cpl = p.q[layout.CPL >> 3]
+    p._fast_context = ()
+    p._forced = 0
+    p.redirected = True
+    p._set_zero(p.clock.now)
