@@ -23,6 +23,9 @@ from trapgate.lab.recordings import (
 )
 from trapgate.lab.recordings.stream import Check, Delivery, Period, Recording, Writer
 from trapgate.lab.run import RunOutcome, run_guest
+from trapgate.machine.clock import Clock
+from trapgate.machine.control import RunControl
+from trapgate.machine.outside import Outside
 
 pytestmark = pytest.mark.engine
 MEMORY = 32 << 20
@@ -222,3 +225,49 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     writer.finish({"reason": "reset"})
     writer.close()
     assert read_recording(tmp_path / "input") == Recording({"a": [1, None]}, entries, {"reason": "reset"})
+
+
+class _Answering:
+    """A network whose answers are there at once, at a moment that the host decides."""
+
+    period = 1000
+    listens = False
+
+    def __init__(self, outside: Outside, after: int) -> None:
+        self._outside, self._after = outside, after
+        self.looks: list[int] = []
+
+    def ask(self) -> None:
+        self._outside.look_within(self._after)
+
+    def descriptors(self) -> Sequence[int]:
+        return ()
+
+    def timeout(self) -> float | None:
+        return None
+
+    def poll(self) -> None:
+        self.looks.append(self._outside._clock.now)
+
+
+def test_looks_that_were_moved_are_where_they_were() -> None:
+    """A look comes sooner when a network has its answer already; when that is, is recorded."""
+
+    def run(after: int, looks: dict[int, int] | None) -> tuple[list[int], dict[int, int]]:
+        clock = Clock(1_000_000)
+        outside = Outside(clock, RunControl())
+        source = _Answering(outside, after)
+        outside.looks, moved = looks, {}
+        outside.on_look = lambda cycle: moved.update({outside.visits: cycle})
+        outside.add_source(source)
+        for cycle in (300, 2100, 2150, 2700):
+            clock.schedule(cycle, source.ask)
+        for now in range(0, 4000, 10):
+            clock.now = now
+            clock.run_due()
+        return source.looks, moved
+
+    looks, moved = run(100, None)
+    assert looks == [400, 1400, 2200, 2800, 3800]
+    assert moved == {0: 400, 2: 2200, 3: 2800}
+    assert run(700, moved) == (looks, {})

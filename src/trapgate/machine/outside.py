@@ -76,6 +76,10 @@ class Outside:
         self.on_visit: Callable[[], None] | None = None
         self.on_period: Callable[[int], None] | None = None
         self._last_period = 0
+        #: Called when the next look has been moved to another cycle; and in a replayed run the cycles of those looks,
+        #: by the number of the look before.
+        self.on_look: Callable[[int], None] | None = None
+        self.looks: dict[int, int] | None = None
 
     def add_place(self, name: str, receive: Deliver) -> Deliver:
         """Name a place of the machine that takes input. What is returned delivers to it: sources call that."""
@@ -91,8 +95,12 @@ class Outside:
     def look_within(self, cycles: int) -> None:
         """Look at the sources in `cycles` modelled cycles at the latest: one of them has something already."""
         cycle = self._clock.now + cycles
+        if self.looks is not None:
+            return  # when the recorded run has looked is known
         if self._next_poll is None or not self._next_poll.pending or self._next_poll.at > cycle:
             self._poll_at(cycle)
+            if self.on_look is not None and not self.visiting:
+                self.on_look(cycle)
 
     def deliver(self, name: str, data: bytes) -> None:
         """Hand `data` to the place `name`, now."""
@@ -136,6 +144,8 @@ class Outside:
         self._poll_at(self._clock.now + self._period())
 
     def _poll_at(self, cycle: int) -> None:
+        if self.looks is not None:
+            cycle = self.looks.get(self.visits, cycle)
         if self._next_poll is not None:
             self._clock.cancel(self._next_poll)
         self._next_poll = self._clock.schedule(cycle, self._poll)

@@ -16,7 +16,7 @@ from trapgate.lab.plain_options import to_plain
 from trapgate.lab.processor_state import read_state
 from trapgate.lab.recordings.errors import ReplayDiverged, ReplayOfAnother
 from trapgate.lab.recordings.source import ReplaySource
-from trapgate.lab.recordings.stream import Check, Delivery, Period, Recording, Writer
+from trapgate.lab.recordings.stream import Check, Delivery, Look, Period, Recording, Writer
 from trapgate.lab.snapshots import Machine, content, plain
 from trapgate.lab.snapshots.machine import describe, processor_of
 
@@ -99,6 +99,7 @@ class RecordedCourse(Course):
                 writer.add(check)
 
         outside.on_delivery, outside.on_visit = delivered, visited
+        outside.on_look = lambda cycle: writer.add(Look(outside.visits, cycle))
         outside.on_period = lambda cycles: writer.add(Period(outside.visits, cycles))
 
     def run(self, machine: Running, guest: Guest, options: RunOptions) -> End:
@@ -147,10 +148,11 @@ class ReplayedCourse(Course):
                 _compare(inner, check)
 
         outside.on_visit = visited
+        outside.looks = {entry.visit: entry.cycle for entry in recording.entries if isinstance(entry, Look)}
         outside.replace_sources(ReplaySource(outside, clock, deliveries, periods, inner.refresh_screen))
         end = recording.end
         if end is None:
-            last = max((entry.cycle for entry in recording.entries if not isinstance(entry, Period)), default=0)
+            last = max((entry.cycle for entry in recording.entries if not isinstance(entry, Period | Look)), default=0)
             clock.schedule(last, machine.stop)
             self.message = "trapgate: the recording ends here: the run that it is of was killed"
         elif end.get("reason") == "user-quit":

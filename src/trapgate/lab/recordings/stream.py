@@ -55,6 +55,13 @@ class Period(NamedTuple):
     cycles: int
 
 
+class Look(NamedTuple):
+    """After the `visit`-th look the next one was moved to another cycle."""
+
+    visit: int
+    cycle: int
+
+
 class Check(NamedTuple):
     """What the run had done at a look: instructions, modelled cycles, and the digest of its processor."""
 
@@ -64,8 +71,8 @@ class Check(NamedTuple):
     digest: str
 
 
-Entry = Delivery | Period | Check
-_KINDS: dict[str, type[Entry]] = {"delivery": Delivery, "period": Period, "check": Check}
+Entry = Delivery | Period | Look | Check
+_KINDS: dict[str, type[Entry]] = {"delivery": Delivery, "period": Period, "look": Look, "check": Check}
 _TYPES = {"visit": int, "cycle": int, "cycles": int, "instructions": int, "place": str, "digest": str, "data": bytes}
 
 
