@@ -8,16 +8,17 @@ import pytest
 
 from trapgate.arch import layout
 from trapgate.boards.pc import PcConfig
-from trapgate.boards.pci import DEVICES, DiskConfig
+from trapgate.boards.pci import DEVICES, DiskConfig, NicConfig
 from trapgate.cpu import tlb
 from trapgate.devices.disks.memory import MemoryMedium
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Processor
 from trapgate.engine.snapshot import ATTRIBUTES, NOT_STATE, RANGES, SPECIAL
 from trapgate.lab.options import BARE, EMBEDDED, RunOptions
-from trapgate.lab.snapshots import plain, take
+from trapgate.lab.snapshots import plain, put, take
+from trapgate.machine.network import NoLink
 
-from .machines import MEMORY, load, make
+from .machines import MEMORY, differences, load, make
 
 pytestmark = pytest.mark.engine
 
@@ -65,10 +66,14 @@ def test_all_of_a_state_is_plain(technique: str, handlers: HandlerStore) -> None
         DiskConfig(MemoryMedium(bytes(65536)), interface, is_cd)
         for interface, is_cd in (("ide", False), ("ide", True), ("virtio", False))
     )
-    board = PcConfig(disks=disks, devices=DEVICES)
+    card = NicConfig("virtio", b"\x52\x54\0\x12\x34\x56", NoLink())
+    board = PcConfig(disks=disks, devices=DEVICES, nics=(card,))
     options = RunOptions(guest=EMBEDDED, append="tests", memory_size=MEMORY)
     made = load(make(handlers, technique, board=board), options)
     made.run_to(100_000)
     state = take(made.machine)
     assert plain.decode(plain.encode(state.parts)) == state.parts
     assert plain.decode(plain.encode(state.configuration)) == state.configuration
+    other = make(handlers, technique, board=board)
+    put(other.machine, state)
+    assert not differences(made, other)
