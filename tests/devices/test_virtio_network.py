@@ -456,6 +456,15 @@ def test_receive_buffers_that_are_too_small(features: int, size: int, length: in
     assert world.receive.returned() == []
 
 
+def test_a_peer_that_sends_more_than_a_buffer_takes_does_no_harm() -> None:
+    world = NetworkWorld()
+    world.receive.offer_room(0, 1526)
+    world.card.receive(frame(bytes(1501)))
+    assert world.faults == {"frame larger than a receive buffer": 1}
+    world.card.receive(frame(bytes(1500)))
+    assert [len(packet) for packet in world.receive.received()] == [1526]
+
+
 def test_a_command_without_a_place_for_its_status() -> None:
     world = NetworkWorld(CONTROLS)
     world.control.offer_data(0, b"\0\0\0")

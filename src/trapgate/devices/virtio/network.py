@@ -27,6 +27,8 @@ FEATURES = MTU | MAC | MERGE_BUFFERS | STATUS | CONTROL_QUEUE | CONTROL_RECEIVE 
 LINK_UP = 1
 #: Bytes of struct virtio_net_hdr before each frame, without hash reports (5.1.6).
 PACKET_HEADER = offload.PACKET_HEADER.size
+#: Bytes of a receive buffer at least, where frames are not spread over several (5.1.6.3.1): those of a 1514-byte frame.
+SMALLEST_BUFFER = PACKET_HEADER + HEADER + 1500
 #: Bytes of a packet for which it is not worth while to look for its buffers the quick way.
 SMALL = 2048
 #: Buffers that must wait before a network gives the card a frame, where frames may be whole TCP packets.
@@ -233,7 +235,11 @@ class VirtioNetwork(VirtioDevice):
             done = [(chain.head, wanted)]
         elif not self.driver_features & MERGE_BUFFERS:
             queue.put_back(1)
-            raise QueueFault("receive buffer that is too small")
+            if room < SMALLEST_BUFFER:
+                raise QueueFault("receive buffer that is too small")
+            # The driver is right: somebody has sent more than it takes.
+            self.faults["frame larger than a receive buffer"] += 1
+            return
         else:
             lengths = self._collect(queue, chain, room, wanted)
             if not lengths:
