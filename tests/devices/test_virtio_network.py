@@ -127,7 +127,7 @@ def test_a_burst_takes_one_notification(features: int) -> None:
     world.wait(WINDOW // 2)
     assert len(world.cable.sent) == 4
     assert not wants_notification()
-    world.wait(WINDOW)
+    world.wait(5 * WINDOW)
     assert wants_notification()
     assert world.card.counts["notifications"] == 1
     world.wait(100 * WINDOW)
@@ -138,9 +138,28 @@ def test_interrupts_follow_the_event_index() -> None:
     world = NetworkWorld(EVENT_INDEX)
     world.memory.write_u16(world.transmit.available + 4 + 2 * SIZE, 1)  # when the second has been sent
     world.send(frame(), index=0)
-    assert world.interrupts == 0
+    world.wait(5 * WINDOW)
+    assert (world.interrupts, len(world.transmit.returned())) == (0, 1)
     world.send(frame(), index=1)
-    assert world.interrupts == 1
+    world.wait(5 * WINDOW)
+    assert (world.interrupts, len(world.transmit.returned())) == (1, 1)
+
+
+def test_a_burst_is_given_back_together() -> None:
+    world = NetworkWorld(EVENT_INDEX)
+    world.send(frame(), index=0)
+    for _ in range(3):
+        world.wait(WINDOW)
+        assert world.transmit.returned() == []
+    world.wait(WINDOW)
+    assert (world.transmit.returned(), world.interrupts) == ([(0, 0)], 1)
+    # A quarter of the queue, here two requests, is not kept.
+    world.send(frame(), index=1)
+    assert world.transmit.returned() == []
+    world.send(frame(), index=2)
+    assert world.transmit.returned() == [(1, 0), (2, 0)]
+    world.wait(5 * WINDOW)
+    assert not world.card.is_sending
 
 
 # Receiving

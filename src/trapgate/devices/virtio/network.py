@@ -1,7 +1,8 @@
 """A virtio network card: frames of up to 9000 bytes of payload, mergeable receive buffers, filters, whole TCP packets.
 
-What the driver puts into the transmit queue is sent at once, and then looked at every TRANSMIT_WINDOW, without further
-notifications, until nothing more comes: a burst takes one notification. Cables take no time.
+What the driver puts into the transmit queue is sent at once, and then looked at every 50 us, without further
+notifications, until nothing more comes: a burst takes one notification. A driver with event indices gets its buffers
+back together, after 200 us: a burst takes one interrupt. Cables take no time.
 
 Source: "Virtual I/O Device (VIRTIO) Version 1.2", 5.1.
 """
@@ -52,6 +53,9 @@ BROADCAST = b"\xff" * 6
 MULTICAST_BIT = 1
 
 TRANSMIT_WINDOW_MICROSECONDS = 50
+#: Windows after which what was sent is given back, so that an interrupt stands for several frames; earlier when it is
+#: 1/RETURNED_SHARE of the queue.
+COALESCING_WINDOWS, RETURNED_SHARE = 4, 4
 
 
 class VirtioNetwork(VirtioDevice):
@@ -65,7 +69,7 @@ class VirtioNetwork(VirtioDevice):
     queue_count = 3
 
     STATE: ClassVar[tuple[str, ...]] = (
-        *VirtioDevice.STATE, "mac", *MODES, "unicast", "multicast", "due", "is_sending",
+        *VirtioDevice.STATE, "mac", *MODES, "unicast", "multicast", "due", "is_sending", "sent", "return_at",
     )  # fmt: skip
 
     def __init__(
@@ -90,6 +94,9 @@ class VirtioNetwork(VirtioDevice):
         #: The cycle at which the transmit queue is looked at again, if `is_sending`.
         self.due = 0
         self.is_sending = False
+        #: Requests that have been sent and not been given back, and the cycle at which they are at the latest.
+        self.sent: list[int] = []
+        self.return_at = 0
         self._configure()
 
     def _configure(self) -> None:
@@ -132,7 +139,7 @@ class VirtioNetwork(VirtioDevice):
 
     def _look_again(self) -> None:
         """More may have come without a notification."""
-        if self._send_waiting():
+        if self._send_waiting() or self.sent:
             self.is_sending = True
             self._look_later()
         else:
@@ -141,16 +148,24 @@ class VirtioNetwork(VirtioDevice):
     def _send_waiting(self) -> int:
         """Send what is there; the number of requests. May raise QueueFault."""
         queue = self.queues[TRANSMIT]
-        done = []
+        count, now = 0, self._clock.now
         try:
             for _ in range(queue.waiting()):
                 chain = queue.next()
                 self._send(queue, chain)
-                done.append((chain.head, 0))
+                if not self.sent:
+                    self.return_at = now + COALESCING_WINDOWS * self._window
+                self.sent.append(chain.head)
+                count += 1
         finally:
-            if done and queue.push_all(done):
-                self.on_used(queue)
-        return len(done)
+            # A driver with event indices has no need of its buffers at once.
+            if self.sent and (
+                now >= self.return_at or not queue.event_index or len(self.sent) * RETURNED_SHARE >= queue.size
+            ):
+                done, self.sent = [(head, 0) for head in self.sent], []
+                if queue.push_all(done):
+                    self.on_used(queue)
+        return count
 
     def _send(self, queue: Virtqueue, chain: Chain) -> None:
         length = chain.readable_length
