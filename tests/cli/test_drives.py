@@ -18,16 +18,25 @@ from trapgate.lab.options import DriveOptions
         ("file=a.img,if=virtio", DriveOptions(file=Path("a.img"), interface="virtio")),
         ("if=ide,file=a,,b.img,format=raw", DriveOptions(file=Path("a,b.img"), format="raw")),
         ("file=a=b,readonly=on", DriveOptions(file=Path("a=b"), read_only=True)),
+        ("file=a.img,if=none,id=d", DriveOptions(file=Path("a.img"), interface="virtio-mmio")),
         ("file=a.iso,media=cdrom", DriveOptions(file=Path("a.iso"), is_cd=True)),
     ],
 )
 def test_drives(text: str, drive: DriveOptions) -> None:
-    assert parse_drive(text) == drive
+    assert parse_drive(text, {"d": "virtio-mmio"}) == drive
 
 
 def test_a_cd_is_the_last_drive() -> None:
-    assert [drive.is_cd for drive in parse_drives(["file=a", "file=b"], "c.iso")] == [False, False, True]
-    assert parse_drives(None, None) == ()
+    drives, _ = parse_drives(["file=a", "file=b"], "c.iso", None)
+    assert [drive.is_cd for drive in drives] == [False, False, True]
+    assert parse_drives(None, None, None) == ((), [])
+
+
+def test_a_drive_is_behind_the_device_that_names_it() -> None:
+    texts = ["file=a,if=none,id=x", "file=b,if=none,id=y"]
+    drives, others = parse_drives(texts, None, ["virtio-blk-device,drive=y", "virtio-rng-pci", "ide-hd,drive=x"])
+    assert [drive.interface for drive in drives] == ["ide", "virtio-mmio"]
+    assert others == ["virtio-rng-pci"]
 
 
 #: Writes its own boot sector to the second one through INT 13h, reads that by the IDE ports, exits with its first byte.

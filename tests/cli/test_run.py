@@ -307,7 +307,7 @@ def test_debians_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def test_the_report_goes_where_it_belongs(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def run(options: RunOptions, console: object, progress: object, course: object = None) -> lab_run.RunOutcome:
+    def run(options: RunOptions, console: object, progress: object, **others: object) -> lab_run.RunOutcome:
         return lab_run.RunOutcome(options, "sector", "limit", 124, "the message", Statistics(10, 12, 0.5))
 
     monkeypatch.setattr(lab_run, "run_guest", run)
@@ -323,7 +323,7 @@ def test_the_report_goes_where_it_belongs(command: Command, monkeypatch: pytest.
 
 
 def test_a_profile_names_the_blocks_where_the_time_went(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(options: RunOptions, console: object, progress: object, course: object = None) -> lab_run.RunOutcome:
+    def run(options: RunOptions, console: object, progress: object, **others: object) -> lab_run.RunOutcome:
         places = (HotPlace(0x10_1234, 0, 64, 0.75, 0.5), HotPlace(0x7C00, 3, 16, 0.25, 0.0))
         counts = Statistics(10, 12, 0.5, hottest=places)
         return lab_run.RunOutcome(options, "sector", "halted", 0, "", counts)

@@ -65,7 +65,7 @@ def test_sizes_of_base_addresses() -> None:
     world.set_config(VIRTIO, 0x20, NONE)
     world.set_config(VIRTIO, 0x14, NONE)
     world.set_config(VIRTIO, 0x10, NONE)
-    assert [world.config(VIRTIO, offset) for offset in (0x20, 0x14, 0x10)] == [0xFFFF_C000, 0xFFFF_F000, 0]
+    assert [world.config(VIRTIO, offset) for offset in (0x20, 0x14, 0x10)] == [0xFFFF_C004, 0xFFFF_F000, 0]
 
 
 def test_a_window_moves_and_is_switched_off() -> None:

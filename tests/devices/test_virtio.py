@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from trapgate.devices.disks.memory import MemoryMedium
-from trapgate.devices.virtio.console import VirtioConsole
+from trapgate.devices.virtio.console import VirtioConsole, VirtioPort
 from trapgate.devices.virtio.device import VirtioDevice
 from trapgate.devices.virtio.entropy import VirtioEntropy
 from trapgate.machine.block import MediumFull
@@ -326,7 +326,7 @@ def test_random_numbers_are_the_same_in_every_run() -> None:
 
 def test_a_console_prints_whole_buffers() -> None:
     memory, console = PhysicalMemory(1 << 20), MemoryConsole()
-    device = VirtioConsole("virtio-console", memory, console)
+    device = VirtioConsole("virtio-console", memory, (VirtioPort("", console),))
     single(device, memory, 1, b"hello", 0)
     single(device, memory, 0, bytes(10), 2)
     assert console.data == b"hello"

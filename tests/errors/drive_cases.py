@@ -135,22 +135,28 @@ def _missing_reader(world: World) -> None:
 _SEE = "write --drive file=disk.img,if=ide"
 for text, wanted, got in (
     ("disk.img", "key=value", "'disk.img'"),
-    ("file=disk.img,cache=none", "one of file, if, format, readonly, media", "'cache'"),
+    ("file=disk.img,cache=none", "one of file, if, format, readonly, media, id", "'cache'"),
     ("file=a,file=b", "file= once", "it twice"),
-    ("file=disk.img,if=scsi", "if=ide|virtio", "'scsi'"),
+    ("file=disk.img,if=scsi", "if=ide|virtio|none", "'scsi'"),
     ("if=ide", "file=", "none"),
+    ("file=disk.img,if=none,id=d", "id= with if=none, and a --device NAME,drive=ID", "no such pair"),
     ("file=disk.img,if=virtio,media=cdrom", "if=ide with media=cdrom", "if=virtio"),
 ):
     case(InvalidDrive, f"wanted {wanted} in --drive, got {got}: {_SEE}", _drive(text))
 case(
     UnknownDevice,
-    "wanted a device that trapgate has (virtio-rng-pci, virtio-serial-pci), got 'sb16': choose one with --device",
+    (
+        "wanted a device that trapgate has (virtio-rng-pci, virtio-serial-pci, virtio-rng-device, "
+        "virtio-serial-device, virtconsole, virtserialport, ide-hd, ide-cd, virtio-blk-pci, virtio-blk-device), "
+        "got 'sb16': choose one with --device"
+    ),
     _run("run", "embedded", "--device", "sb16"),
 )
 case(
     CommandLineError,
     (
-        "wanted --drive, --device and --nic after trapgate run or trapgate compare, got one after trapgate trace: "
+        "wanted --drive, --device, --nic and --virtfs after trapgate run or trapgate compare, got one after trapgate "
+        "trace: "
         "leave it out"
     ),
     _run("trace", "embedded", "--drive", "file=disk.img"),
@@ -162,6 +168,14 @@ case(
 )
 case(
     ConflictingOptions,
+    (
+        "wanted --chardev and a --virtfs that is written with one run, got one with several: leave it out, or add "
+        "readonly=on"
+    ),
+    _run("compare", "embedded", "--virtfs", "local,path=.,mount_tag=t"),
+)
+case(
+    ConflictingOptions,
     "wanted at most 4 drives with if=ide, got more: give some of them if=virtio",
     _run("run", "embedded", *["--drive", "file=disk.img"] * 4, "--cdrom", "disk.img"),
 )
@@ -170,6 +184,16 @@ case(
     "wanted at most 27 drives with if=virtio, got more: leave some of them out",
     _run("run", "embedded", *["--drive", "file=disk.img,if=virtio"] * 28),
 )
+case(
+    ConflictingOptions,
+    (
+        "wanted at most 8 virtio devices without PCI, got more: give some of them a device that ends in -pci"
+    ),
+    _run(
+        "run", "embedded", "--device", "virtio-rng-device", "--device", "virtio-blk-device,drive=d",
+        *["--drive", "file=disk.img,if=none,id=d"] * 8,
+    ),
+)  # fmt: skip
 case(
     ConflictingOptions,
     (

@@ -77,8 +77,8 @@ for arguments, wanted, got in (
 case(
     CommandLineError,
     (
-        "wanted --drive, --device and --nic after trapgate run or trapgate compare, got one after trapgate lockstep: "
-        "leave it out"
+        "wanted --drive, --device, --nic and --virtfs after trapgate run or trapgate compare, got one after trapgate "
+        "lockstep: leave it out"
     ),
     lambda world: world.cli("lockstep", "embedded", "--nic", "user"),
 )

@@ -23,6 +23,7 @@ from . import (
     lab_cases,
     machine_cases,
     network_cases,
+    port_cases,
     snapshot_cases,
     technique_cases,
     vmm_cases,
@@ -43,6 +44,7 @@ FILES = (
     machine_cases,
     snapshot_cases,
     network_cases,
+    port_cases,
     technique_cases,
     vmm_cases,
 )

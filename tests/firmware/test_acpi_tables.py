@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trapgate.firmware import aml
-from trapgate.firmware.acpi import AcpiHardware, build_tables, dsdt, facs, fadt, madt, write_acpi_tables
+from trapgate.firmware.acpi import AcpiHardware, MmioDevice, build_tables, dsdt, facs, fadt, madt, write_acpi_tables
 from trapgate.firmware.mp_table import ProcessorIdentity, build_mp_table, write_mp_table
 from trapgate.firmware.pci_setup import PciInterrupt
 from trapgate.machine.memory import PhysicalMemory
@@ -94,14 +94,28 @@ def test_aml_constants() -> None:
         aml.name_segment("TOOLONG")
 
 
+def test_virtio_without_pci_and_the_printer_are_described() -> None:
+    table = dsdt(MMIO)
+    place = table.index(b"VR01")
+    assert b"LNRO0005" in table[place:]
+    assert bytes.fromhex("86 0900 01 0010d0fe 00100000 89 0600 01 01 11000000 79") in table[place:]
+    assert b"LPT1" in table
+    assert b"LPT1" not in dsdt(HARDWARE)
+
+
 def test_tables_differ_by_their_base_only_in_links() -> None:
     assert len(build_tables(HARDWARE, 0xE0000)) == len(build_tables(HARDWARE, 0xF0000))
     with pytest.raises(ValueError, match="multiple of 64"):
         build_tables(HARDWARE, 0xE0010)
 
 
+MMIO = AcpiHardware(
+    has_parallel=True, virtio_mmio=(MmioDevice(0xFED0_0000, 0x1000, 16), MmioDevice(0xFED0_1000, 0x1000, 17))
+)
+
+
 @pytest.mark.skipif(shutil.which("iasl") is None, reason="iasl (package acpica-tools) is not installed")
-@pytest.mark.parametrize("hardware", [HARDWARE, AcpiHardware(mouse=False, fw_cfg_port=0x510)])
+@pytest.mark.parametrize("hardware", [HARDWARE, MMIO, AcpiHardware(mouse=False, fw_cfg_port=0x510)])
 def test_iasl_reads_the_tables_without_a_complaint(tmp_path: Path, hardware: AcpiHardware) -> None:
     tables = {"dsdt": dsdt(hardware), "facp": fadt(hardware, 0xE0040, 0xE0080), "apic": madt(hardware), "facs": facs()}
     for name, data in tables.items():

@@ -9,16 +9,19 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from trapgate.devices.disks.overlay import Overlay
 from trapgate.lab.compare import CapturedConsole
 from trapgate.lab.debian import DebianUnavailable, fetch_debian
 from trapgate.lab.debian_modules import DISK_DRIVERS, fetch_modules
 from trapgate.lab.options import DEBIAN, DriveOptions, RunOptions
 from trapgate.lab.run import RunOutcome, run_guest
+from trapgate.machine.block import MediumFull
 
 pytestmark = [pytest.mark.engine, pytest.mark.debian]
 MEGABYTES = int(os.environ.get("TRAPGATE_DISKS", "0"))
@@ -41,7 +44,11 @@ def file_system(path: Path, megabytes: int) -> Path:
 
 
 def run(
-    script: str, *drives: DriveOptions, technique: str = "bare", append: str | None = None
+    script: str,
+    *drives: DriveOptions,
+    technique: str = "bare",
+    append: str | None = None,
+    devices: tuple[str, ...] = (),
 ) -> tuple[str, RunOutcome]:
     """What Debian says to a script."""
     try:
@@ -49,7 +56,7 @@ def run(
     except (DebianUnavailable, OSError) as error:
         pytest.skip(f"Debian's packages cannot be had here: {error}")
     options = RunOptions(
-        guest=DEBIAN, drives=drives, technique=technique, append=append, command=("sh", "-c", script),
+        guest=DEBIAN, drives=drives, devices=devices, technique=technique, append=append, command=("sh", "-c", script),
         max_instructions=60_000_000_000,
     )  # fmt: skip
     console = CapturedConsole()
@@ -77,6 +84,55 @@ def test_debian_uses_ide_and_virtio_disks_and_a_cd(tmp_path: Path) -> None:
         assert statistics.device_counts[name]["bytes_read"] >= 512 << 10
         assert name not in statistics.device_faults
     assert (disk.read_bytes(), other.read_bytes()) == before
+
+
+def test_debian_uses_virtio_without_pci(tmp_path: Path) -> None:
+    """Virtio over MMIO, which the kernel finds by ACPI: a disk and random numbers, and no PCI bus."""
+    disk = file_system(tmp_path / "mmio.img", 8)
+    script = SCRIPT.replace("DEVICE", "/dev/vda").replace("COUNT", "32")
+    console, outcome = run(
+        f"{script}cat /sys/class/misc/hw_random/rng_current; ls /sys/bus/pci/devices; "
+        "grep -c virtio /proc/interrupts; dd if=/dev/hwrng bs=16 count=1 2>/dev/null | wc -c",
+        DriveOptions(file=disk, interface="virtio-mmio"), devices=("virtio-rng-device",),
+    )  # fmt: skip
+    lines = [line.removesuffix("  -") for line in console.split("\n")]
+    assert lines[0] == lines[1]
+    assert lines[2:] == ["good", "virtio_rng.0", "2", "16", ""]
+    statistics = outcome.statistics
+    assert statistics.device_counts["virtio-mmio-blk0"]["bytes_written"] >= 512 << 10
+    assert not statistics.device_faults
+
+
+def test_debian_survives_a_short_image_and_a_full_host_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image of 4 MB whose partition and file system have 8, and a host whose disk is full after 1 MB."""
+    whole, short = file_system(tmp_path / "whole.img", 8), tmp_path / "short.img"
+    start, sectors = 2048, (8 << 20) // 512
+    entry = struct.pack("<BBBBBBBBII", 0, 0, 2, 0, 0x83, 0, 2, 0, start, sectors)
+    table = bytes(446) + entry + bytes(48) + b"\x55\xaa"
+    short.write_bytes((table.ljust(start * 512, b"\0") + whole.read_bytes())[: 4 << 20])
+    other = tmp_path / "full.img"
+    other.write_bytes(bytes(8 << 20))
+    write = Overlay.write
+
+    def full(overlay: Overlay, offset: int, data: bytes | bytearray | memoryview) -> None:
+        if offset + len(data) > 1 << 20:
+            raise MediumFull(overlay.name, "no space left on device")
+        write(overlay, offset, data)
+
+    monkeypatch.setattr(Overlay, "write", full)
+    script = (
+        "cat /sys/block/sda/size /sys/block/sda/sda1/size; mkdir -p /mnt; mount -t ext4 /dev/sda1 /mnt 2>/dev/null; "
+        "echo mounted $?; dd if=/dev/sda1 of=/dev/null bs=64k 2>&1 | grep -c 'records in'; "
+        "dd if=/dev/zero of=/dev/vda bs=64k oflag=direct 2>&1 | grep -c rror; "
+        "dd if=/dev/vda bs=64k count=1 2>/dev/null | wc -c; echo alive"
+    )
+    console, outcome = run(script, DriveOptions(file=short), DriveOptions(file=other, interface="virtio"))
+    lines = console.split("\n")
+    # Linux cuts a partition off at the end of its disk, and ext4 says that it is too large for it.
+    assert lines[:3] == ["8192", str(8192 - start), "mounted 255"]
+    assert lines[3:7] == ["1", "1", "65536", "alive"]
+    assert outcome.reason == "power-off"
+    assert outcome.statistics.device_faults == {"virtio-blk0": {"host disk full": 1}}
 
 
 @pytest.mark.skipif(not MEGABYTES, reason="long: set TRAPGATE_DISKS to a number of megabytes to run it")

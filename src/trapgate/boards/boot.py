@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from trapgate.boards.pc import Pc
 from trapgate.firmware.acpi import AcpiHardware
 from trapgate.firmware.fw_cfg import FIRST_PORT, FwCfg
 from trapgate.firmware.image import BootImage
 from trapgate.firmware.linux import LinuxImage
 from trapgate.firmware.pci_setup import set_up_pci
 from trapgate.firmware.tables import write_tables
-from trapgate.machine.bus import Bus
-from trapgate.machine.ram import Ram
 
 
-def prepare_boot(image: BootImage, memory: Ram, bus: Bus, fw_cfg: FwCfg, has_pci: bool = False) -> int:
+def prepare_boot(image: BootImage, board: Pc, fw_cfg: FwCfg) -> int:
     """Guest-physical address of the RSDP, after all of it is in place. Raises FirmwareError."""
+    memory, bus, has_pci = board.memory, board.bus, board.pci is not None
     if isinstance(image, LinuxImage):
         fw_cfg.set_boot_files(image.kernel, image.initrd, image.command_line.decode(errors="surrogateescape"))
-    hardware = AcpiHardware(fw_cfg_port=FIRST_PORT, has_pci=has_pci)
+    hardware = AcpiHardware(
+        fw_cfg_port=FIRST_PORT,
+        has_pci=has_pci,
+        has_parallel=board.parallel is not None,
+        virtio_mmio=board.virtio_mmio.places(),
+    )
     if has_pci:
         hardware = replace(hardware, pci_interrupts=set_up_pci(bus))
     # Firmware gives the I/O APIC the identifier that its tables name.

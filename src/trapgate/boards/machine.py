@@ -104,7 +104,7 @@ class BareMachine:
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory and the processor into its entry state. Raises FirmwareError."""
-        rsdp = prepare_boot(image, self.memory, self.board.bus, self.fw_cfg, self.board.pci is not None)
+        rsdp = prepare_boot(image, self.board, self.fw_cfg)
         if isinstance(image, DiskImage):
             self.firmware = BiosBoard(
                 self.processor, self.memory, self.board, self.clock, self.control, self._console, image

@@ -12,8 +12,9 @@ from datetime import datetime
 from functools import partial
 
 from trapgate.boards.cmos import fill_cmos
-from trapgate.boards.pci import DiskConfig, NicConfig, PciBoard
-from trapgate.devices import ioapic, lapic_registers
+from trapgate.boards.pci import DiskConfig, FolderConfig, NicConfig, PciBoard, virtio_devices
+from trapgate.boards.virtio_mmio import VirtioMmioBoard
+from trapgate.devices import ioapic, lapic_registers, parallel
 from trapgate.devices.acpi_pm import (
     PM1A_CONTROL,
     PM1A_CONTROL_LENGTH,
@@ -32,11 +33,13 @@ from trapgate.devices.i8042 import I8042
 from trapgate.devices.lapic import LocalApic
 from trapgate.devices.numeric_error import IRQ as NUMERIC_ERROR_IRQ
 from trapgate.devices.numeric_error import NumericError
+from trapgate.devices.parallel import ParallelPort
 from trapgate.devices.pic8259 import PicPair
 from trapgate.devices.pit8254 import Pit8254
 from trapgate.devices.rtc146818 import Rtc146818
 from trapgate.devices.system_control import A20Gate, ResetControl, SystemPortA, SystemPortB
 from trapgate.devices.uart16550a import LINE_CONTROL, Uart16550A
+from trapgate.devices.virtio.console import VirtioConsole, VirtioPort
 from trapgate.machine.bus import Bus
 from trapgate.machine.clock import Clock
 from trapgate.machine.console import ConsoleBackend, NullConsole
@@ -50,6 +53,7 @@ TIMER_IRQ = 0
 KEYBOARD_IRQ = 1
 COM2_IRQ = 3
 COM1_IRQ = 4
+PARALLEL_IRQ = 7
 RTC_IRQ = 8
 MOUSE_IRQ = 12
 #: The I/O APIC's input for IRQ 0, as the MADT's interrupt source override says.
@@ -58,6 +62,7 @@ PIC_PIN = 0
 
 COM1 = 0x3F8
 COM2 = 0x2F8
+LPT1 = 0x378
 #: Eight data bits, no parity, one stop bit: how firmware leaves the serial ports.
 EIGHT_BITS = 0x03
 DEBUG_EXIT = 0xF4
@@ -76,6 +81,19 @@ class PcConfig:
     devices: tuple[str, ...] = ()
     #: Network cards.
     nics: tuple[NicConfig, ...] = ()
+    #: What COM2 and the parallel port send to; None: COM2 is not connected, there is no parallel port.
+    serial2: ConsoleBackend | None = None
+    parallel: ConsoleBackend | None = None
+    #: Ports of the virtio console; () for one that sends where COM1 does.
+    virtio_ports: tuple[VirtioPort, ...] = ()
+    #: Folders of the host.
+    folders: tuple[FolderConfig, ...] = ()
+
+    @property
+    def uses_pci(self) -> bool:
+        """Whether something sits on PCI."""
+        has_disk = any(disk.interface != "virtio-mmio" for disk in self.disks)
+        return has_disk or bool(self.folders or self.nics) or any(name.endswith("-pci") for name in self.devices)
 
 
 class Pc:
@@ -112,7 +130,14 @@ class Pc:
         self.rtc = Rtc146818(clock, self.irq_line(RTC_IRQ), config.start_time)
         fill_cmos(self.rtc.cmos, memory.ranges())
         self.serial = Uart16550A("com1", clock, self.irq_line(COM1_IRQ), console)
-        self.serial2 = Uart16550A("com2", clock, self.irq_line(COM2_IRQ), NullConsole(), connected=False)
+        second = config.serial2
+        self.serial2 = Uart16550A(
+            "com2", clock, self.irq_line(COM2_IRQ), second or NullConsole(), connected=second is not None
+        )
+        #: The parallel port, where something is connected to it.
+        self.parallel: ParallelPort | None = None
+        if config.parallel is not None:
+            self.parallel = ParallelPort("parallel", clock, self.irq_line(PARALLEL_IRQ), config.parallel)
         self.keyboard = I8042(self.irq_line(KEYBOARD_IRQ), self.irq_line(MOUSE_IRQ), self.a20, pins.request_reset)
         self.acpi = AcpiPm(clock, self.irq_line(SCI_IRQ), control)
         self.numeric_error = NumericError(self.irq_line(NUMERIC_ERROR_IRQ))
@@ -124,10 +149,18 @@ class Pc:
         #: PCI and what sits on it; None when nothing does.
         self.pci: PciBoard | None = None
         self._map()
-        if config.disks or config.devices or config.nics:
+        ports = config.virtio_ports or (VirtioPort("", console),)
+        #: Virtio devices in memory, often none.
+        self.virtio_mmio = VirtioMmioBoard(
+            self.bus,
+            lambda pin: partial(self.ioapic.set_pin, pin),
+            virtio_devices(memory, clock, config.disks, "virtio-mmio", config.devices, "-device", ports),
+        )
+        if config.uses_pci:
             self.pci = PciBoard(
-                self.bus, memory, clock, self.irq_line, self.lapic, console, config.disks, config.devices, config.nics
-            )
+                self.bus, memory, clock, self.irq_line, self.lapic, console, config.disks, config.devices, config.nics,
+                ports, config.folders,
+            )  # fmt: skip
         self.lapic.on_move = self._move_lapic
         self.reset()
 
@@ -150,6 +183,8 @@ class Pc:
         bus.map_ports(DEBUG_EXIT, DEBUG_EXIT_PORTS, self.debug_exit)
         bus.map_ports(COM2, 8, self.serial2)
         bus.map_ports(COM1, 8, self.serial)
+        if self.parallel is not None:
+            bus.map_ports(LPT1, parallel.PORTS, self.parallel)
         bus.map_ports(0x4D0, 2, self.pic.elcr)
         bus.map_ports(PM1A_EVENT, PM1A_EVENT_LENGTH, self.acpi)
         bus.map_ports(PM1A_CONTROL, PM1A_CONTROL_LENGTH, AcpiControl(self.acpi))
@@ -184,6 +219,9 @@ class Pc:
             self.debug_console,
         ):
             device.reset()
+        if self.parallel is not None:
+            self.parallel.reset()
+        self.virtio_mmio.reset()
         if self.pci is not None:
             self.pci.reset()
         for uart in (self.serial, self.serial2):
@@ -229,17 +267,37 @@ class Pc:
         return lapic.spurious_vector
 
     def _move_lapic(self, old: int | None, new: int | None) -> None:
-        if new is not None and (self.memory.is_ram(new, lapic_registers.SIZE) or new == ioapic.BASE):
-            raise UnimplementedDevice("lapic", f"a register page at {new:#x}, over RAM or another device")
         if self.pci is not None:
             # A window of PCI that is in the way makes room, and comes back when it can.
             self.pci.bus.withdraw()
         if old is not None:
             self.bus.unmap_memory(old)
+        size = lapic_registers.SIZE
+        if new is not None and (self.memory.is_ram(new, size) or self.bus.is_mapped(new, size)):
+            raise UnimplementedDevice("lapic", f"a register page at {new:#x}, over RAM or another device")
         if new is not None:
             self.bus.map_memory(new, lapic_registers.SIZE, self.lapic)
         if self.pci is not None:
             self.pci.bus.decode()
+
+    # Metrics
+
+    @property
+    def virtio_console(self) -> VirtioConsole | None:
+        """The virtio console, where there is one, whatever it is behind."""
+        behind_pci = [] if self.pci is None else [function.device for function in self.pci.virtio]
+        found = (device for device in (*behind_pci, *self.virtio_mmio.devices) if isinstance(device, VirtioConsole))
+        return next(found, None)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """What each drive, network card and virtio device has done."""
+        own = {device.name: dict(device.counts) for device in self.virtio_mmio.devices if device.counts}
+        return own if self.pci is None else own | self.pci.counts()
+
+    def faults(self) -> dict[str, dict[str, int]]:
+        """What a guest has asked of each device in vain, and what its back end has refused."""
+        own = {device.name: dict(device.faults) for device in self.virtio_mmio.devices if device.faults}
+        return own if self.pci is None else own | self.pci.faults()
 
     # Snapshot
 
@@ -265,6 +323,10 @@ class Pc:
             "ioapic": self.ioapic,
             "lapic": self.lapic,
         }
+        if self.parallel is not None:
+            devices["parallel"] = self.parallel
+        if self.virtio_mmio.transports:
+            devices["virtio_mmio"] = self.virtio_mmio
         if self.pci is not None:
             devices["pci"] = self.pci
         return devices

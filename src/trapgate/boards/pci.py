@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -23,12 +23,14 @@ from trapgate.devices.pci.bus import PciBus
 from trapgate.devices.pci.function import PciFunction
 from trapgate.devices.pci.host_bridge import ADDRESS_PORT, DATA_OFFSET, DATA_PORT, ConfigPorts, host_bridge
 from trapgate.devices.pci.piix3 import Piix3Bridge
+from trapgate.devices.plan9.folder import Folder
 from trapgate.devices.virtio.block import VirtioBlock
-from trapgate.devices.virtio.console import VirtioConsole
+from trapgate.devices.virtio.console import VirtioConsole, VirtioPort
 from trapgate.devices.virtio.device import VirtioDevice
 from trapgate.devices.virtio.entropy import VirtioEntropy
 from trapgate.devices.virtio.network import VirtioNetwork
 from trapgate.devices.virtio.pci import VirtioPci
+from trapgate.devices.virtio.plan9 import VirtioPlan9
 from trapgate.machine.block import BlockBackend
 from trapgate.machine.bus import Bus
 from trapgate.machine.clock import Clock
@@ -52,8 +54,16 @@ class DiskConfig:
     """A disk, or a CD-ROM drive with a CD in it, and the interface that it is behind."""
 
     medium: BlockBackend
-    interface: Literal["ide", "virtio"] = "ide"
+    interface: Literal["ide", "virtio", "virtio-mmio"] = "ide"
     is_cd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FolderConfig:
+    """A folder of the host, and the tag by which the guest mounts it."""
+
+    tag: str
+    folder: Folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +101,25 @@ def _virtio_network(
 NIC_MODELS: dict[str, NicMaker] = {"virtio": _virtio_network}
 
 
-#: Devices without a back end of their own, as QEMU calls them.
-DEVICES = ("virtio-rng-pci", "virtio-serial-pci")
+#: Devices without a back end of their own, as QEMU calls them: behind PCI, and in memory (boards/virtio_mmio.py).
+DEVICES = ("virtio-rng-pci", "virtio-serial-pci", "virtio-rng-device", "virtio-serial-device")
+
+
+def virtio_devices(
+    memory: Ram, clock: Clock, disks: Sequence[DiskConfig], interface: str, names: Sequence[str], suffix: str,
+    ports: Sequence[VirtioPort],
+) -> list[VirtioDevice]:  # fmt: skip
+    """The devices of one transport: the disks behind `interface`, and those of `names` that end in `suffix`."""
+    prefix = "virtio-blk" if interface == "virtio" else "virtio-mmio-blk"
+    found: list[VirtioDevice] = [
+        VirtioBlock(f"{prefix}{n}", memory, clock, disk.medium, f"TG{n + 1:05}")
+        for n, disk in enumerate(disk for disk in disks if disk.interface == interface)
+    ]
+    if f"virtio-rng{suffix}" in names:
+        found.append(VirtioEntropy("virtio-rng", memory))
+    if f"virtio-serial{suffix}" in names:
+        found.append(VirtioConsole("virtio-console", memory, ports))
+    return found
 
 
 def ide_places(disks: tuple[DiskConfig, ...]) -> list[DiskConfig | None]:
@@ -120,8 +147,10 @@ class PciBoard:
         disks: tuple[DiskConfig, ...],
         devices: tuple[str, ...] = (),
         nics: tuple[NicConfig, ...] = (),
+        ports: tuple[VirtioPort, ...] = (),
+        folders: tuple[FolderConfig, ...] = (),
     ) -> None:
-        """`devices` are names of DEVICES; `console` gets what a guest writes to a virtio console."""
+        """`devices` are names of DEVICES; `ports` the virtio console's, by default one that sends to `console`."""
         self.name = "pci"
         self.bus = PciBus(bus, memory)
         self.ports = ConfigPorts(self.bus)
@@ -136,14 +165,8 @@ class PciBoard:
         self.bus.add(0, 0, host_bridge())
         self.bus.add(CHIP_SET_SLOT, 0, self.bridge)
         self.bus.add(CHIP_SET_SLOT, 1, self.ide)
-        found: list[VirtioDevice] = [
-            VirtioBlock(f"virtio-blk{n}", memory, clock, disk.medium, f"TG{n + 1:05}")
-            for n, disk in enumerate(disk for disk in disks if disk.interface == "virtio")
-        ]
-        if "virtio-rng-pci" in devices:
-            found.append(VirtioEntropy("virtio-rng", memory))
-        if "virtio-serial-pci" in devices:
-            found.append(VirtioConsole("virtio-console", memory, console))
+        found = virtio_devices(memory, clock, disks, "virtio", devices, "-pci", ports or (VirtioPort("", console),))
+        found += [VirtioPlan9(f"virtio-9p{n}", memory, one.folder, one.tag) for n, one in enumerate(folders)]
         self.virtio = [VirtioPci(device, messages) for device in found]
         for n, virtio in enumerate(self.virtio):
             self.bus.add(FIRST_VIRTIO_SLOT + n, 0, virtio, self.bridge)

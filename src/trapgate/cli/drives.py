@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from trapgate.cli.characters import virtio_port
 from trapgate.cli.errors import CommandLineError
-from trapgate.lab.options import DriveOptions
+from trapgate.lab.options import CharacterOptions, DriveOptions, VirtioPortOptions
 
 Drives = Annotated[
     list[str] | None,
@@ -18,14 +19,17 @@ Drives = Annotated[
 Cdrom = Annotated[str | None, typer.Option("--cdrom", "-cdrom", metavar="FILE", help="A CD in an IDE CD-ROM drive.")]
 Devices = Annotated[
     list[str] | None,
-    typer.Option("--device", "-device", metavar="NAME", help="A PCI device: virtio-rng-pci, virtio-serial-pci."),
+    typer.Option("--device", "-device", metavar="NAME[,KEY=VALUE...]", help="A device: virtio-rng-pci ..."),
 ]
 Write = Annotated[bool, typer.Option("--write", help="The guest's writes go into the disk images.")]
 
-KEYS = ("file", "if", "format", "readonly", "media")
+#: Ports of the virtio console, and the device that has them.
+VIRTIO_PORTS = ("virtconsole", "virtserialport")
+CONSOLE = "virtio-serial-pci"
+KEYS = ("file", "if", "format", "readonly", "media", "id")
 #: For each key with a fixed set of values: those.
 VALUES = {
-    "if": ("ide", "virtio"),
+    "if": ("ide", "virtio", "none"),
     "format": ("raw", "qcow2", "vmdk", "vdi", "vhdx"),
     "readonly": ("on", "off"),
     "media": ("disk", "cdrom"),
@@ -46,8 +50,17 @@ class InvalidDrive(CommandLineError):
         super().__init__(f"{wanted} in --drive", got, "write --drive file=disk.img,if=ide")
 
 
-def parse_drive(text: str) -> DriveOptions:
-    """A drive of `key=value,...`; a comma within a value is doubled, as in QEMU. Raises InvalidDrive."""
+#: Devices that a drive with if=none is behind, and their interfaces.
+DRIVE_DEVICES: dict[str, Literal["ide", "virtio", "virtio-mmio"]] = {
+    "ide-hd": "ide", "ide-cd": "ide", "virtio-blk-pci": "virtio", "virtio-blk-device": "virtio-mmio",
+}  # fmt: skip
+
+
+def parse_drive(text: str, interfaces: Mapping[str, Literal["ide", "virtio", "virtio-mmio"]]) -> DriveOptions:
+    """A drive of `key=value,...`; a comma within a value is doubled, as in QEMU. Raises InvalidDrive.
+
+    `interfaces` are those of --device, by the drives' identifiers.
+    """
     values: dict[str, str] = {}
     for part in text.replace(",,", "\0").split(","):
         key, equals, value = part.replace("\0", ",").partition("=")
@@ -63,9 +76,13 @@ def parse_drive(text: str) -> DriveOptions:
     if not values.get("file"):
         raise InvalidDrive("file=", "none")
     is_cd = values.get("media") == "cdrom"
-    interface: Literal["ide", "virtio"] = "virtio" if values.get("if") == "virtio" else "ide"
+    interface: Literal["ide", "virtio", "virtio-mmio"] = "virtio" if values.get("if") == "virtio" else "ide"
+    if values.get("if") == "none":
+        if values.get("id", "") not in interfaces:
+            raise InvalidDrive("id= with if=none, and a --device NAME,drive=ID", "no such pair")
+        interface = interfaces[values["id"]]
     if is_cd and interface != "ide":
-        raise InvalidDrive("if=ide with media=cdrom", "if=virtio")
+        raise InvalidDrive("if=ide with media=cdrom", f"if={values['if']}")
     return DriveOptions(
         file=Path(values["file"]),
         interface=interface,
@@ -75,21 +92,41 @@ def parse_drive(text: str) -> DriveOptions:
     )
 
 
-def parse_drives(drives: list[str] | None, cdrom: str | None) -> tuple[DriveOptions, ...]:
-    """All drives of a command line. Raises InvalidDrive."""
-    found = [parse_drive(text) for text in drives or ()]
+def parse_drives(
+    drives: list[str] | None, cdrom: str | None, devices: list[str] | None
+) -> tuple[tuple[DriveOptions, ...], list[str]]:
+    """All drives of a command line, and the devices that are not for drives. Raises InvalidDrive."""
+    interfaces, others = {}, []
+    for text in devices or ():
+        name, *words = text.split(",")
+        if name in DRIVE_DEVICES:
+            interfaces[dict(word.partition("=")[::2] for word in words).get("drive", "")] = DRIVE_DEVICES[name]
+        else:
+            others.append(text)
+    found = [parse_drive(text, interfaces) for text in drives or ()]
     if cdrom is not None:
         found.append(DriveOptions(file=Path(cdrom), format="raw", is_cd=True))
-    return tuple(found)
+    return tuple(found), others
 
 
-def parse_devices(names: list[str] | None) -> tuple[str, ...]:
-    """All devices of a command line. Raises UnknownDevice."""
-    if not names:
-        return ()
+def parse_devices(
+    texts: list[str] | None, chardevs: Mapping[str, CharacterOptions]
+) -> tuple[tuple[str, ...], tuple[VirtioPortOptions, ...]]:
+    """All devices of a command line, and the ports of its virtio console. Raises UnknownDevice, InvalidCharacters."""
+    if not texts:
+        return (), ()
     from trapgate.boards.pci import DEVICES
 
-    for name in names:
-        if name not in DEVICES:
-            raise UnknownDevice(name, DEVICES)
-    return tuple(dict.fromkeys(names))
+    names, ports = [], []
+    for text in texts:
+        name, *words = text.split(",")
+        values = dict(word.partition("=")[::2] for word in words)
+        if name in VIRTIO_PORTS:
+            ports.append(virtio_port(name, values, chardevs))
+        elif name in DEVICES:
+            names.append(name)
+        else:
+            raise UnknownDevice(name, (*DEVICES, *VIRTIO_PORTS, *DRIVE_DEVICES))
+    if ports and not any(name.startswith("virtio-serial") for name in names):
+        names.append(CONSOLE)
+    return tuple(dict.fromkeys(names)), tuple(ports)

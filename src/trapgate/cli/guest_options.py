@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from trapgate.cli.characters import Chardevs, parse_chardevs
 from trapgate.cli.drives import Cdrom, Devices, Drives, Write, parse_devices, parse_drives
 from trapgate.cli.errors import CommandLineError
+from trapgate.cli.folders import Folders, parse_folders
 from trapgate.cli.nics import Netdevs, Nics, parse_nics
 from trapgate.lab.options import DEFAULT_PROCESSOR, EMBEDDED, RunOptions
 
@@ -21,7 +23,7 @@ EPILOG = (
     "After --: a command for 'debian' to run instead of its shell. "
     "Keys on a terminal: Ctrl-A X ends the run, Ctrl-A H shows help, Ctrl-A Ctrl-A sends Ctrl-A."
 )
-Serial = Annotated[str, typer.Option(metavar="stdio|FILE|none", help="Where COM1 goes.")]
+Serial = Annotated[str, typer.Option("--serial", "-serial", metavar="stdio|FILE|none", help="Where COM1 goes.")]
 Costs = Annotated[str, typer.Option(metavar="NAME", help="Cost profile: what things take in modelled cycles.")]
 
 
@@ -38,6 +40,8 @@ def guest_options(
     device: Devices = None,
     nic: Nics = None,
     netdev: Netdevs = None,
+    chardev: Chardevs = None,
+    virtfs: Folders = None,
     write: Write = False,
 ) -> RunOptions:
     """What is to be run. The context's object is the guest's command.
@@ -46,14 +50,17 @@ def guest_options(
     """
     from trapgate.cli.sizes import parse_memory
 
-    drives = parse_drives(drive, cdrom)
-    nics, others = parse_nics(nic, netdev, device)
+    drives, others = parse_drives(drive, cdrom, device)
+    nics, others = parse_nics(nic, netdev, others)
+    devices, virtio_ports = parse_devices(others, parse_chardevs(chardev))
     return RunOptions(
         # Without a guest the first drive is booted, as firmware would.
         guest=guest if guest is not None or kernel is not None or drives else EMBEDDED,
         drives=drives,
-        devices=parse_devices(others),
+        devices=devices,
         nics=nics,
+        virtio_ports=virtio_ports,
+        folders=parse_folders(virtfs),
         write=write,
         kernel=None if kernel is None else Path(kernel),
         initrd=None if initrd is None else Path(initrd),
@@ -66,8 +73,8 @@ def guest_options(
 
 def refuse_devices(options: RunOptions, command: str) -> None:
     """Raises CommandLineError for what a subcommand cannot give its guest."""
-    if options.drives or options.devices or options.nics:
-        wanted = "--drive, --device and --nic after trapgate run or trapgate compare"
+    if options.drives or options.devices or options.nics or options.folders:
+        wanted = "--drive, --device, --nic and --virtfs after trapgate run or trapgate compare"
         raise CommandLineError(wanted, f"one after trapgate {command}", "leave it out")
 
 

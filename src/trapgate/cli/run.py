@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trapgate.arch.costs import DEFAULT_COSTS, FULL
-from trapgate.cli.guest_options import Costs, Serial, takes_guest
+from trapgate.cli.characters import Parallel, Serials, parse_characters, parse_serials
+from trapgate.cli.guest_options import Costs, takes_guest
 from trapgate.cli.saved_runs import LoadVm, Record, Replay, SaveVm, SaveVmAt, choose_course
 from trapgate.lab.options import BARE, RunOptions
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 @takes_guest
 def run(
     options: RunOptions,
-    serial: Serial = "stdio",
+    serial: Serials = None,
+    parallel: Parallel = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print what the run counted to stderr.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Print where the run spent its time to stderr.")] = False,
     symbols: Annotated[str | None, typer.Option(metavar="FILE", help="Names for that, from an ELF file.")] = None,
@@ -36,8 +38,11 @@ def run(
     model: Annotated[str, typer.Option(metavar="NAME", help="full, or none: no model of TLB, walks, caches.")] = FULL,
 ) -> int:
     """Run a guest on the bare machine, or under a hypervisor."""
-    options = replace(options, technique=technique, costs=costs, model=model)
+    first, second = parse_serials(serial)
+    printer = None if parallel is None else parse_characters("--parallel", parallel)
+    options = replace(options, technique=technique, costs=costs, model=model, serial2=second, parallel=printer)
     from trapgate.cli import console, sizes
+    from trapgate.cli.ports import open_serial, say
 
     if max_instructions is not None:
         options = replace(options, max_instructions=sizes.parse_count(max_instructions))
@@ -46,10 +51,10 @@ def run(
     options, course = choose_course(options, loadvm, savevm, savevm_at, record, replay)
     names = _symbols(symbols)
     interactive = options.command is None and replay is None
-    with console.open_console(serial, interactive) as terminal, console.progress(terminal) as show:
+    with open_serial(first, options, interactive) as (owner, terminal, stdio), console.progress(owner) as show:
         from trapgate.lab.run import run_guest
 
-        outcome = run_guest(options, terminal, show, course=course)
+        outcome = run_guest(options, terminal, show, course=course, stdio=stdio, say=say)
     _report(outcome, stats, json)
     if profile or names is not None:
         from trapgate.cli.tables import print_profile

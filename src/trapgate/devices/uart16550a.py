@@ -53,6 +53,7 @@ LCR_PARITY = 0x08
 LCR_DIVISOR = 0x80
 
 MCR_WRITABLE = 0x1F
+MCR_DTR = 0x01
 MCR_OUT2 = 0x08
 MCR_LOOP = 0x10
 
@@ -65,6 +66,9 @@ MSR_DELTA_MASK = 0x0F
 MSR_RING = 0x40
 #: CTS, DSR and DCD: what a connected terminal asserts.
 MSR_CONNECTED = 0xB0
+
+#: Bytes on the wire with which no more are asked for.
+ENOUGH_INPUT = 4096
 
 #: Character times without a read after which data below the trigger level interrupts ("FIFO Interrupt Mode").
 TIMEOUT_CHARACTERS = 4
@@ -191,6 +195,12 @@ class Uart16550A(PlainState):
             self.set_irq(level)
 
     # Receiving
+
+    @property
+    def wants_input(self) -> bool:
+        """Whether the guest takes input: its terminal is ready (DTR) or waits for bytes, and few are on the wire."""
+        is_ready = self.ier & IER_RECEIVED or self.mcr & MCR_DTR
+        return bool(is_ready) and not self.mcr & MCR_LOOP and len(self.incoming) < ENOUGH_INPUT
 
     def character_cycles(self) -> int:
         """Cycles that one character takes on the wire: start, data, parity and stop bits."""

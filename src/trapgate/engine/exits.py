@@ -70,6 +70,14 @@ class Exits(NativeCore):
     def _exit_port(self, uop: int) -> int:
         """IN or OUT (engine/ports.py)."""
 
+    @abstractmethod
+    def read_port_run(self, port: int, size: int, segment: int, offset: int, count: int) -> int:
+        """Several turns of INS at once (engine/ports.py)."""
+
+    @abstractmethod
+    def write_port_run(self, port: int, size: int, segment: int, offset: int, count: int) -> int:
+        """Several turns of OUTS at once."""
+
     def _exit_budget(self, uop: int) -> int:
         block = self.blocks.block_at(uop)
         self.run_profile.add(block, self.clock.now)

@@ -51,6 +51,15 @@ BUS_DEFAULT = 0
 
 
 @dataclass(frozen=True)
+class MmioDevice:
+    """A virtio device's registers, `size` bytes at guest-physical `base`, and its global system interrupt."""
+
+    base: int
+    size: int
+    interrupt: int
+
+
+@dataclass(frozen=True)
 class AcpiHardware:
     """Where the board puts what the tables describe. Ports are I/O ports, addresses guest-physical, sizes in bytes."""
 
@@ -68,6 +77,8 @@ class AcpiHardware:
     mouse: bool = True
     #: First port of QEMU's fw_cfg device; None: the board has none.
     fw_cfg_port: int | None = None
+    has_parallel: bool = False
+    virtio_mmio: tuple[MmioDevice, ...] = ()
     #: Whether there is a PCI bus, and where its interrupt pins are wired.
     has_pci: bool = False
     pci_interrupts: tuple[PciInterrupt, ...] = ()
@@ -184,8 +195,15 @@ def dsdt(hardware: AcpiHardware) -> bytes:
         _isa_device("COM1", "PNP0501", aml.io_ports(0x3F8, 8), aml.irq(4), unique=1),
         _isa_device("COM2", "PNP0501", aml.io_ports(0x2F8, 8), aml.irq(3), unique=2),
     ]
+    if hardware.has_parallel:
+        devices.append(_isa_device("LPT1", "PNP0400", aml.io_ports(0x378, 3), aml.irq(7)))
     if hardware.has_pci:
         devices.insert(0, _pci_root(hardware))
+    for number, mmio in enumerate(hardware.virtio_mmio):
+        # Virtio 1.2 does not say how ACPI names it; Linux and QEMU know LNRO0005.
+        place = aml.resources(aml.memory_fixed(mmio.base, mmio.size), aml.interrupt(mmio.interrupt))
+        found = (("_HID", aml.string("LNRO0005")), ("_UID", aml.integer(number)), ("_CRS", place))
+        devices.append(aml.device(f"VR{number:02X}", *(aml.named(name, value) for name, value in found)))
     if hardware.mouse:
         devices.append(_isa_device("MOU", "PNP0F13", aml.irq(12)))
     if hardware.fw_cfg_port is not None:

@@ -31,6 +31,10 @@ ENTIRE_RANGE = 0x03
 READ_WRITE = 0x01
 IRQ_NO_FLAGS_DESCRIPTOR = 0x22
 DMA_DESCRIPTOR = 0x2A
+MEMORY_32_FIXED = 0x86
+EXTENDED_INTERRUPT = 0x89
+#: A consumer's interrupt, a level, active high, not shared.
+LEVEL_HIGH_EXCLUSIVE = 0x01
 END_TAG = 0x79
 DECODES_16_BITS = 0x01
 
@@ -134,6 +138,16 @@ def memory_range(first: int, last: int) -> bytes:
     """Guest-physical addresses that a bridge passes on, not cached (6.4.3.5.2, DWord Address Space Descriptor)."""
     body = struct.pack("<BBBIIIII", MEMORY_RANGE, FIXED_RANGE, READ_WRITE, 0, first, last, 0, last - first + 1)
     return struct.pack("<BH", DWORD_ADDRESS_SPACE, len(body)) + body
+
+
+def memory_fixed(base: int, size: int) -> bytes:
+    """Registers in guest-physical memory (6.4.3.4, 32-Bit Fixed Memory Range Descriptor)."""
+    return struct.pack("<BHBII", MEMORY_32_FIXED, 9, READ_WRITE, base, size)
+
+
+def interrupt(number: int) -> bytes:
+    """One global system interrupt, a level, active high (6.4.3.6, Extended Interrupt Descriptor)."""
+    return struct.pack("<BHBBI", EXTENDED_INTERRUPT, 6, LEVEL_HIGH_EXCLUSIVE, 1, number)
 
 
 def resources(*descriptors: bytes) -> bytes:

@@ -21,6 +21,7 @@ VENDOR, COMMAND, CLASS, HEADER_TYPE, FIRST_BAR = 0x00, 0x04, 0x0A, 0x0E, 0x10
 INTERRUPT_LINE, INTERRUPT_PIN = 0x3C, 0x3D
 MULTI_FUNCTION = 0x80
 IO_AND_MEMORY = 0x0003
+MEMORY_64 = 4
 CLASS_IDE, CLASS_ISA_BRIDGE = 0x0101, 0x0601
 
 #: The PIIX3's registers: routes of PIRQA# to PIRQD#, timing of the IDE channels.
@@ -88,7 +89,9 @@ def set_up_pci(ports: Ports) -> tuple[PciInterrupt, ...]:
     next_port, next_address = FIRST_PORT, FIRST_MEMORY
     interrupts = []
     for place in space.functions():
-        for index in range(BARS):
+        index = -1
+        while index < BARS - 1:
+            index += 1
             offset = FIRST_BAR + 4 * index
             space.write(place, offset, 4, 0xFFFF_FFFF)
             sized = space.read(place, offset, 4)
@@ -100,6 +103,10 @@ def set_up_pci(ports: Ports) -> tuple[PciInterrupt, ...]:
                 space.write(place, offset, 4, next_port)
                 next_port += size
             else:
+                if sized & MEMORY_64:
+                    # Windows of 64 bits get addresses below 4 GB, too: every guest reaches these.
+                    index += 1
+                    space.write(place, offset + 4, 4, 0)
                 size = -(sized & ~15) & 0xFFFF_FFFF
                 next_address = -(-next_address // size) * size
                 space.write(place, offset, 4, next_address)

@@ -10,15 +10,16 @@ from dataclasses import replace
 
 from trapgate.arch.cpuid import PROFILES
 from trapgate.boards.machine import BareMachine, MachineConfig
-from trapgate.boards.pc import PcConfig
-from trapgate.boards.pci import DiskConfig
+from trapgate.boards.pci import DiskConfig, FolderConfig
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Stopped
 from trapgate.firmware.image import BootImage
+from trapgate.lab.characters.opening import PortBackends
+from trapgate.lab.characters.source import board_config, connect
 from trapgate.lab.console import GuestConsole, ProgressCallback
 from trapgate.lab.console_input import ConsoleInput
 from trapgate.lab.ends import End, requested_end
-from trapgate.lab.networks import Nic, configs, plug_in, with_networks
+from trapgate.lab.networks import Nic, plug_in, with_networks
 from trapgate.lab.options import RunOptions
 from trapgate.lab.processor_report import describe_processor
 from trapgate.lab.statistics import Statistics, read_statistics
@@ -40,11 +41,14 @@ class BareRun:
         progress: ProgressCallback,
         disks: tuple[DiskConfig, ...] = (),
         nics: tuple[Nic, ...] = (),
+        ports: PortBackends | None = None,
+        folders: tuple[FolderConfig, ...] = (),
     ) -> None:
+        ports = ports or PortBackends()
         config = MachineConfig(
             memory_size=options.memory_size, profile=PROFILES[options.processor], costs=options.costs,
             model=options.model,
-            board=PcConfig(disks=disks, devices=options.devices, nics=configs(nics)),
+            board=board_config(options, disks, nics, ports, folders),
         )  # fmt: skip
         self.machine = machine = BareMachine(config, output, usual_handlers(progress))
         machine.processor.blocks.keeps_templates = True
@@ -53,6 +57,7 @@ class BareRun:
         deliver = machine.outside.add_place("console", machine.receive)
         machine.outside.add_source(ConsoleInput(machine, console, machine.refresh_screen, deliver))
         plug_in(machine, nics)
+        connect(machine, ports)
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory. Raises FirmwareError."""

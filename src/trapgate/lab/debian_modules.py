@@ -14,15 +14,17 @@ from trapgate.lab.options import DriveOptions
 MODULES = (
     "scsi_common", "scsi_mod", "libata", "ata_piix", "sd_mod", "cdrom", "sr_mod", "isofs", "virtio", "virtio_ring",
     "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk", "virtio-rng", "virtio_console",
-    "failover", "net_failover", "virtio_net",
+    "failover", "net_failover", "virtio_net", "virtio_mmio",
 )  # fmt: skip
 DISK_DRIVERS = ("sd_mod", "ata_piix")
 CD_DRIVERS = ("sr_mod", "isofs", "ata_piix")
 VIRTIO_DRIVERS = ("virtio_pci", "virtio_blk")
 #: A network card's, by its model.
 NIC_DRIVERS = {"virtio": ("virtio_pci", "virtio_net")}
+MMIO_DRIVERS = ("virtio_mmio", "virtio_blk")
 DEVICE_DRIVERS = {
     "virtio-rng-pci": ("virtio_pci", "virtio-rng"), "virtio-serial-pci": ("virtio_pci", "virtio_console"),
+    "virtio-rng-device": ("virtio_mmio", "virtio-rng"), "virtio-serial-device": ("virtio_mmio", "virtio_console"),
 }  # fmt: skip
 XZ_MAGIC = b"\xfd7zXZ\0"
 #: A module's own statement of what it needs, in its section .modinfo.
@@ -37,7 +39,10 @@ def needed_modules(
     for device in devices:
         names += DEVICE_DRIVERS.get(device, ())
     for drive in drives:
-        names += VIRTIO_DRIVERS if drive.interface == "virtio" else CD_DRIVERS if drive.is_cd else DISK_DRIVERS
+        if drive.interface == "virtio-mmio":
+            names += MMIO_DRIVERS
+        else:
+            names += VIRTIO_DRIVERS if drive.interface == "virtio" else CD_DRIVERS if drive.is_cd else DISK_DRIVERS
     for model in nics:
         names += NIC_DRIVERS.get(model, ())
     return tuple(dict.fromkeys(names))

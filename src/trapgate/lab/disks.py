@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from trapgate.boards.pci import IDE_DRIVES, VIRTIO_SLOTS, DiskConfig
+from trapgate.boards.virtio_mmio import MOST_DEVICES
 from trapgate.devices.disks.foreign import ForeignImage, recognise_format
 from trapgate.devices.disks.overlay import Overlay
 from trapgate.devices.disks.raw_image import RawImage
@@ -23,6 +24,10 @@ def check_drives(options: RunOptions) -> None:
         raise ConflictingOptions(wanted, "more", "give some of them if=virtio")
     if sum(drive.interface == "virtio" for drive in options.drives) > VIRTIO_SLOTS:
         raise ConflictingOptions(f"at most {VIRTIO_SLOTS} drives with if=virtio", "more", "leave some of them out")
+    in_memory = sum(drive.interface == "virtio-mmio" for drive in options.drives)
+    if in_memory + sum(name.endswith("-device") for name in options.devices) > MOST_DEVICES:
+        wanted = f"at most {MOST_DEVICES} virtio devices without PCI"
+        raise ConflictingOptions(wanted, "more", "give some of them a device that ends in -pci")
 
 
 @contextmanager

@@ -64,6 +64,27 @@ class FileUnusable(RunError):
         super().__init__(f"{article} {what} file at {path}", got, remedy)
 
 
+class CharactersUnusable(RunError):
+    """A port's back end cannot be opened or connected."""
+
+    def __init__(self, port: str, backend: str, got: str) -> None:
+        super().__init__(f"{backend} behind {port}", got, "correct it, or choose another back end")
+
+
+class CharactersUnwritable(RunError):
+    """The file behind a port takes no more bytes."""
+
+    def __init__(self, port: str, got: str) -> None:
+        super().__init__(f"to write what the guest sends to {port}", got, "make room, or choose another back end")
+
+
+class FolderUnusable(RunError):
+    """A folder that was named with --virtfs cannot be had, or not with security_model=mapped."""
+
+    def __init__(self, path: str, got: str) -> None:
+        super().__init__(f"a folder for the guest at {path}", got, "correct --virtfs")
+
+
 class CommandNotRun(RunError):
     """The guest ended without running the command that it was given."""
 

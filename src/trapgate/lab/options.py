@@ -28,7 +28,7 @@ class DriveOptions:
     """
 
     file: Path
-    interface: Literal["ide", "virtio"] = "ide"
+    interface: Literal["ide", "virtio", "virtio-mmio"] = "ide"
     format: str | None = None
     read_only: bool = False
     is_cd: bool = False
@@ -64,6 +64,51 @@ class NicOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CharacterOptions:
+    """What stands behind a port. `path` is a file's or a UNIX socket's, `host` and `port` are TCP's.
+
+    A `server` listens, and with `wait` the run begins when somebody has connected.
+    """
+
+    kind: Literal["stdio", "file", "pty", "tcp", "unix", "null"]
+    path: str = ""
+    host: str = ""
+    port: int = 0
+    server: bool = False
+    wait: bool = True
+
+    @property
+    def path_or_none(self) -> Path | None:
+        """The path, where there is one."""
+        return Path(self.path) if self.path else None
+
+    def describe(self) -> str:
+        """As the user writes it, without its options."""
+        if self.kind == "tcp":
+            return f"tcp:{self.host}:{self.port}"
+        return f"{self.kind}:{self.path}" if self.path else self.kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtioPortOptions:
+    """A port of the virtio console: a terminal (hvc0 and so on), or a plain stream of bytes with a name."""
+
+    backend: CharacterOptions
+    name: str = ""
+    is_console: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderOptions:
+    """A folder of the host, mounted by its `tag`; with `mapped`, owners and modes are kept beside the files."""
+
+    path: Path
+    tag: str
+    mapped: bool = False
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """One run's inputs: the same options on the same files give the same run.
 
@@ -87,5 +132,11 @@ class RunOptions:
     #: PCI devices without a back end, names of boards.pci.DEVICES.
     devices: tuple[str, ...] = ()
     nics: tuple[NicOptions, ...] = ()
+    #: What stands behind COM2 and the parallel port; None: COM2 is not connected, there is no parallel port.
+    serial2: CharacterOptions | None = None
+    parallel: CharacterOptions | None = None
+    #: Ports of the virtio console; without any it has one, whose output goes where COM1's goes.
+    virtio_ports: tuple[VirtioPortOptions, ...] = ()
+    folders: tuple[FolderOptions, ...] = ()
     #: The guest's writes go into the images of its drives, and not only beside them.
     write: bool = False

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from trapgate.boards.pci import DiskConfig
+from trapgate.boards.pci import DiskConfig, FolderConfig
+from trapgate.lab.characters.backend import CharacterBackend
+from trapgate.lab.characters.opening import PortBackends, Say, open_ports
 from trapgate.lab.console import CommandOutput, GuestConsole, ProgressCallback
 from trapgate.lab.courses import Course, Running
 from trapgate.lab.disks import open_disks
 from trapgate.lab.ends import End, Reason
 from trapgate.lab.errors import CommandNotRun
+from trapgate.lab.folders import open_folders
 from trapgate.lab.guest import Guest
 from trapgate.lab.networks import Nic, open_networks
 from trapgate.lab.options import BARE, RunOptions
@@ -54,16 +57,20 @@ def run_guest(
     progress: ProgressCallback = lambda stage, done, total: None,
     make_machine: MachineMaker | None = None,
     course: Course | None = None,
+    stdio: CharacterBackend | None = None,
+    say: Say = lambda text: None,
 ) -> RunOutcome:
     """Run the guest that `options` describe, its serial console on `console`, until it ends.
 
+    `stdio` is for a port besides COM1 that asks for it; `say` shows the user where ports are.
     Raises RunError, FirmwareError and the like for what the user got wrong; nothing that the guest does raises.
     """
     with open_disks(options) as disks, open_networks(options) as nics:
         course = course or Course()
         guest = course.find(options, disks, progress)
-        make = make_machine or partial(_machine, disks=disks, nics=nics)
-        return _run(options, guest, console, progress, make, course)
+        with open_ports(options, stdio, say) as ports, open_folders(options) as folders:
+            make = make_machine or partial(_machine, disks=disks, nics=nics, ports=ports, folders=folders)
+            return _run(options, guest, console, progress, make, course)
 
 
 def _run(
@@ -96,15 +103,17 @@ def _machine(
     progress: ProgressCallback,
     disks: tuple[DiskConfig, ...],
     nics: tuple[Nic, ...],
+    ports: PortBackends,
+    folders: tuple[FolderConfig, ...],
 ) -> Machine:
     # Bad input is found before the engine with LLVM, the slowest of all imports, is needed.
     if options.technique == BARE:
         from trapgate.lab.bare import BareRun
 
-        return BareRun(options, output, console, progress, disks, nics)
+        return BareRun(options, output, console, progress, disks, nics, ports, folders)
     from trapgate.lab.virtual import VirtualRun
 
-    return VirtualRun(options, output, console, progress, disks, nics)
+    return VirtualRun(options, output, console, progress, disks, nics, ports, folders)
 
 
 def _status(end: End, guest: Guest) -> int:

@@ -210,11 +210,11 @@ def read_virtual_statistics(host: HostMachine, vm: VirtualMachine, host_seconds:
 
 
 def _device_counts(board: Pc) -> dict[str, dict[str, int]]:
-    return {} if board.pci is None else board.pci.counts()
+    return board.counts()
 
 
 def _device_faults(board: Pc) -> dict[str, dict[str, int]]:
-    return {} if board.pci is None else board.pci.faults()
+    return board.faults()
 
 
 def _tlb(processor: Processor) -> dict[str, int]:

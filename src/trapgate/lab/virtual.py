@@ -8,16 +8,17 @@ from dataclasses import replace
 
 from trapgate.arch.cpuid import PROFILES, CpuProfile
 from trapgate.boards.host import HostMachine
-from trapgate.boards.pc import PcConfig
-from trapgate.boards.pci import DiskConfig
+from trapgate.boards.pci import DiskConfig, FolderConfig
 from trapgate.cpu.faults import Unimplemented
 from trapgate.firmware.image import BootImage
 from trapgate.lab.bare import usual_handlers
+from trapgate.lab.characters.opening import PortBackends
+from trapgate.lab.characters.source import board_config, connect
 from trapgate.lab.console import GuestConsole, ProgressCallback
 from trapgate.lab.console_input import ConsoleInput
 from trapgate.lab.ends import End, requested_end
 from trapgate.lab.errors import UnknownTechnique
-from trapgate.lab.networks import Nic, configs, plug_in, with_networks
+from trapgate.lab.networks import Nic, plug_in, with_networks
 from trapgate.lab.options import BARE, DEFAULT_PROCESSOR, RunOptions
 from trapgate.lab.processor_report import describe_processor
 from trapgate.lab.statistics import Statistics, read_virtual_statistics
@@ -66,7 +67,10 @@ class VirtualRun:
         progress: ProgressCallback,
         disks: tuple[DiskConfig, ...] = (),
         nics: tuple[Nic, ...] = (),
+        ports: PortBackends | None = None,
+        folders: tuple[FolderConfig, ...] = (),
     ) -> None:
+        ports = ports or PortBackends()
         technique = TECHNIQUES.get(options.technique)
         if technique is None:
             raise UnknownTechnique(options.technique, (BARE, *TECHNIQUES))
@@ -77,7 +81,7 @@ class VirtualRun:
         )
         self.machine = vm = VirtualMachine(
             self._host, options.memory_size, profile, technique, output,
-            PcConfig(disks=disks, devices=options.devices, nics=configs(nics)),
+            board_config(options, disks, nics, ports, folders),
         )  # fmt: skip
         self._host.processor.blocks.keeps_templates = True
         self._host_seconds = 0.0
@@ -85,6 +89,7 @@ class VirtualRun:
         deliver = vm.outside.add_place("console", vm.receive)
         vm.outside.add_source(ConsoleInput(vm, console, vm.refresh_screen, deliver))
         plug_in(vm, nics)
+        connect(vm, ports)
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory. Raises FirmwareError."""

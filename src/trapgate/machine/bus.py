@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from trapgate.machine.device import MemoryDevice, PortDevice, Snapshot
+from trapgate.machine.device import MemoryDevice, PortDevice, Snapshot, StreamDevice
 from trapgate.machine.errors import InvalidMapping, MappingConflict
 
 PORTS = 0x10000
@@ -24,7 +24,7 @@ _PIECE = (0, 1, 2, 2, 4)
 class _PortSlot:
     """One port: its device's bound methods and how often it was accessed."""
 
-    __slots__ = ("count", "name", "offset", "read", "width", "write")
+    __slots__ = ("count", "name", "offset", "read", "stream", "width", "write")
 
     def __init__(
         self,
@@ -33,12 +33,14 @@ class _PortSlot:
         offset: int,
         read: Callable[[int, int], int],
         write: Callable[[int, int, int], None],
+        stream: StreamDevice | None = None,
     ) -> None:
         self.name = name
         self.width = width
         self.offset = offset
         self.read = read
         self.write = write
+        self.stream = stream
         self.count = 0
 
 
@@ -91,9 +93,10 @@ class Bus:
         for port in range(first, first + count):
             if self._ports[port] is not self._unmapped:
                 raise MappingConflict(device.name, self._ports[port].name, f"port {port:#x}")
+        stream = device if isinstance(device, StreamDevice) else None
         for index in range(count):
             self._ports[first + index] = _PortSlot(
-                device.name, device.port_width, offset + index, device.read_port, device.write_port
+                device.name, device.port_width, offset + index, device.read_port, device.write_port, stream
             )
 
     def unmap_ports(self, first: int, count: int) -> None:
@@ -127,6 +130,10 @@ class Bus:
         for page in pages:
             self._pages[page] = slot
 
+    def is_mapped(self, base: int, size: int) -> bool:
+        """Whether a device has a page of the `size` bytes at guest-physical `base`."""
+        return any(page in self._pages for page in range(base >> PAGE_SHIFT, (base + size - 1 >> PAGE_SHIFT) + 1))
+
     def unmap_memory(self, base: int) -> None:
         """Take back the mapping that starts at guest-physical `base`; its access count is kept.
 
@@ -156,6 +163,28 @@ class Bus:
             slot.write(slot.offset, width, value)
         else:
             self._write_pieces(port, width, value)
+
+    def has_runs(self, port: int) -> bool:
+        """Whether the device at `port` may take several accesses at once."""
+        return self._ports[port].stream is not None
+
+    def read_run(self, port: int, width: int, count: int) -> bytes:
+        """At most `count` INs of `width` bytes from `port` together, as far as its device does so; perhaps none."""
+        slot = self._ports[port]
+        if slot.stream is None or width > slot.width:
+            return b""
+        data = slot.stream.read_run(slot.offset, width, count)
+        slot.count += len(data) // width
+        return data
+
+    def write_run(self, port: int, width: int, data: bytes) -> int:
+        """OUTs of `width` bytes to `port` together, as far as its device does so; how many."""
+        slot = self._ports[port]
+        if slot.stream is None or width > slot.width:
+            return 0
+        taken = slot.stream.write_run(slot.offset, width, data)
+        slot.count += taken
+        return taken
 
     def _read_pieces(self, port: int, width: int) -> int:
         value = done = 0

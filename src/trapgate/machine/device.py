@@ -7,7 +7,7 @@ registers, state, reset, access, snapshot.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from trapgate.machine.errors import SnapshotMismatch
 
@@ -36,6 +36,21 @@ class PortDevice(Protocol):
 
     def reset(self) -> None:
         """Go to the state after the reset line was active."""
+
+
+@runtime_checkable
+class StreamDevice(Protocol):
+    """What a PortDevice has besides when a port of it is a stream: several accesses of REP INS and OUTS at once.
+
+    Nothing but the place in the stream may change by them: where something else happens (an interrupt, a new block),
+    the device stops before that element, which comes by `read_port` or `write_port`.
+    """
+
+    def read_run(self, offset: int, width: int, count: int) -> bytes:
+        """At most `count` elements of `width` bytes, as `read_port` would give them one by one; perhaps none."""
+
+    def write_run(self, offset: int, width: int, data: bytes) -> int:
+        """Take elements of `width` bytes from the beginning of `data`; how many, perhaps none."""
 
 
 class MemoryDevice(Protocol):

@@ -34,6 +34,10 @@ class LinearMemory:
         second = linear + room & ((1 << 64) - 1 if self._wide() else 0xFFFF_FFFF)
         return [(self._translate(linear, access), room), (self._translate(second, access), size - room)]
 
+    def is_ram(self, linear: int, access: int) -> bool:
+        """Whether the guest has RAM at a linear address."""
+        return self._memory.host_address(self._translate(linear, access & _ACCESS)) is not None
+
     def read(self, linear: int, size: int, access: int) -> bytes:
         """See emulate/machine.py."""
         parts = self._parts(linear, size, access & _ACCESS)

@@ -144,7 +144,7 @@ class VirtualMachine:
 
     def load(self, image: BootImage) -> None:
         """Put a guest into memory and the virtual processor into its entry state. Raises FirmwareError."""
-        rsdp = prepare_boot(image, self.memory, self.board.bus, self.fw_cfg, self.board.pci is not None)
+        rsdp = prepare_boot(image, self.board, self.fw_cfg)
         if isinstance(image, DiskImage):
             processor = BiosProcessor(self.vcpu)
             clock = self.backend.clock

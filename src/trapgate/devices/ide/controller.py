@@ -58,6 +58,16 @@ class _DataPort(_Ports):
         """Data."""
         self.channel.write_data(width, value)
 
+    def read_run(self, offset: int, width: int, count: int) -> bytes:
+        """Data before the last of a block."""
+        drive = self.channel.drives[self.channel.selected]
+        return b"" if drive is None else drive.read_run(width, count)
+
+    def write_run(self, offset: int, width: int, data: bytes) -> int:
+        """Data before the last of a block."""
+        drive = self.channel.drives[self.channel.selected]
+        return 0 if drive is None else drive.write_run(width, data)
+
 
 class _CommandBlock(_Ports):
     def read_port(self, offset: int, width: int) -> int:

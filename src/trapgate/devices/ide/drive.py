@@ -196,6 +196,28 @@ class AtaDrive(PlainState, ABC):
         if end >= len(buffer):
             self.filled(self.stage)
 
+    def _room(self, width: int) -> int:
+        """Elements before the one that ends the data."""
+        return max(0, (len(self.buffer) - self.position - 1) // width)
+
+    def read_run(self, width: int, count: int) -> bytes:
+        """At most `count` elements, but never the last one, after which the drive goes on."""
+        if not self.status & ata.DRQ or self.wants_dma or not self.is_outgoing():
+            return b""
+        position, length = self.position, width * min(count, self._room(width))
+        self.position += length
+        return bytes(self.buffer[position : position + length])
+
+    def write_run(self, width: int, data: bytes) -> int:
+        """The same for elements that the host writes."""
+        if not self.status & ata.DRQ or self.wants_dma or self.is_outgoing():
+            return 0
+        taken = min(len(data) // width, self._room(width))
+        position, length = self.position, width * taken
+        self.buffer[position : position + length] = data[:length]
+        self.position += length
+        return taken
+
     # DMA
 
     def offer_dma(self, data: bytes | bytearray, stage: str) -> None:

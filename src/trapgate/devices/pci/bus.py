@@ -18,7 +18,8 @@ from trapgate.machine.errors import MappingConflict
 from trapgate.machine.ram import Ram
 
 FUNCTIONS = 8
-HIGHEST_MEMORY = 1 << 32
+#: Physical addresses have 40 bits at least on every processor that has 64-bit windows' drivers (arch/cpuid.py).
+HIGHEST_MEMORY = 1 << 40
 
 
 class InterruptRouter(Protocol):

@@ -20,6 +20,8 @@ SMALLEST_MEMORY = 4096
 IO_BAR = 1
 IO_ADDRESS = 0xFFFF_FFFC
 MEMORY_ADDRESS = 0xFFFF_FFF0
+#: A memory BAR of 64 bits: the next one has its upper half (6.2.5.1).
+WIDE_BAR = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,11 @@ class PciFunction:
         """Base address register `index` decodes `size` bytes (a power of two, 4096 or more) anywhere below 4 GB."""
         self._add(index, _Bar(max(size, SMALLEST_MEMORY), device, False), 0, MEMORY_ADDRESS)
 
+    def add_wide_memory_bar(self, index: int, size: int, device: MemoryDevice) -> None:
+        """Base address registers `index` and `index + 1` decode `size` bytes, a power of two, 4096 to 2 GB."""
+        self._add(index, _Bar(max(size, SMALLEST_MEMORY), device, False), WIDE_BAR, MEMORY_ADDRESS)
+        self.config.define(config.FIRST_BAR + 4 * (index + 1), 4, 0, 0xFFFF_FFFF)
+
     def _add(self, index: int, bar: _Bar, kind: int, address: int) -> None:
         self._bars[index] = bar
         self.config.define(config.FIRST_BAR + 4 * index, 4, kind, ~(bar.size - 1) & address)
@@ -147,7 +154,11 @@ class PciFunction:
         for index, bar in self._bars.items():
             if not command & (config.IO_SPACE if bar.is_io else config.MEMORY_SPACE):
                 continue
-            base = self.config.get(config.FIRST_BAR + 4 * index, 4) & (IO_ADDRESS if bar.is_io else MEMORY_ADDRESS)
+            place = config.FIRST_BAR + 4 * index
+            low = self.config.get(place, 4)
+            base = low & (IO_ADDRESS if bar.is_io else MEMORY_ADDRESS)
+            if not bar.is_io and low & WIDE_BAR:
+                base |= self.config.get(place + 4, 4) << 32
             found.append(Window(base, bar.size, bar.device, 0, bar.is_io))
         return found
 

@@ -115,7 +115,7 @@ class VirtioBlock(VirtioDevice):
             data = self._serial.encode().ljust(ID_LENGTH, b"\0")[: chain.writable_length - 1]
             self.queues[0].scatter(chain, data)
             return OK, len(data)
-        self.faults[f"request type {kind}"] += 1
+        self.faults["unknown request type"] += 1
         return UNSUPPORTED, 0
 
     def _fits(self, sector: int, length: int) -> bool:

@@ -50,6 +50,8 @@ class VirtioDevice(PlainState, ABC):
         #: A queue has something for the driver; the configuration or the status has changed.
         self.on_used: Callable[[Virtqueue], None] = lambda queue: None
         self.on_config: Callable[[], None] = lambda: None
+        #: Whether the transport lets the device at memory.
+        self.may_access: Callable[[], bool] = lambda: True
 
     def reset(self) -> None:
         """Status 0: as after power-on."""
@@ -72,6 +74,12 @@ class VirtioDevice(PlainState, ABC):
                     queue.event_index = bool(self.driver_features & RING_EVENT_INDEX)
         self.status = value & 0x8F | self.status & NEEDS_RESET
 
+    def set_driver_features(self, select: int, value: int) -> None:
+        """The driver accepts 32 features, number `select` of them; too late once they are agreed on (3.1.1)."""
+        if select < 2 and not self.status & FEATURES_OK:
+            shift = 32 * select
+            self.driver_features = self.driver_features & ~(0xFFFF_FFFF << shift) | value << shift
+
     def notify(self, index: int) -> None:
         """The driver has put something into a queue."""
         self.counts["notifications"] += 1
@@ -83,7 +91,7 @@ class VirtioDevice(PlainState, ABC):
     @property
     def is_live(self) -> bool:
         """Whether the driver is at work, and has not broken anything."""
-        return bool(self.status & DRIVER_OK) and not self.status & NEEDS_RESET
+        return bool(self.status & DRIVER_OK) and not self.status & NEEDS_RESET and self.may_access()
 
     @abstractmethod
     def serve(self, index: int) -> None:

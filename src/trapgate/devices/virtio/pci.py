@@ -12,8 +12,8 @@ from trapgate.devices.ioapic import InterruptMessages
 from trapgate.devices.pci.function import PciFunction
 from trapgate.devices.pci.host_bridge import QEMU_SUBSYSTEM
 from trapgate.devices.pci.msix import MsixTable
-from trapgate.devices.virtio.device import FEATURES_OK, VirtioDevice
-from trapgate.devices.virtio.queue import LARGEST_SIZE, Virtqueue
+from trapgate.devices.virtio.device import VirtioDevice
+from trapgate.devices.virtio.queue import Virtqueue
 from trapgate.machine.device import Snapshot
 
 VENDOR = 0x1AF4
@@ -62,9 +62,10 @@ class VirtioPci(PciFunction):
         self.device = device
         device.on_used = self._queue_interrupt
         device.on_config = self._config_interrupt
+        device.may_access = lambda: self.is_bus_master
         self.feature_select = self.driver_feature_select = self.queue_select = self.isr = 0
         self.config_vector = NO_VECTOR
-        self.add_memory_bar(REGISTERS_BAR, SIZE, self)
+        self.add_wide_memory_bar(REGISTERS_BAR, SIZE, self)
         self.msix = MsixTable(self, MSIX_BAR, len(device.queues) + 1, messages)
         self._describe(CAP_COMMON, COMMON, PART)
         self._describe(CAP_ISR, ISR, PART)
@@ -161,9 +162,7 @@ class VirtioPci(PciFunction):
         if name in ("feature_select", "driver_feature_select", "queue_select"):
             setattr(self, name, value)
         elif name == "driver_feature":
-            if self.driver_feature_select < 2 and not device.status & FEATURES_OK:
-                shift = 32 * self.driver_feature_select
-                device.driver_features = device.driver_features & ~(0xFFFF_FFFF << shift) | value << shift
+            device.set_driver_features(self.driver_feature_select, value)
         elif name == "config_vector":
             self.config_vector = value if value < self.msix.vectors else NO_VECTOR
         elif name == "status":
@@ -177,10 +176,7 @@ class VirtioPci(PciFunction):
         elif queue.enabled:
             device.faults["change of a live queue"] += 1
         elif name == "size":
-            # A power of two, no larger than offered (4.1.4.3.2).
-            if 0 < value <= LARGEST_SIZE and not value & value - 1:
-                queue.size = value
-            else:
+            if not queue.set_size(value):
                 device.faults["queue of a bad size"] += 1
         elif name == "enabled":
             queue.enabled = value == 1

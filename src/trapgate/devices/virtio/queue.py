@@ -86,6 +86,13 @@ class Virtqueue(PlainState):
         #: next_used at the last interrupt.
         self.signalled = 0
 
+    def set_size(self, size: int) -> bool:
+        """The driver chooses a size; False for one that is no power of two, or larger than offered (2.7)."""
+        if not 0 < size <= LARGEST_SIZE or size & size - 1:
+            return False
+        self.size = size
+        return True
+
     def _read(self, address: int, length: int) -> bytes:
         try:
             return self._memory.read(address, length)

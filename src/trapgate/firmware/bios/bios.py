@@ -31,6 +31,11 @@ from trapgate.machine.device import Snapshot
 from trapgate.machine.ram import Ram
 
 SERIAL_PORTS = (0x3F8, 0x2F8)
+#: Where printers are looked for, and what is written to find them.
+PRINTER_PORTS = (0x378,)
+PRINTER_PATTERN = 0xAA
+#: As IBM's self-test leaves it.
+PRINTER_TIMEOUT = 20
 #: Exceptions that come back for ever when their handler does nothing.
 FATAL_EXCEPTIONS = {
     0x00: "divide error",
@@ -99,7 +104,7 @@ class Bios:
             0x14: self._serial.call,
             0x15: self._system.call,
             0x16: self.keyboard.call,
-            0x17: Printer(host).call,
+            0x17: Printer(host, waiting).call,
             0x18: bootstrap.fail,
             0x19: bootstrap.boot,
             0x1A: self._time.call,
@@ -134,11 +139,15 @@ class Bios:
     def _fill_data_area(self) -> None:
         memory = self._host.memory
         diskettes = [drive for drive in self._drives if drive.is_diskette]
-        equipment = equipment_word(len(diskettes), len(SERIAL_PORTS))
+        printers = [port for port in PRINTER_PORTS if self._is_latch(port)]
+        equipment = equipment_word(len(diskettes), len(SERIAL_PORTS), len(printers))
         memory.write_u16(data_area.EQUIPMENT, equipment)
         for number, port in enumerate(SERIAL_PORTS):
             memory.write_u16(data_area.SERIAL_PORTS + 2 * number, port)
             memory.write_u8(data_area.SERIAL_TIMEOUTS + number, 1)
+        for number, port in enumerate(printers):
+            memory.write_u16(data_area.PRINTER_PORTS + 2 * number, port)
+            memory.write_u8(data_area.PRINTER_TIMEOUTS + number, PRINTER_TIMEOUT)
         start, end = data_area.KEY_BUFFER - data_area.OFFSET_BASE, data_area.KEY_BUFFER_END - data_area.OFFSET_BASE
         for place in (data_area.KEY_HEAD, data_area.KEY_TAIL, data_area.KEY_BUFFER_START_POINTER):
             memory.write_u16(place, start)
@@ -150,6 +159,11 @@ class Bios:
         checksum = sum(self._read_cmos(register) for register in CMOS_SUMMED) & 0xFFFF
         self._write_cmos(CMOS_CHECKSUM, checksum >> 8)
         self._write_cmos(CMOS_CHECKSUM + 1, checksum & 0xFF)
+
+    def _is_latch(self, port: int) -> bool:
+        """Whether a port keeps what is written to it, as a printer's data register does."""
+        self._host.outb(port, PRINTER_PATTERN)
+        return self._host.inb(port) == PRINTER_PATTERN
 
     def _read_cmos(self, register: int) -> int:
         self._host.outb(CMOS_INDEX, register)

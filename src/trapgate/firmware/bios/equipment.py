@@ -14,11 +14,12 @@ HAS_FPU = 1 << 1
 VIDEO_80_COLUMNS = 2 << 4
 DISKETTES_SHIFT = 6
 SERIAL_PORTS_SHIFT = 9
+PRINTERS_SHIFT = 14
 
 
-def equipment_word(diskettes: int, serial_ports: int) -> int:
+def equipment_word(diskettes: int, serial_ports: int, printers: int = 0) -> int:
     """The equipment word of a PC with an FPU and a colour display of 80 columns."""
-    word = HAS_FPU | VIDEO_80_COLUMNS | serial_ports << SERIAL_PORTS_SHIFT
+    word = HAS_FPU | VIDEO_80_COLUMNS | serial_ports << SERIAL_PORTS_SHIFT | printers << PRINTERS_SHIFT
     if diskettes:
         word |= HAS_DISKETTE | diskettes - 1 << DISKETTES_SHIFT
     return word

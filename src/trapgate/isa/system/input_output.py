@@ -61,7 +61,10 @@ def _port_string(p: Processor, instruction: iced.Instruction, size: int, is_in: 
     index = RDI if is_in else RSI
     segment = ES if is_in else SEGMENT_NUMBERS[instruction.memory_segment]
     step = -size if p.rflags & DF else size
-    for _ in range(1 if not repeated or p.traps_each_turn else _BURST):
+    left = 1 if not repeated or p.traps_each_turn else _BURST
+    run = p.read_port_run if is_in else p.write_port_run
+    while left:
+        left -= 1
         if repeated:
             count = p.register(RCX, bits)
             if count == 0:
@@ -78,6 +81,15 @@ def _port_string(p: Processor, instruction: iced.Instruction, size: int, is_in: 
         p.set_register(index, bits, offset + step)
         if repeated:
             p.set_register(RCX, bits, count - 1)
+            following = offset + step
+            # Not beyond the last offset: the register then begins again at 0.
+            most = min(left, count - 1, ((1 << bits) - following) // size)
+            if step > 0 and most > 0:
+                done = run(port, size, segment, following, most)
+                p.charge_device(p.costs.port * done)
+                p.set_register(index, bits, following + size * done)
+                p.set_register(RCX, bits, count - 1 - done)
+                left -= done
     if repeated and p.register(RCX, bits):
         p.rip = p.instruction_rip
         p.refetch()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _BURST = 64
 #: L0 to G3 of DR7.
 _ENABLED = 0xFF
+_PAGE = 4096
 _REGISTERS = {
     iced.Register.ES: ES, iced.Register.CS: CS, iced.Register.SS: SS, iced.Register.DS: DS, iced.Register.FS: FS,
     iced.Register.GS: FS + 1,
@@ -71,8 +72,11 @@ def _string(vcpu: VirtualCpu, info: int, port: int, size: int) -> None:
     bus, gpr = vcpu.vm.board.bus, vcpu.gpr
     hits = _breakpoints_hit(vcpu, port, size)
     traps = bool(hits or vcpu.block.peek(vmcb.RFLAGS) & TF)  # after each turn
+    left = _BURST if repeated and not traps else 1
     try:
-        for _ in range(_BURST if repeated and not traps else 1):
+        while left:
+            left -= 1
+            before = vcpu.block.reads, vcpu.block.writes
             if repeated and not gpr[RCX] & mask:
                 break
             linear = _linear(vcpu, segment, gpr[index] & mask, size, is_in)
@@ -86,6 +90,19 @@ def _string(vcpu: VirtualCpu, info: int, port: int, size: int) -> None:
             gpr[index] = _merged(gpr[index], gpr[index] + step, bits)
             if repeated:
                 gpr[RCX] = _merged(gpr[RCX], gpr[RCX] - 1, bits)
+                if step > 0 and bus.has_runs(port):
+                    # Not beyond the last offset: the register then begins again at 0.
+                    most = min(left, gpr[RCX] & mask, (mask + 1 - (gpr[index] & mask)) // size)
+                    after = vcpu.block.reads, vcpu.block.writes
+                    done = _run(vcpu, port, size, segment, gpr[index] & mask, most, is_in, access)
+                    # Each turn costs the accesses to the guest's state that one by one makes.
+                    vcpu.block.reads, vcpu.block.writes = (
+                        now + done * (now - then) for now, then in zip(after, before, strict=True)
+                    )
+                    vcpu.backend.charge_device(vcpu.backend.costs.port * done)
+                    gpr[index] = _merged(gpr[index], gpr[index] + size * done, bits)
+                    gpr[RCX] = _merged(gpr[RCX], gpr[RCX] - done, bits)
+                    left -= done
     except GuestFault as fault:
         vcpu.inject(fault)
         return
@@ -96,6 +113,29 @@ def _string(vcpu: VirtualCpu, info: int, port: int, size: int) -> None:
         vcpu.completed(hits)
     else:
         vcpu.backend.retire(1)  # the turns done together are one, as on the bare machine
+
+
+def _run(
+    vcpu: VirtualCpu, port: int, size: int, segment: int, offset: int, count: int, is_in: bool, access: int
+) -> int:
+    """Turns that the device does at once, upwards in the page of the element before them, which was looked up."""
+    try:
+        linear = _linear(vcpu, segment, offset, size, is_in)
+        count = min(count, (_PAGE - linear % _PAGE) // size)
+        if linear % _PAGE < size or count < 1:
+            return 0
+        _linear(vcpu, segment, offset + size * (count - 1), size, is_in)
+    except GuestFault:
+        return 0  # it comes at its own element
+    bus, memory = vcpu.vm.board.bus, vcpu.memory
+    if not memory.is_ram(linear, access | (PF_W if is_in else 0)):
+        return 0
+    if not is_in:
+        return bus.write_run(port, size, memory.read(linear, size * count, access))
+    data = bus.read_run(port, size, count)
+    if data:
+        memory.write(linear, data, access | PF_W)
+    return len(data) // size
 
 
 def _merged(old: int, value: int, bits: int) -> int:

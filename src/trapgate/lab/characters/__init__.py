@@ -1,0 +1,1 @@
+"""What stands behind serial and parallel ports and virtio consoles: files, pseudo-terminals, sockets."""
