@@ -7,7 +7,7 @@ from trapgate.arch.registers import CR0_PE, GPR_NAMES, SEGMENT_NAMES
 from trapgate.engine.processor import Processor
 
 #: QEMU's order of the general registers, as their numbers.
-_ORDER = (0, 3, 1, 2, 6, 7, 5, 4)
+GENERAL_ORDER = (0, 3, 1, 2, 6, 7, 5, 4)
 _FLAGS = ((10, "D"), (11, "O"), (7, "S"), (6, "Z"), (4, "A"), (2, "P"), (0, "C"))
 _LEGACY_TYPES = (
     "Reserved", "TSS16-avl", "LDT", "TSS16-busy", "CallGate16", "TaskGate", "IntGate16", "TrapGate16",
@@ -26,20 +26,23 @@ def cpu_state(processor: Processor, at: int | None = None) -> str:
     wide = p.bits == 64
     lines = []
     if wide:
-        names = [f"{GPR_NAMES[n].upper():<3}={p.q[n]:016x}" for n in (*_ORDER, *range(8, 16))]
+        names = [f"{GPR_NAMES[n].upper():<3}={p.q[n]:016x}" for n in (*GENERAL_ORDER, *range(8, 16))]
     else:
-        names = [f"E{GPR_NAMES[n][1:].upper()}={p.q[n] & 0xFFFF_FFFF:08x}" for n in _ORDER]
+        names = [f"E{GPR_NAMES[n][1:].upper()}={p.q[n] & 0xFFFF_FFFF:08x}" for n in GENERAL_ORDER]
     lines += [" ".join(names[i : i + 4]) for i in range(0, len(names), 4)]
     flags = p.rflags
-    letters = "".join(letter if flags >> bit & 1 else "-" for bit, letter in _FLAGS)
+    letters = flag_letters(flags)
     rip = f"RIP={at:016x} RFL={flags:08x}" if wide else f"EIP={at & 0xFFFF_FFFF:08x} EFL={flags:08x}"
     a20 = p.state.get(layout.A20_MASK) >> 20 & 1
     smm = int(bool(getattr(p, "in_smm", False)))
     lines.append(f"{rip} [{letters}] CPL={p.cpl} II={int(p.shadow)} A20={a20} SMM={smm} HLT={int(p.halted)}")
+    protected = bool(p.cr0 & CR0_PE)
     for name, s in zip(SEGMENT_NAMES, p.segments, strict=True):
-        lines.append(_segment(p, name.upper(), s.selector, s.base, s.limit, s.attributes))
+        parts = s.selector, s.base, s.limit, s.attributes
+        lines.append(segment_line(name.upper(), parts, wide, protected, p.long_mode))
     for name, t in (("LDT", p.ldtr), ("TR", p.tr)):
-        lines.append(_segment(p, name, t.selector, t.base, t.limit, t.attributes))
+        parts = t.selector, t.base, t.limit, t.attributes
+        lines.append(segment_line(name, parts, wide, protected, p.long_mode))
     width = 16 if wide else 8
     lines.append(f"GDT=     {p.gdtr_base:0{width}x} {p.gdtr_limit:08x}")
     lines.append(f"IDT=     {p.idtr_base:0{width}x} {p.idtr_limit:08x}")
@@ -50,23 +53,30 @@ def cpu_state(processor: Processor, at: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def _segment(p: Processor, name: str, selector: int, base: int, limit: int, attributes: int) -> str:
-    width = 16 if p.bits == 64 else 8
+def flag_letters(flags: int) -> str:
+    """The arithmetic flags and DF."""
+    return "".join(letter if flags >> bit & 1 else "-" for bit, letter in _FLAGS)
+
+
+def segment_line(name: str, parts: tuple[int, int, int, int], wide: bool, protected: bool, long_mode: bool) -> str:
+    """A segment register (selector, base, limit in bytes, attributes). `wide`: 64-bit code runs."""
+    selector, base, limit, attributes = parts
+    width = 16 if wide else 8
     high = (attributes & 0xFF) << 8 | (attributes & 0xF00) << 12
     # Bits 19:16 of the limit as the descriptor holds them: in pages where G is set.
     high |= (limit >> 12 if attributes & 0x800 else limit) & 0xF_0000
     line = f"{name:<3}={selector:04x} {base:0{width}x} {limit:08x} {high:08x}"
-    if not p.cr0 & CR0_PE or not attributes & 0x80:
+    if not protected or not attributes & 0x80:
         return line
     dpl, kind = attributes >> 5 & 3, attributes & 0xF
     line += f" DPL={dpl} "
     if not attributes & 0x10:
-        return line + (_LONG_TYPES if p.long_mode else _LEGACY_TYPES)[kind]
+        return line + (_LONG_TYPES if long_mode else _LEGACY_TYPES)[kind]
     if kind & 8:
         size = "CS64" if attributes & 0x200 else "CS32" if attributes & 0x400 else "CS16"
         letters = ("C" if kind & 4 else "-") + ("R" if kind & 2 else "-")
     else:
-        size = "DS  " if attributes & 0x400 or p.long_mode else "DS16"
+        size = "DS  " if attributes & 0x400 or long_mode else "DS16"
         letters = ("E" if kind & 4 else "-") + ("W" if kind & 2 else "-")
     return f"{line}{size} [{letters}{'A' if kind & 1 else '-'}]"
 

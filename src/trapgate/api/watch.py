@@ -42,7 +42,7 @@ class Watcher:
         if not code:
             return
         instruction = iced.Decoder(p.bits, code, ip=p.rip).decode()
-        self._rip, self._faults = p.rip, sum(p.exception_counts.values())
+        self._rip, self._faults = p.rip, self._interruptions()
         self._pending = next(filter(self._hits, self._accesses.of(instruction)), None)
 
     def _hits(self, access: MemoryAccess) -> bool:
@@ -51,6 +51,17 @@ class Watcher:
         )
 
     def after(self) -> None:
-        """An instruction that raised an exception has accessed nothing that counts."""
-        if self._pending is not None and sum(self._p.exception_counts.values()) == self._faults:
+        """An instruction that raised an exception has accessed nothing that counts; one that has left a guest of AMD-V
+        may still be carried out in its stead."""
+        if self._pending is not None and self._interruptions() == self._faults:
             self._on_hit(self._rip, self._pending)
+            self._pending = None
+
+    def emulated(self) -> None:
+        """A hypervisor has carried out the instruction that has left its guest."""
+        if self._pending is not None:
+            self._on_hit(self._rip, self._pending)
+            self._pending = None
+
+    def _interruptions(self) -> int:
+        return sum(self._p.exception_counts.values()) + sum(self._p.exit_counts.values())

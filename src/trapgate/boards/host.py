@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence
+from collections.abc import Callable, MutableSequence
 from typing import cast
 
 from trapgate.arch import layout
@@ -52,6 +52,10 @@ class HostMachine:
         self.entries = 0
         #: The run ends when guests have come to so many instructions; None: never.
         self.max_instructions: int | None = None
+        #: Asked when a guest has been stopped without #VMEXIT, with the reason: whether it goes on. For debuggers.
+        self.on_stop: Callable[[str], bool] = lambda reason: False
+        #: Called when the hypervisor has carried out an instruction.
+        self.on_retire: Callable[[], None] = lambda: None
 
     @property
     def instructions(self) -> int:
@@ -62,11 +66,17 @@ class HostMachine:
         """VMRUN until #VMEXIT."""
         self.entries += 1
         most = self.max_instructions
-        return self.processor.run_guest(vmcb, None if most is None else most - self.emulated)
+        reason = self.processor.run_guest(vmcb, None if most is None else most - self.emulated)
+        while reason != "vmexit" and self.on_stop(reason):
+            most = self.max_instructions
+            reason = self.processor.resume_guest(None if most is None else most - self.emulated)
+        return reason
 
     def retire(self, instructions: int) -> None:
         """The hypervisor has carried out so many instructions of its guest."""
         self.emulated += instructions
+        self.processor.count_steps(instructions)
+        self.on_retire()
 
     def run_translated(self, vmcb: int, deprivileged: bool) -> str:
         """Run a guest without AMD-V."""

@@ -99,6 +99,8 @@ class BareMachine:
         #: Where all input from outside comes in.
         self.outside = Outside(self.clock, self.control)
         self.processor.on_idle = self.outside.idle
+        self.outside.add_place("power-button", self.board.press_power_button)
+        self.outside.add_place("keyboard", self.board.keyboard.press)
         self.processor.set_ferr = self.board.numeric_error.set_ferr
         self.board.numeric_error.set_ignne = self.processor.set_ignne
 

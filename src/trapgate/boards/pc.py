@@ -250,6 +250,11 @@ class Pc:
         self.lapic.set_lint0(level)
         self.ioapic.set_pin(PIC_PIN, level)
 
+    def press_power_button(self, data: bytes) -> None:
+        """The user presses the power button: a place that takes input."""
+        if data:
+            self.acpi.press_power_button()
+
     def expects_unmaskable(self) -> bool:
         """Whether a device's interrupt request would reach the processor as NMI, SMI or INIT: IF does not hold these
         back. Nothing drives LINT1 on this board."""

@@ -9,6 +9,7 @@ import typer
 
 from trapgate.arch.costs import DEFAULT_COSTS, FULL
 from trapgate.cli.characters import Parallel, Serials, parse_characters, parse_serials
+from trapgate.cli.debugging import Gdb, GdbAt1234, MonitorAt, Stopped, debug_options, prepare_debugging
 from trapgate.cli.guest_options import Costs, takes_guest
 from trapgate.cli.saved_runs import LoadVm, Record, Replay, SaveVm, SaveVmAt, choose_course
 from trapgate.lab.options import BARE, RunOptions
@@ -35,6 +36,10 @@ def run(
     savevm_at: SaveVmAt = None,
     record: Record = None,
     replay: Replay = None,
+    gdb: Gdb = None,
+    gdb_1234: GdbAt1234 = False,
+    stopped: Stopped = False,
+    monitor: MonitorAt = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="full, or none: no model of TLB, walks, caches.")] = FULL,
 ) -> int:
     """Run a guest on the bare machine, or under a hypervisor."""
@@ -51,10 +56,12 @@ def run(
     options, course = choose_course(options, loadvm, savevm, savevm_at, record, replay)
     names = _symbols(symbols)
     interactive = options.command is None and replay is None
+    wanted = debug_options(gdb, gdb_1234, stopped, monitor, first if interactive else "none")
     with open_serial(first, options, interactive) as (owner, terminal, stdio), console.progress(owner) as show:
         from trapgate.lab.run import run_guest
 
-        outcome = run_guest(options, terminal, show, course=course, stdio=stdio, say=say)
+        prepare = prepare_debugging(wanted, owner)
+        outcome = run_guest(options, terminal, show, course=course, stdio=stdio, say=say, prepare=prepare)
     _report(outcome, stats, json)
     if profile or names is not None:
         from trapgate.cli.tables import print_profile

@@ -14,7 +14,7 @@ import signal
 import termios
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from trapgate.cli import status
 from trapgate.cli.errors import ConsoleUnwritable
@@ -24,25 +24,42 @@ HELP = (
     b"\r\n"
     b"C-a h    print this help\r\n"
     b"C-a x    end the run\r\n"
+    b"C-a c    the monitor, and back to the guest\r\n"
     b"C-a C-a  send C-a\r\n"
 )  # fmt: skip
 READ_SIZE = 4096
 FLUSH_SIZE = 4096
 
 
+class KeyTaker(Protocol):
+    """Takes the keys instead of the guest, between Ctrl-A C and Ctrl-A C: a monitor."""
+
+    def enter(self) -> None:
+        """The keys come here from now on."""
+
+    def leave(self) -> None:
+        """They go to the guest again."""
+
+    def feed(self, data: bytes) -> None:
+        """Take keys."""
+
+
 class EscapeFilter:
-    """Takes Ctrl-A and the key after it out of what the user types. `on_quit` and `on_help` are called for x and h."""
+    """Takes Ctrl-A and the key after it out of what the user types. `on_quit` and `on_help` are called for x and h;
+    with a `monitor` c switches between it and the guest."""
 
     def __init__(self, on_quit: Callable[[], None], on_help: Callable[[], None]) -> None:
         self._on_quit = on_quit
         self._on_help = on_help
         self._escaped = False
+        self.monitor: KeyTaker | None = None
+        self._in_monitor = False
 
     def feed(self, data: bytes) -> bytes:
         """The bytes of `data` that go to the guest."""
         if ESCAPE not in data and not self._escaped:
-            return data
-        kept = bytearray()
+            return self._pass_on(data)
+        guest, kept = b"", bytearray()
         for byte in data:
             if not self._escaped:
                 if byte == ESCAPE:
@@ -56,9 +73,25 @@ class EscapeFilter:
                 break
             if byte in b"hH?":
                 self._on_help()
+            elif byte in b"cC" and self.monitor is not None:
+                guest += self._pass_on(bytes(kept))
+                kept.clear()
+                self._in_monitor = not self._in_monitor
+                if self._in_monitor:
+                    self.monitor.enter()
+                else:
+                    self.monitor.leave()
             elif byte == ESCAPE:
                 kept.append(byte)
-        return bytes(kept)
+        return guest + self._pass_on(bytes(kept))
+
+    def _pass_on(self, data: bytes) -> bytes:
+        """Hand keys to the monitor while it has them; what is left for the guest."""
+        if not self._in_monitor or self.monitor is None:
+            return data
+        if data:
+            self.monitor.feed(data)
+        return b""
 
 
 class ProcessConsole:
@@ -80,6 +113,13 @@ class ProcessConsole:
         self._saved_mode: list[Any] | None = None
         self._saved_handlers: dict[int, Any] = {}
         self._filter: EscapeFilter | None = None
+        #: What was typed for the guest while it was stopped.
+        self._kept = b""
+
+    def give_monitor(self, monitor: KeyTaker) -> None:
+        """Have Ctrl-A C lead to a monitor; on a terminal."""
+        if self._filter is not None:
+            self._filter.monitor = monitor
 
     @property
     def has_input(self) -> bool:
@@ -123,6 +163,11 @@ class ProcessConsole:
         if data.endswith(b"\n") or len(self._pending) >= FLUSH_SIZE:
             self.flush()
 
+    def show(self, data: bytes) -> None:
+        """Print what is not the guest's: a monitor's."""
+        self.flush()
+        self._print(data)
+
     def flush(self) -> None:
         """Put everything out that was written."""
         if self._pending:
@@ -133,7 +178,13 @@ class ProcessConsole:
 
     def poll(self) -> bytes:
         """The bytes that the user typed since the last call, perhaps none; never waits."""
-        return self._read(0)
+        kept, self._kept = self._kept, b""
+        return kept + self._read(0)
+
+    def look(self) -> None:
+        """Take keys while the guest is stopped: what is for it waits for the next `poll`."""
+        if len(self._kept) < READ_SIZE:
+            self._kept += self._read(0)
 
     def descriptors(self) -> tuple[int, ...]:
         """The input's, until it has ended."""

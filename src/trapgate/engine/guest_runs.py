@@ -70,6 +70,16 @@ class GuestRuns(Ports):
         except TripleFault:
             return "triple-fault"
 
+    def resume_guest(self, limit: int | None = None) -> str:
+        """Go on where `run_guest` has stopped without #VMEXIT; returns what that does."""
+        try:
+            return self.go_on(limit, 0)
+        except (Unimplemented, UnimplementedDevice) as error:
+            self.stop_report = str(error)
+            return "unimplemented"
+        except TripleFault:
+            return "triple-fault"
+
     def vmrun(self, place: int) -> None:
         """VMRUN, and for a host that the processor runs as much as one native call does where nothing is new."""
         kept, q = self.kept_guest, self.q

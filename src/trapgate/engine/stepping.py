@@ -74,10 +74,18 @@ class Stepping(Exits):
         if self._rest is None:
             self.redirected = True
 
+    def stop_again(self) -> None:
+        """A breakpoint where the run has stopped before may stop it again: it was put back."""
+        self._passing = (-1, -1)
+
     def rest_of_block(self, rip: int, page: int, index: int) -> None:
         """Go on in the middle of a block: that at `rip`, from a guest-physical page, before an instruction of it."""
         self._rest = self.blocks.find(self._select(), rip, page), index
         self.redirected = False
+
+    def count_steps(self, count: int) -> None:
+        """So many instructions have been carried out in the processor's stead."""
+        self.steps_left -= count * (self.steps_left != UNCOUNTED)
 
     def pause(self) -> None:
         """Stop a stepped run behind the present instruction; for observers."""

@@ -16,13 +16,14 @@ from trapgate.engine.processor import Stopped
 from trapgate.firmware.image import BootImage
 from trapgate.lab.characters.opening import PortBackends
 from trapgate.lab.characters.source import board_config, connect
-from trapgate.lab.console import GuestConsole, ProgressCallback
+from trapgate.lab.console import GuestConsole, ProgressCallback, ShownOnce
 from trapgate.lab.console_input import ConsoleInput
 from trapgate.lab.ends import End, requested_end
 from trapgate.lab.networks import Nic, plug_in, with_networks
 from trapgate.lab.options import RunOptions
 from trapgate.lab.processor_report import describe_processor
 from trapgate.lab.statistics import Statistics, read_statistics
+from trapgate.lab.supervisor import Supervisor
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.control import UserQuit
 
@@ -50,7 +51,10 @@ class BareRun:
             model=options.model,
             board=board_config(options, disks, nics, ports, folders),
         )  # fmt: skip
-        self.machine = machine = BareMachine(config, output, usual_handlers(progress))
+        shown = ShownOnce(output, lambda: machine.outside.repeating)
+        self.machine = machine = BareMachine(config, shown, usual_handlers(progress))
+        #: Stops the run and lets it go on, where there is one.
+        self.supervisor: Supervisor | None = None
         machine.processor.blocks.keeps_templates = True
         self._host_seconds = 0.0
         self._nics = nics
@@ -72,6 +76,8 @@ class BareRun:
         try:
             stopped = self._run(max_instructions)
         finally:
+            if self.supervisor is not None:
+                self.supervisor.close()
             with without_collection():
                 self.machine.processor.blocks.save_templates()
             if self.machine.bios is not None:
@@ -89,6 +95,8 @@ class BareRun:
         started = time.perf_counter()
         done = self.machine.processor.instructions
         try:
+            if self.supervisor is not None:
+                return run_supervised(self.machine, self.supervisor, limit)
             return self.machine.run(None if limit is None else max(0, limit - done))
         finally:
             self._host_seconds += time.perf_counter() - started
@@ -124,6 +132,17 @@ def without_collection() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
+
+
+def run_supervised(machine: BareMachine, supervisor: Supervisor, end: int | None) -> Stopped:
+    """Run, stopping and going on as `supervisor` has it, until something ends the run: `end` instructions at last."""
+    stopped = Stopped("request")
+    going = supervisor.begin(end)
+    while going:
+        limit = supervisor.limit
+        stopped = machine.run(None if limit is None else max(0, limit - machine.processor.instructions))
+        going = supervisor.stopped(stopped.reason)
+    return stopped
 
 
 def usual_handlers(progress: ProgressCallback) -> HandlerStore:

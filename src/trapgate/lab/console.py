@@ -37,6 +37,19 @@ class GuestConsole(ConsoleBackend, AbstractContextManager["GuestConsole"], Proto
         """File descriptors that become readable when bytes have come."""
 
 
+class ShownOnce:
+    """Lets through to `console` what a guest sends, but not what it sends again: a debugger has put it back."""
+
+    def __init__(self, console: ConsoleBackend, repeats: Callable[[], bool]) -> None:
+        self._console = console
+        self._repeats = repeats
+
+    def write(self, data: bytes) -> None:
+        """Take console bytes of the guest."""
+        if not self._repeats():
+            self._console.write(data)
+
+
 class CommandOutput:
     """Lets through to `console` what the guest's command writes, and nothing else that the guest sends."""
 

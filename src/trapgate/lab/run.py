@@ -59,10 +59,13 @@ def run_guest(
     course: Course | None = None,
     stdio: CharacterBackend | None = None,
     say: Say = lambda text: None,
+    prepare: Callable[[Machine], None] = lambda machine: None,
 ) -> RunOutcome:
     """Run the guest that `options` describe, its serial console on `console`, until it ends.
 
-    `stdio` is for a port besides COM1 that asks for it; `say` shows the user where ports are.
+    `stdio` is for a port besides COM1 that asks for it; `say` shows the user where ports are. `prepare` is called with
+    the machine right before the guest's first instruction, the console being entered.
+
     Raises RunError, FirmwareError and the like for what the user got wrong; nothing that the guest does raises.
     """
     with open_disks(options) as disks, open_networks(options) as nics:
@@ -70,7 +73,7 @@ def run_guest(
         guest = course.find(options, disks, progress)
         with open_ports(options, stdio, say) as ports, open_folders(options) as folders:
             make = make_machine or partial(_machine, disks=disks, nics=nics, ports=ports, folders=folders)
-            return _run(options, guest, console, progress, make, course)
+            return _run(options, guest, console, progress, make, course, prepare)
 
 
 def _run(
@@ -80,12 +83,14 @@ def _run(
     progress: ProgressCallback,
     make_machine: MachineMaker,
     course: Course,
+    prepare: Callable[[Machine], None],
 ) -> RunOutcome:
     output = CommandOutput(console, guest.splitter) if guest.splitter is not None else None
     machine = make_machine(options, output or console, console, progress)
     course.load(machine, guest)
     console.on_quit = machine.stop
     with console:
+        prepare(machine)
         end = course.run(machine, guest, options)
         if output is not None:
             output.finish()

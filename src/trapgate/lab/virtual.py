@@ -14,7 +14,7 @@ from trapgate.firmware.image import BootImage
 from trapgate.lab.bare import usual_handlers
 from trapgate.lab.characters.opening import PortBackends
 from trapgate.lab.characters.source import board_config, connect
-from trapgate.lab.console import GuestConsole, ProgressCallback
+from trapgate.lab.console import GuestConsole, ProgressCallback, ShownOnce
 from trapgate.lab.console_input import ConsoleInput
 from trapgate.lab.ends import End, requested_end
 from trapgate.lab.errors import UnknownTechnique
@@ -22,6 +22,7 @@ from trapgate.lab.networks import Nic, plug_in, with_networks
 from trapgate.lab.options import BARE, DEFAULT_PROCESSOR, RunOptions
 from trapgate.lab.processor_report import describe_processor
 from trapgate.lab.statistics import Statistics, read_virtual_statistics
+from trapgate.lab.supervisor import Supervisor
 from trapgate.lab.virtual_report import describe_virtual_cpu
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.control import UserQuit
@@ -53,6 +54,24 @@ def software_host(profile: CpuProfile) -> CpuProfile:
     return replace(PROFILES[DEFAULT_PROCESSOR], features=profile.features, frequency=profile.frequency)
 
 
+def run_supervised(host: HostMachine, vm: VirtualMachine, supervisor: Supervisor, pause_at: int | None = None) -> str:
+    """Run, stopping and going on as `supervisor` has it, until something ends the run, or "paused" as `vm.run` has it.
+
+    The guest is stopped where it is, within the call of the hypervisor's loop that runs it.
+    """
+    host.on_stop = vm.on_stop = supervisor.stopped
+    reason = "request"
+    going = supervisor.begin(host.max_instructions)
+    while going:
+        host.max_instructions = supervisor.limit
+        pauses = [pause for pause in (pause_at, supervisor.pause_at) if pause is not None]
+        reason = vm.run(min(pauses, default=None))
+        going = supervisor.returned(reason)
+        if reason == "paused" and pause_at is not None and host.instructions >= pause_at:
+            break
+    return reason
+
+
 class VirtualRun:
     """A virtual machine for `options` on a host of its own. Raises UnknownTechnique, NoSuchTechnique."""
 
@@ -76,11 +95,14 @@ class VirtualRun:
             raise UnknownTechnique(options.technique, (BARE, *TECHNIQUES))
         profile = PROFILES[options.processor]
         host = profile if technique.needs_amd_v else software_host(profile)
-        self._host = HostMachine(
+        #: Stops the run and lets it go on, where there is one.
+        self.supervisor: Supervisor | None = None
+        self.host = self._host = HostMachine(
             host, host_memory(options.memory_size), usual_handlers(progress), options.costs, options.model
         )
+        shown = ShownOnce(output, lambda: vm.outside.repeating)
         self.machine = vm = VirtualMachine(
-            self._host, options.memory_size, profile, technique, output,
+            self._host, options.memory_size, profile, technique, shown,
             board_config(options, disks, nics, ports, folders),
         )  # fmt: skip
         self._host.processor.blocks.keeps_templates = True
@@ -111,6 +133,8 @@ class VirtualRun:
         try:
             end = self._run(None)
         finally:
+            if self.supervisor is not None:
+                self.supervisor.close()
             self._host.processor.blocks.save_templates()
             if self.machine.firmware is not None:
                 self.machine.firmware.bios.screen.close()
@@ -127,7 +151,10 @@ class VirtualRun:
         collecting = gc.isenabled()
         gc.disable()
         try:
-            reason = self.machine.run(pause_at)
+            if self.supervisor is None:
+                reason = self.machine.run(pause_at)
+            else:
+                reason = run_supervised(self._host, self.machine, self.supervisor, pause_at)
             return None if reason == "paused" else self._end(reason)
         except (Unimplemented, UnimplementedDevice, DeviceInstruction) as error:
             return End("unimplemented", report=f"{error}\n{self._describe()}")

@@ -27,7 +27,12 @@ class UserQuit:
     """The user ended the run (Ctrl-A X, Ctrl-C)."""
 
 
-StopRequest = PowerOff | GuestExit | Reset | UserQuit
+@dataclass(frozen=True, slots=True)
+class DebugStop:
+    """A debugger or a monitor wants to look between two instructions: the run goes on afterwards."""
+
+
+StopRequest = PowerOff | GuestExit | Reset | UserQuit | DebugStop
 
 
 class RunControl:
@@ -39,6 +44,11 @@ class RunControl:
         self.request: StopRequest | None = None
 
     def stop(self, request: StopRequest) -> None:
-        """Ask for the end of the run. The first request wins; later ones are ignored."""
-        if self.request is None:
+        """Ask for the end of the run. The first request wins, but for a debugger's; later ones are ignored."""
+        if self.request is None or isinstance(self.request, DebugStop):
             self.request = request
+
+    def forget_debug_stop(self) -> None:
+        """The debugger has looked."""
+        if isinstance(self.request, DebugStop):
+            self.request = None

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from trapgate.machine.clock import Clock, Event
@@ -27,6 +28,8 @@ LONGEST_WAIT = 0.1
 
 #: Takes bytes that come in for one place of the machine.
 Deliver = Callable[[bytes], None]
+#: A delivery that was made: cycle, place, bytes. Without a place it is a change of the period (little-endian cycles).
+Delivery = tuple[int, str, bytes]
 
 
 def _nothing() -> None:
@@ -52,6 +55,11 @@ class Source(Protocol):
 
     def poll(self) -> None:
         """Take what has come, without waiting, and hand it to the Deliver functions. Also shows what was sent."""
+
+
+def brings_nothing(source: Source) -> bool:
+    """Whether a source only looks at the guest, and is looked at even while input is repeated: a debugger."""
+    return bool(getattr(source, "brings_nothing", False))
 
 
 class Outside:
@@ -81,6 +89,11 @@ class Outside:
         self.on_look: Callable[[int], None] | None = None
         self.looks: dict[int, int] | None = None
 
+        #: Deliveries that come again, and the cycle up to which nothing else comes; a debugger's (debug/history.py).
+        self._again: deque[Delivery] = deque()
+        self._again_until: int | None = None
+        self._again_period = 0
+
     def add_place(self, name: str, receive: Deliver) -> Deliver:
         """Name a place of the machine that takes input. What is returned delivers to it: sources call that."""
         assert name not in self._takers, f"two places named {name}"
@@ -90,6 +103,8 @@ class Outside:
     def add_source(self, source: Source) -> None:
         """Look at `source` from now on."""
         self._sources.append(source)
+        if brings_nothing(source) and self._next_poll is not None:
+            return  # it changes nothing for the others
         self._poll_at(self._clock.now + self._period())
 
     def look_within(self, cycles: int) -> None:
@@ -109,13 +124,56 @@ class Outside:
             self.on_delivery(self._clock.now, name, data)
         self._takers[name](data)
 
+    # Repeating
+
+    def look_again(self, soon: bool = False) -> None:
+        """The run goes on after it was stopped: a sleep that was cut short has left no look scheduled. `soon`: look
+        before anything else happens."""
+        if soon:
+            self._poll_at(self._clock.now)
+        elif self._sources and (self._next_poll is None or not self._next_poll.pending):
+            self._poll_at(self._clock.now + self._period())
+
+    def repeat(self, deliveries: Iterable[Delivery], period: int, until: int) -> None:
+        """The machine was put back: make these deliveries again, and look at no source before the cycle `until`.
+
+        `period` is what it was there.
+        """
+        self._again = deque(deliveries)
+        self._again_until, self._again_period = until, period
+
+    def stop_repeating(self) -> None:
+        """Look at the sources from now on."""
+        self._again.clear()
+        self._again_until = None
+
+    @property
+    def repeating(self) -> bool:
+        """Whether the machine does what it has done before: nobody outside is to see it again."""
+        return self._again_until is not None and self._clock.now < self._again_until
+
+    def _look(self) -> None:
+        """Take what has come from every source, or what comes again."""
+        if self._again_until is not None:
+            while self._again and self._again[0][0] <= self._clock.now:
+                _, name, data = self._again.popleft()
+                if not name:
+                    self._again_period = int.from_bytes(data, "little")
+                    continue
+                self._delivered = True
+                self._takers[name](data)
+            if self._clock.now >= self._again_until:
+                self._again_until = None
+        for source in self._sources:
+            if self._again_until is None or brings_nothing(source):
+                source.poll()
+
     # Looking
 
     def _poll(self) -> None:
         """Look at every source, and again after the shortest of their periods. No guest can see this event."""
         self._visit()
-        for source in self._sources:
-            source.poll()
+        self._look()
         self.visiting = False
         self._poll_at(self._clock.now + self._period())
 
@@ -126,7 +184,9 @@ class Outside:
             self.on_visit()
 
     def _period(self) -> int:
-        period = min(source.period for source in self._sources)
+        if self._again_until is not None and self._again_period:
+            return self._again_period
+        period = min((s.period for s in self._sources if not brings_nothing(s)), default=TYPING_PERIOD)
         if period != self._last_period:
             self._last_period = period
             if self.on_period is not None:
@@ -140,7 +200,7 @@ class Outside:
 
     def replace_sources(self, source: Source) -> None:
         """Look at `source` alone from now on: a recording is what input comes from."""
-        self._sources[:] = [source]
+        self._sources[:] = [source, *(one for one in self._sources if brings_nothing(one))]
         self._poll_at(self._clock.now + self._period())
 
     def _poll_at(self, cycle: int) -> None:
@@ -179,16 +239,12 @@ class Outside:
         end = None if seconds is None else time.monotonic() + seconds
         # What was sent is shown first; perhaps that brings an answer.
         self._look()
-        while not self._delivered and self._control.request is None and self._listens():
+        while not self._delivered and self._control.request is None and self._listens() and not self.repeating:
             left = LONGEST_WAIT if end is None else end - time.monotonic()
             if left <= 0:
                 return
             self._wait(min(left, LONGEST_WAIT))
             self._look()
-
-    def _look(self) -> None:
-        for source in self._sources:
-            source.poll()
 
     def _wait(self, seconds: float) -> None:
         """Wait until a source may have something, at most `seconds` of host time."""

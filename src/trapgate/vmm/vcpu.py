@@ -10,6 +10,7 @@ from trapgate.arch.breakpoints import DR6_BS
 from trapgate.arch.registers import CR0_PE, CS, DEBUG_CTL_BTF, EFER_LMA, EFER_SVME, RF, TF, VM
 from trapgate.arch.segments import ATTRIBUTE_DB, ATTRIBUTE_L
 from trapgate.arch.vectors import CONTRIBUTORY, WITH_ERROR_CODE
+from trapgate.machine.control import DebugStop
 from trapgate.vmm.backend import Backend
 from trapgate.vmm.control_block import SEGMENTS, ControlBlock
 from trapgate.vmm.emulate import GuestFault, NotEmulated, emulate
@@ -105,8 +106,8 @@ class VirtualCpu:
             if self.reset_wanted and not smm.inside:
                 self.reset_wanted = False
                 self.vm.reset_processor()
-            if control.request is not None:
-                return "request"
+            if control.request is not None and not isinstance(control.request, DebugStop):
+                return "request"  # a debugger's is for the processor to see, once the guest runs
             if pause_at is not None and backend.instructions >= pause_at:
                 return "paused"
             if smm.pending and not smm.inside:

@@ -18,7 +18,7 @@ from trapgate.firmware.fw_cfg import FIRST_PORT, PORT_COUNT, FwCfg
 from trapgate.firmware.image import SEGMENT_NAMES, BootImage, EntryState
 from trapgate.machine.clock import Clock
 from trapgate.machine.console import ConsoleBackend
-from trapgate.machine.control import Reset, RunControl
+from trapgate.machine.control import DebugStop, Reset, RunControl
 from trapgate.machine.outside import Outside
 from trapgate.vmm.asids import Asids
 from trapgate.vmm.backend import Backend
@@ -122,6 +122,10 @@ class VirtualMachine:
         #: Where all input from outside comes in.
         self.outside = Outside(backend.clock, self.control)
         self.on_idle: Callable[[int], None] = self.outside.idle
+        #: Asked when a guest that sleeps is to be stopped, with the reason: whether it goes on. For debuggers.
+        self.on_stop: Callable[[str], bool] = lambda reason: False
+        self.outside.add_place("power-button", self.board.press_power_button)
+        self.outside.add_place("keyboard", self.board.keyboard.press)
 
     def _prepare_block(self) -> None:
         """What every technique asks of AMD-V."""
@@ -217,9 +221,14 @@ class VirtualMachine:
             if deadline is not None and deadline > clock.now:
                 self.on_idle(deadline - clock.now)
                 deadline = clock.deadline
-            if self.control.request is not None:
+            request = self.control.request
+            if request is not None:
+                if isinstance(request, DebugStop) and self.on_stop("request"):
+                    continue
                 return
             if deadline is None or not (vcpu.interruptible or self.board.expects_unmaskable()):
+                if self.on_stop("halted"):
+                    continue
                 vcpu.stopped = "halted"
                 return
             if deadline > clock.now:

@@ -162,6 +162,15 @@ class PciFunction:
             found.append(Window(base, bar.size, bar.device, 0, bar.is_io))
         return found
 
+    def bars(self) -> list[tuple[int, int, int, bool]]:
+        """(number, size, base, whether I/O) of each base address register; a base of -1: not decoded. For people."""
+        found = []
+        for index, bar in self._bars.items():
+            decoded = self.command & (config.IO_SPACE if bar.is_io else config.MEMORY_SPACE)
+            base = self.config.get(config.FIRST_BAR + 4 * index, 4) & (IO_ADDRESS if bar.is_io else MEMORY_ADDRESS)
+            found.append((index, bar.size, base if decoded else -1, bar.is_io))
+        return found
+
     # INTx
 
     def set_interrupt(self, level: bool) -> None:
