@@ -22,6 +22,8 @@ FOR_EVER = RawImage(bytes.fromhex("40 eb fd"))
 HALT = RawImage(bytes.fromhex("fa f4"))
 RIP, RAX, RCX, EFLAGS = 16, 0, 2, 17
 TECHNIQUES = ("bare", "software", "shadow", "shadow-tagged", "nested", "nested-tagged")
+#: One of each kind, for what takes long.
+SOME = ("bare", "shadow-tagged", "nested-tagged")
 
 
 def test_the_description_names_what_g_answers(tmp_path: Path) -> None:

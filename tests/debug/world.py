@@ -138,7 +138,10 @@ def world(
         session = Session(guest, stopped)
 
         def run() -> str:
-            return run_supervised(machine, session, None).reason
+            try:
+                return run_supervised(machine, session, None).reason
+            finally:
+                session.close()
 
     else:
         kind = TECHNIQUES[technique]
@@ -149,7 +152,10 @@ def world(
         session = Session(guest, stopped)
 
         def run() -> str:
-            return run_vm(host, vm, session)
+            try:
+                return run_vm(host, vm, session)
+            finally:
+                session.close()
 
     session.add(GdbServer(session, Listener("--gdb", f"unix:{path}")))
     session.command = lambda line: execute(session, line)
