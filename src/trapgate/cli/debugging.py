@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -46,14 +46,16 @@ def debug_options(gdb: str | None, at_1234: bool, stopped: bool, monitor: str | 
     return DebugWishes(GDB_1234 if at_1234 else gdb, monitor, stopped)
 
 
-def prepare_debugging(wishes: DebugWishes, terminal: ProcessConsole) -> Callable[[object], None]:
+def prepare_debugging(
+    wishes: DebugWishes, terminal: ProcessConsole
+) -> Callable[[object, Callable[[], dict[str, Any]]], None]:
     """Listen where debuggers and monitors are wanted; what is to be done with the machine (lab/run.py: prepare).
 
     A terminal always has the monitor behind Ctrl-A C.
     """
     nothing = wishes.gdb is None and wishes.monitor is None and not wishes.stopped
     if nothing and not (terminal.has_input and sys.stdin is not None and os.isatty(sys.stdin.fileno())):
-        return lambda machine: None
+        return lambda machine, describe: None
     from trapgate.cli.terminal import descriptor
     from trapgate.debug.attach import Debugging, DebugOptions
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from trapgate.debug.channels import DescriptorChannel, Listener
 from trapgate.debug.errors import InvalidChannel
@@ -68,8 +68,8 @@ class Debugging:
         elif options.monitor is not None:
             self._monitor = Listener("--monitor", options.monitor)
 
-    def attach(self, run: object) -> None:
-        """Serve the guest of a run that is about to begin."""
+    def attach(self, run: object, describe: Callable[[], dict[str, Any]]) -> None:
+        """Serve the guest of a run that is about to begin. `describe` gives what saved states hold beside the machine."""
         wanted = self._options != DebugOptions()
         if not wanted and not self._terminal.is_interactive:
             return
@@ -77,6 +77,7 @@ class Debugging:
         guest = BareGuest(run.machine) if isinstance(run, BareRun) else VirtualGuest(run.host, run.machine)
         session = Session(guest, self._options.stopped)
         session.command = partial(execute, session)
+        session.describe = describe
         if self._gdb is not None:
             session.add(GdbServer(session, self._gdb))
         if self._monitor is not None or self._channel is not None:

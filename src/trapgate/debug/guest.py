@@ -19,7 +19,7 @@ from trapgate.debug.errors import GuestUnreachable
 from trapgate.debug.paging import Paging
 from trapgate.engine.processor import Processor
 from trapgate.lab import snapshots
-from trapgate.lab.snapshots import MachineState
+from trapgate.lab.snapshots import Machine, MachineState
 from trapgate.machine.clock import Clock
 from trapgate.machine.control import DebugStop, StopRequest
 from trapgate.machine.outside import Outside
@@ -102,6 +102,24 @@ class Guest(ABC):
         """Whether another one can be put."""
         return True
 
+    @abstractmethod
+    def ask_to_pause(self) -> None:
+        """Have the run stop where the guest's state can be taken, when it goes on."""
+
+    @property
+    @abstractmethod
+    def machine(self) -> Machine:
+        """The machine whose state is taken and put."""
+
+    def take(self, like: MachineState | None) -> MachineState:
+        """The machine's state; what has not changed since `like` is shared. Raises SnapshotError, BlockError."""
+        return snapshots.take(self.machine, like)
+
+    def put(self, state: MachineState) -> None:
+        """Make the machine what it was. Raises what snapshots.put raises; then nothing has changed."""
+        snapshots.put(self.machine, state)
+        self.processor.stop_again()
+
     def limit_to(self, end: int | None) -> None:
         """The run ends at so many instructions."""
         self._end = end
@@ -115,14 +133,6 @@ class Guest(ABC):
     def at_end(self) -> bool:
         """Whether the run's end has come."""
         return self._end is not None and self.instructions >= self._end
-
-    @abstractmethod
-    def take(self, like: MachineState | None) -> MachineState:
-        """The machine's state; what has not changed since `like` is shared. Raises SnapshotError, BlockError."""
-
-    @abstractmethod
-    def put(self, state: MachineState) -> None:
-        """Make the machine what it was."""
 
     @property
     def progress(self) -> tuple[int, ...]:
@@ -317,7 +327,7 @@ class BareGuest(Guest):
 
     def __init__(self, machine: BareMachine) -> None:
         super().__init__(machine.processor, machine.memory, machine.board, machine.clock, machine.outside)
-        self.machine = machine
+        self._machine = machine
 
     @property
     def instructions(self) -> int:
@@ -327,15 +337,15 @@ class BareGuest(Guest):
     @property
     def request(self) -> StopRequest | None:
         """Of the machine's control."""
-        return self.machine.control.request
+        return self._machine.control.request
 
     def ask_to_stop(self) -> None:
         """Through the machine's control."""
-        self.machine.control.stop(DebugStop())
+        self._machine.control.stop(DebugStop())
 
     def forget_stop(self) -> None:
         """Only what a debugger has asked for."""
-        self.machine.control.forget_debug_stop()
+        self._machine.control.forget_debug_stop()
 
     def translate(self, linear: int) -> int | None:
         """By the processor's own registers, a guest's of AMD-V and its second stage included."""
@@ -347,17 +357,18 @@ class BareGuest(Guest):
 
     def end(self, request: StopRequest) -> None:
         """Through the machine's control."""
-        self.machine.control.stop(request)
+        self._machine.control.stop(request)
 
     def when_emulated(self, call: Callable[[], None]) -> None:
         """There is no hypervisor."""
 
-    def take(self, like: MachineState | None) -> MachineState:
-        return snapshots.take(self.machine, like)
+    def ask_to_pause(self) -> None:
+        """It can be taken anywhere."""
 
-    def put(self, state: MachineState) -> None:
-        snapshots.put(self.machine, state)
-        self.processor.stop_again()
+    @property
+    def machine(self) -> BareMachine:
+        """The bare machine."""
+        return self._machine
 
     def set_control(self, name: str, value: int) -> None:
         """As MOV CRn and WRMSR do."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from trapgate.debug.errors import CommandError
 from trapgate.debug.guest import Guest
-from trapgate.debug.history import Go, History, Travel
+from trapgate.debug.history import Go, History, Put, Travel
 from trapgate.debug.stops import Resume, Stop
 from trapgate.debug.watching import Points, Watch
 from trapgate.engine.stepping import UNCOUNTED
+from trapgate.lab import snapshots
 from trapgate.lab.snapshots import MachineState
 from trapgate.machine.control import DebugStop, UserQuit
 from trapgate.machine.outside import TYPING_PERIOD
@@ -44,6 +46,14 @@ class Client(Protocol):
 
     def close(self) -> None:
         """The run is over."""
+
+
+@runtime_checkable
+class Printer(Protocol):
+    """A client that prints text."""
+
+    def write(self, data: bytes) -> None:
+        """Print."""
 
 
 @runtime_checkable
@@ -79,10 +89,15 @@ class Session:
         self._at_top: list[Callable[[], None]] = []
         #: More that is to be waited at while the guest is stopped, and looked at: the console.
         self.others: list[tuple[Callable[[], Sequence[int]], Callable[[], None]]] = []
+        #: States that were saved: name, instructions and cycle.
+        self.saved: dict[str, tuple[int, int]] = {}
         #: Input for the guest, which comes in when it runs.
         self._input: list[tuple[str, bytes]] = []
         guest.outside.add_source(self)
 
+    #: What a run knows besides its machine, for states that are saved; takes pictures of the screen.
+    describe: Callable[[], dict[str, Any]] = staticmethod(dict)
+    screenshot: Callable[[Path], None] | None = None
     #: Carries out a line of the monitor's and gives what it prints.
     command: Callable[[str], str] = staticmethod(lambda line: "there is no monitor\n")
 
@@ -144,6 +159,17 @@ class Session:
         """One client has stopped the guest: the others hear of it."""
         self._report(stop)
 
+    def announce(self, text: str) -> None:
+        """Tell those who read what the monitor prints."""
+        for client in self.clients:
+            if text and isinstance(client, Printer):
+                client.write(text.encode(errors="replace"))
+
+    @property
+    def busy(self) -> bool:
+        """Whether what was asked for last has still to be done: clients wait with what comes next."""
+        return self._travel is not None or bool(self._at_top)
+
     def go_on(self) -> None:
         """Let the guest run; for monitors."""
         self.running = True
@@ -172,8 +198,6 @@ class Session:
     @property
     def pause_at(self) -> int | None:
         """Instructions at which a state is due."""
-        if self._at_top:
-            return 0
         return None if self._travel is not None else self.history.next
 
     @property
@@ -229,7 +253,7 @@ class Session:
             if reason == "paused":
                 self._do_at_top()
                 self.history.keep()
-                return True
+                return self._serve()
             if reason == "triple-fault" and guest.request is None:
                 self.stopped(reason)
             return False
@@ -237,17 +261,31 @@ class Session:
             guest.at_top = False
 
     def when_at_top(self, call: Callable[[], None]) -> None:
-        """Do something where the guest's state can be taken or put: now, or at its next exit."""
+        """Do something where the guest's state can be taken: now, or at its next exit, to which it runs on."""
         self._at_top.append(call)
         if self.guest.can_take:
             self._do_at_top()
+        else:
+            self.guest.ask_to_pause()
 
     def _do_at_top(self) -> None:
         waiting, self._at_top = self._at_top, []
         for call in waiting:
             call()
 
-    # -- going back
+    # -- going elsewhere
+
+    def load(self, state: MachineState) -> None:
+        """Make the machine what it was; it goes on from there if it is running now. Raises SnapshotError."""
+        snapshots.check(self.guest.machine, state)
+        self._travel = self._to_loaded(state, self.running)
+
+    def _to_loaded(self, state: MachineState, running: bool) -> Travel:
+        yield Put(state)
+        self.guest.machine.redraw_screen()
+        self.history.restart()
+        self.running = running
+        return Stop("loaded")
 
     def _depart(self) -> bool:
         """The client wants to go back."""
@@ -268,8 +306,9 @@ class Session:
                 self._travel = None
                 guest.stop_at(None)
                 guest.forget_stop()
-                self.pause(end.value)
-                self._report(end.value)
+                if end.value.kind != "loaded":
+                    self.pause(end.value)
+                    self._report(end.value)
                 return self._serve()
             if isinstance(command, Go):
                 if points is not None:
@@ -333,6 +372,11 @@ class Session:
             request = self.guest.request
             if request is not None and not isinstance(request, DebugStop):
                 return False
+            if self._travel is not None:
+                return self._travel_on(None)
+            if self._at_top and not self.running:
+                self._prepare()
+                return True
             if self.running:
                 if self._resume.backwards:
                     return self._depart()

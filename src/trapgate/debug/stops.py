@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal[
-    "attached", "step", "breakpoint", "watchpoint", "interrupt", "begin", "shutdown", "unimplemented", "ended"
+    "attached", "step", "breakpoint", "watchpoint", "interrupt", "begin", "loaded", "shutdown", "unimplemented", "ended"
 ]
 
 

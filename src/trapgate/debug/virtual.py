@@ -16,8 +16,6 @@ from trapgate.arch.segments import ATTRIBUTE_DB, ATTRIBUTE_L
 from trapgate.boards.host import HostMachine
 from trapgate.debug.errors import GuestUnreachable
 from trapgate.debug.guest import PAGE, Guest, SegmentView
-from trapgate.lab import snapshots
-from trapgate.lab.snapshots import MachineState
 from trapgate.machine.control import DebugStop, StopRequest
 from trapgate.vmm.control_block import SEGMENTS
 from trapgate.vmm.techniques.shadow import Shadow
@@ -97,12 +95,13 @@ class VirtualGuest(Guest):
         """With nothing of the hypervisor's loop on the stack."""
         return self.at_top
 
-    def take(self, like: MachineState | None) -> MachineState:
-        return snapshots.take(self._vm, like)
+    def ask_to_pause(self) -> None:
+        self._vcpu.pause_wanted = True
 
-    def put(self, state: MachineState) -> None:
-        snapshots.put(self._vm, state)
-        self.processor.stop_again()
+    @property
+    def machine(self) -> VirtualMachine:
+        """The virtual machine."""
+        return self._vm
 
     def when_emulated(self, call: Callable[[], None]) -> None:
         def retired() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from trapgate.boards.pci import DiskConfig, FolderConfig
 from trapgate.lab.characters.backend import CharacterBackend
 from trapgate.lab.characters.opening import PortBackends, Say, open_ports
 from trapgate.lab.console import CommandOutput, GuestConsole, ProgressCallback
-from trapgate.lab.courses import Course, Running
+from trapgate.lab.courses import Course, Running, describe_run
 from trapgate.lab.disks import open_disks
 from trapgate.lab.ends import End, Reason
 from trapgate.lab.errors import CommandNotRun
@@ -37,6 +37,8 @@ class Machine(Running, Protocol):
 
 #: Makes the machine for `options`, with COM1's output going to the backend and its input coming from the console.
 MachineMaker = Callable[[RunOptions, ConsoleBackend, GuestConsole, ProgressCallback], Machine]
+#: Gets a machine that is about to run, and what gives what the run knows besides it, for states that are saved.
+Prepare = Callable[[Machine, Callable[[], dict[str, Any]]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,12 @@ def run_guest(
     course: Course | None = None,
     stdio: CharacterBackend | None = None,
     say: Say = lambda text: None,
-    prepare: Callable[[Machine], None] = lambda machine: None,
+    prepare: Prepare = lambda machine, describe: None,
 ) -> RunOutcome:
     """Run the guest that `options` describe, its serial console on `console`, until it ends.
 
-    `stdio` is for a port besides COM1 that asks for it; `say` shows the user where ports are. `prepare` is called with
-    the machine right before the guest's first instruction, the console being entered.
+    `stdio` is for a port besides COM1 that asks for it; `say` shows the user where ports are. `prepare` is called right
+    before the guest's first instruction, the console being entered.
 
     Raises RunError, FirmwareError and the like for what the user got wrong; nothing that the guest does raises.
     """
@@ -83,14 +85,14 @@ def _run(
     progress: ProgressCallback,
     make_machine: MachineMaker,
     course: Course,
-    prepare: Callable[[Machine], None],
+    prepare: Prepare,
 ) -> RunOutcome:
     output = CommandOutput(console, guest.splitter) if guest.splitter is not None else None
     machine = make_machine(options, output or console, console, progress)
     course.load(machine, guest)
     console.on_quit = machine.stop
     with console:
-        prepare(machine)
+        prepare(machine, partial(describe_run, options, guest))
         end = course.run(machine, guest, options)
         if output is not None:
             output.finish()

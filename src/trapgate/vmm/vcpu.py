@@ -49,6 +49,8 @@ class VirtualCpu:
         self.smm = SystemManagement(self)
         #: INIT#: reset before the next entry.
         self.reset_wanted = False
+        #: The loop is to return before the next entry, as with `pause_at`.
+        self.pause_wanted = False
         #: What EVENTINJ is to deliver at the next entry, 0 for nothing.
         self.event = 0
         #: What EVENTINJ has had at the last entry.
@@ -108,7 +110,8 @@ class VirtualCpu:
                 self.vm.reset_processor()
             if control.request is not None and not isinstance(control.request, DebugStop):
                 return "request"  # a debugger's is for the processor to see, once the guest runs
-            if pause_at is not None and backend.instructions >= pause_at:
+            if self.pause_wanted or (pause_at is not None and backend.instructions >= pause_at):
+                self.pause_wanted = False
                 return "paused"
             if smm.pending and not smm.inside:
                 smm.before_entry()

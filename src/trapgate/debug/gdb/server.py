@@ -64,7 +64,7 @@ class GdbServer:
         client = self._client
         if client is None:
             return None
-        while self._packets and not client.closed:
+        while self._packets and not client.closed and not self._session.busy:
             packet = self._packets.pop(0)
             if packet == INTERRUPT:
                 if self._waits:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from trapgate import __version__
 from trapgate.debug.channels import Listener
@@ -14,6 +15,7 @@ from trapgate.debug.monitor.keys import combination
 from trapgate.debug.monitor.registers import registers
 from trapgate.debug.session import Session
 from trapgate.debug.stops import Stop
+from trapgate.lab import snapshots
 from trapgate.machine.control import Reset
 from trapgate.machine.errors import MachineError
 
@@ -105,6 +107,60 @@ def _send_key(session: Session, arguments: str) -> str:
     return ""
 
 
+# -- states and pictures
+
+
+def _save(session: Session, arguments: str) -> str:
+    path = _file(arguments)
+
+    answers: list[str] = []
+    late = False
+
+    def save() -> None:
+        try:
+            state = replace(session.guest.take(None), run=session.describe())
+            snapshots.write(state, path)
+        except MachineError as error:
+            answers.append(f"Error: {error}\n")
+        else:
+            session.saved[str(path)] = (state.instructions, state.cycle)
+            answers.append("")
+        if late:
+            session.announce(answers[0])
+
+    session.when_at_top(save)
+    late = not answers
+    return answers[0] if answers else "the state is saved at the guest's next exit\n"
+
+
+def _load(session: Session, arguments: str) -> str:
+    session.load(snapshots.read(_file(arguments)))
+    return ""
+
+
+def _snapshots(session: Session, arguments: str) -> str:
+    _nothing(arguments)
+    if not session.saved:
+        return "There is no snapshot available.\n"
+    lines = [f"{'TAG':<40} {'INSTRUCTIONS':>16} {'CYCLES':>16}\n"]
+    lines += [f"{name:<40} {count:>16} {cycle:>16}\n" for name, (count, cycle) in session.saved.items()]
+    return "".join(["List of snapshots saved in this run:\n", *lines])
+
+
+def _screen_dump(session: Session, arguments: str) -> str:
+    path = _file(arguments)
+    if session.screenshot is None:
+        raise CommandError("there is no display adapter")
+    session.screenshot(path)
+    return ""
+
+
+def _file(arguments: str) -> Path:
+    if not arguments:
+        raise CommandError("wanted the name of a file")
+    return Path(arguments)
+
+
 # -- looking
 
 
@@ -134,6 +190,7 @@ INFO = (
     Command(("network",), "", "show the network state", _about(devices.networks)),
     Command(("pci",), "", "show PCI info", _about(devices.pci)),
     Command(("pic",), "", "show PIC state", _about(devices.interrupt_controllers)),
+    Command(("snapshots",), "", "show the currently saved VM snapshots", _snapshots),
     Command(("registers",), "", "show the cpu registers", _about(registers)),
     Command(("status",), "", "show the current VM status (running|paused)", _status),
     Command(("tlb",), "", "show virtual to physical memory mappings", _about(translations.mappings)),
@@ -195,8 +252,11 @@ COMMANDS = (
             _gdb_server),
     Command(("help", "?"), "[cmd]", "show the help", _help),
     Command(("info",), "[subcommand]", "show various information about the system state", _info),
+    Command(("loadvm",), "file", "restore a VM snapshot from a file", _load),
     Command(("print", "p"), "/fmt expr", "print expression value (use $reg for CPU register access)", _print),
     Command(("quit", "q"), "", "quit the emulator", _quit),
+    Command(("savevm",), "file", "save a VM snapshot to a file", _save),
+    Command(("screendump",), "file", "save the screen as a PNG file", _screen_dump),
     Command(("sendkey",), "keys [hold_ms]", "send keys to the VM (e.g. 'sendkey ctrl-alt-f1')", _send_key),
     Command(("stop", "s"), "", "stop emulation", _stop),
     Command(("system_powerdown",), "", "send system power down event", _power_down),

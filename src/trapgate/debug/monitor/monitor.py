@@ -34,7 +34,7 @@ class _Lines:
 
     def serve(self) -> Resume | None:
         """Carry out what waits. How the guest goes on is the session's to know."""
-        while self._lines:
+        while self._lines and not self._session.busy:
             self.write(execute(self._session, self._lines.popleft()).encode(errors="replace") + PROMPT)
         return None
 
