@@ -38,8 +38,8 @@ class Client:
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(PATIENCE)
         self._socket.connect(str(path))
+        self._socket.settimeout(PATIENCE)
         self._data = b""
 
     def send(self, data: bytes) -> None:

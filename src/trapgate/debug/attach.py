@@ -69,7 +69,7 @@ class Debugging:
             self._monitor = Listener("--monitor", options.monitor)
 
     def attach(self, run: object, describe: Callable[[], dict[str, Any]]) -> None:
-        """Serve the guest of a run that is about to begin. `describe` gives what saved states hold beside the machine."""
+        """Serve the guest of a run that is about to begin. `describe` gives what saved states hold besides."""
         wanted = self._options != DebugOptions()
         if not wanted and not self._terminal.is_interactive:
             return

@@ -16,6 +16,8 @@ from trapgate.debug.errors import CannotListen, InvalidChannel
 READ_SIZE = 1 << 16
 #: Bytes that wait to be taken by the other side: one that takes nothing is dropped.
 MOST_WAITING = 1 << 22
+#: Connections that wait to be accepted; QEMU, too, talks to one at a time.
+BACKLOG = 16
 LOOPBACK = "127.0.0.1"
 #: Words that QEMU takes behind an address, and which say what is so here anyway.
 _HARMLESS = frozenset(("server", "server=on", "nowait", "wait=off", "nodelay", "nodelay=on"))
@@ -176,7 +178,7 @@ class Listener:
         try:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(address)
-            found.listen(1)
+            found.listen(BACKLOG)
         except OSError as error:
             found.close()
             raise CannotListen(option, self.place, (error.strerror or "an error").lower()) from error
@@ -191,7 +193,7 @@ class Listener:
                     os.unlink(path)  # left by an earlier run, as QEMU takes it
             found.bind(path)
             self._path = path
-            found.listen(1)
+            found.listen(BACKLOG)
         except OSError as error:
             found.close()
             raise CannotListen(option, path, (error.strerror or str(error)).lower()) from error

@@ -77,8 +77,8 @@ def examine(guest: Guest, form: Format, address: int, physical: bool) -> str:
 def _width(form: Format) -> int:
     """Characters of a unit: those of the largest one."""
     bits = form.size * 8
-    return {"x": bits // 4, "o": (bits + 2) // 3, "u": {8: 3, 16: 5, 32: 10, 64: 20}[bits],
-            "d": {8: 4, 16: 6, 32: 11, 64: 20}[bits]}.get(form.kind, 0)  # fmt: skip
+    decimal = {8: 3, 16: 5, 32: 10, 64: 20}[bits]
+    return {"x": bits // 4, "o": (bits + 2) // 3, "u": decimal, "d": decimal}.get(form.kind, 0)
 
 
 def value_text(value: int, form: Format, digits: int = 0) -> str:
@@ -89,11 +89,12 @@ def value_text(value: int, form: Format, digits: int = 0) -> str:
         case "x":
             return f"0x{value:0{digits}x}"
         case "o":
-            return f"0{value:0{digits}o}"
+            return f"{'0' if value else ''}{value:o}".rjust(digits)
         case "u":
             return f"{value:{digits or 1}d}"
         case "d":
-            return f"{value - (1 << bits) if value >> (bits - 1) else value:{digits or 1}d}"
+            # As in QEMU, only units of 64 bits are signed.
+            return f"{value - (1 << 64) if value >> 63 else value:{digits or 1}d}"
     character = chr(value & 0xFF)
     special = {"'": "\\'", "\\": "\\\\", "\n": "\\n", "\r": "\\r"}
     if character in special:

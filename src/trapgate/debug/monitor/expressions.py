@@ -34,7 +34,7 @@ def _tokens(text: str) -> Iterator[str]:
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None:
-            raise CommandError(f"invalid char {text[at]!r} in expression")
+            raise CommandError(f"invalid char {text[at:].lstrip()[0]!r} in expression")
         yield match.group().strip()
         at = match.end()
 
