@@ -213,7 +213,7 @@ def test_examined_memory_looks_as_qemus(tmp_path: Path) -> None:
         *(f"xp /{count}{kind}{size} 0x7c00" for count, kind, size in ((5, "x", "b"), (9, "x", "h"), (6, "x", "w"),
           (3, "x", "g"), (7, "d", "b"), (7, "d", "w"), (9, "u", "h"), (4, "o", "w"), (3, "u", "g"), (3, "d", "g"),
           (20, "c", "b"))),
-        "print /x 255", "print /d -1", "print /c 65", "print /o 8", "p (1+2)*3", "foo", "info foo",
+        "print /x 255", "print /d -1", "print /c 65", "print /o 8", "p /x (1+2)*3", "foo", "info foo",
     ]  # fmt: skip
     done = subprocess.run(
         ["qemu-system-x86_64", "-display", "none", "-monitor", "stdio", "-serial", "none", "-nic", "none", "-m", "16",
