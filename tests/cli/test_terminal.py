@@ -53,6 +53,34 @@ def test_escape_key(pieces: list[bytes], sent: bytes, events: list[str]) -> None
     assert keys.events == events
 
 
+class Monitor:
+    """Who takes the keys behind Ctrl-A C."""
+
+    def __init__(self) -> None:
+        self.events: list[object] = []
+
+    def enter(self) -> None:
+        self.events.append("enter")
+
+    def leave(self) -> None:
+        self.events.append("leave")
+
+    def feed(self, data: bytes) -> None:
+        self.events.append(data)
+
+
+def test_ctrl_a_c_switches_between_guest_and_monitor() -> None:
+    keys, monitor = Keys(), Monitor()
+    keys.filter.monitor = monitor
+    sent = [keys.filter.feed(piece) for piece in (b"ls\x01", b"cinfo\r", b"x\x01", b"Cdate", b"\r", b"a\x01cb\x01cc")]
+    assert sent == [b"ls", b"", b"", b"date", b"\r", b"ac"]
+    assert monitor.events == ["enter", b"info\r", b"x", "leave", "enter", b"b", "leave"]
+
+
+def test_without_a_monitor_ctrl_a_c_does_nothing() -> None:
+    assert Keys().filter.feed(b"a\x01cb") == b"ab"
+
+
 @given(st.lists(st.binary(max_size=20), max_size=8))
 def test_doubled_escapes_send_everything(pieces: list[bytes]) -> None:
     keys = Keys()
