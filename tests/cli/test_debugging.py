@@ -73,7 +73,7 @@ def test_the_monitor_on_standard_input(process: Command) -> None:
     assert "VM status: paused\n(trapgate) 0x10019f\n(trapgate) " in answer.output
 
 
-@pytest.mark.parametrize("technique", ["bare", "nested"])
+@pytest.mark.parametrize("technique", ["nested"])
 def test_the_monitor_on_a_socket(technique: str, tmp_path: Path) -> None:
     place = tmp_path / "monitor"
     where = ("-monitor", f"unix:{place},server,nowait", "--serial", "none")
