@@ -78,13 +78,14 @@ def test_the_monitor_on_a_socket(technique: str, tmp_path: Path) -> None:
     place = tmp_path / "monitor"
     where = ("-monitor", f"unix:{place},server,nowait", "--serial", "none")
     child = spawn("-S", *where, "--technique", technique, "bench", "--append", "bench=sieve n=1")
-    for _ in range(600):
-        if place.exists():
-            break
-        time.sleep(0.05)
     with socket.socket(socket.AF_UNIX) as user:
+        for _ in range(600):
+            try:
+                user.connect(str(place))
+                break
+            except OSError:  # it is not there yet
+                time.sleep(0.05)
         user.settimeout(60)
-        user.connect(str(place))
         user.sendall(b"info counts\r\ncont\n")
         said = b""
         while piece := user.recv(4096):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,16 @@ pytestmark = [
 ]
 
 
+def listens(place: Path) -> bool:
+    """Whether the stub answers. A client that goes without a word leaves the guest stopped."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(place))
+        except OSError:
+            return False
+        return True
+
+
 def debug(folder: Path, script: str, *arguments: str, timeout: float = 120) -> tuple[str, str]:
     """What gdb has printed, and the guest's console."""
     place = folder / "gdb"
@@ -29,10 +40,10 @@ def debug(folder: Path, script: str, *arguments: str, timeout: float = 120) -> t
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=child_environment()
     ) as guest:
         end = time.monotonic() + timeout
-        while not place.exists() and guest.poll() is None and time.monotonic() < end:
-            time.sleep(0.05)
+        while not listens(place) and guest.poll() is None and time.monotonic() < end:
+            time.sleep(0.1)
         (folder / "script").write_text(
-            f"set pagination off\nset confirm off\nset width 0\ntarget remote {place}\n{script}\n"
+            f"set pagination off\nset confirm off\nset width 0\nset remotetimeout 60\ntarget remote {place}\n{script}\n"
         )
         found = subprocess.run(
             ["gdb", "-nx", "-batch", "-x", str(folder / "script")],

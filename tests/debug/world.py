@@ -157,7 +157,7 @@ def world(
             finally:
                 session.close()
 
-    session.add(GdbServer(session, Listener("--gdb", f"unix:{path}")))
+    session.add(GdbServer(session, Listener("--gdb", f"unix:{path}").open()))
     session.command = lambda line: execute(session, line)
     found = World(guest, session, run, path)
     try:

@@ -79,8 +79,10 @@ class Debugging:
         session.command = partial(execute, session)
         session.describe = describe
         if self._gdb is not None:
-            session.add(GdbServer(session, self._gdb))
+            session.add(GdbServer(session, self._gdb.open()))
         if self._monitor is not None or self._channel is not None:
+            if self._monitor is not None:
+                self._monitor.open()
             session.add(ChannelMonitor(session, self._monitor, self._channel))
         if self._terminal.is_interactive:
             monitor = TerminalMonitor(session, self._terminal.show)

@@ -148,7 +148,7 @@ class DescriptorChannel:
 
 
 class Listener:
-    """Listens at an address. Raises InvalidChannel, CannotListen, which name `option`."""
+    """Listens at an address once it is opened. Raises InvalidChannel, CannotListen, which name `option`."""
 
     def __init__(self, option: str, address: str) -> None:
         self._path = ""
@@ -178,7 +178,6 @@ class Listener:
         try:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(address)
-            found.listen(BACKLOG)
         except OSError as error:
             found.close()
             raise CannotListen(option, self.place, (error.strerror or "an error").lower()) from error
@@ -193,11 +192,15 @@ class Listener:
                     os.unlink(path)  # left by an earlier run, as QEMU takes it
             found.bind(path)
             self._path = path
-            found.listen(BACKLOG)
         except OSError as error:
             found.close()
             raise CannotListen(option, path, (error.strerror or str(error)).lower()) from error
         return found
+
+    def open(self) -> Listener:
+        """Let connections come: what answers them is ready."""
+        self._socket.listen(BACKLOG)
+        return self
 
     def fileno(self) -> int:
         """Readable when somebody wants to connect."""

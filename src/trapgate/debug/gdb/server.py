@@ -84,9 +84,11 @@ class GdbServer:
             if self._commands.leaves:
                 client.flush()
                 client.close()
+                self._gone()
+                return Resume()
         if client.closed:
+            # It has not said that the guest is to go on: what it has looked at stays.
             self._gone()
-            return Resume()
         return None
 
     def report(self, stop: Stop) -> None:

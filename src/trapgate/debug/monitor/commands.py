@@ -233,7 +233,7 @@ def _gdb_server(session: Session, arguments: str) -> str:
     if arguments == "none":
         return "Disabled gdbserver\n"
     place = arguments or DEFAULT_GDB
-    session.add(GdbServer(session, Listener("gdbserver", place)))
+    session.add(GdbServer(session, Listener("gdbserver", place).open()))
     return f"Waiting for gdb connection on device '{place}'\n"
 
 
