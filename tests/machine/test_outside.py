@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from trapgate.machine.clock import Clock
-from trapgate.machine.control import RunControl, UserQuit
+from trapgate.machine.control import DebugStop, RunControl, UserQuit
 from trapgate.machine.outside import Outside
 
 HZ = 1_000_000_000
@@ -163,3 +163,59 @@ def test_a_sleeper_that_input_wakes_is_looked_at_once(outside: Outside, clock: C
     assert (pipe.looks, clock.deadline) == (1, 500)
     clock.run_due()
     assert (pipe.looks, clock.deadline) == (1, 500 + PERIOD)
+
+
+# Debuggers
+
+
+class Debugger(Pipe):
+    """A source that only looks at the guest."""
+
+    brings_nothing = True
+    period = 1
+
+
+def test_a_debugger_changes_nothing_in_when_the_others_are_looked_at(outside: Outside, clock: Clock) -> None:
+    before, debugger = clock.deadline, Debugger()
+    outside.add_source(debugger)
+    assert clock.deadline == before == PERIOD
+    outside.look_again()
+    assert clock.deadline == PERIOD
+    clock.now = PERIOD
+    clock.run_due()
+    assert (debugger.looks, clock.deadline) == (1, 2 * PERIOD)
+
+
+def test_a_sleep_without_an_end_that_was_cut_short_is_looked_at_again(
+    outside: Outside, clock: Clock, control: RunControl
+) -> None:
+    control.stop(DebugStop())
+    outside.idle(PERIOD)
+    assert clock.deadline is None
+    control.forget_debug_stop()
+    assert control.request is None
+    outside.look_again()
+    assert clock.deadline == clock.now + PERIOD
+
+
+def test_input_is_repeated_and_nothing_new_comes_before_the_end(
+    outside: Outside, clock: Clock, pipe: Pipe, got: list[bytes]
+) -> None:
+    noted: list[object] = []
+    outside.on_delivery = lambda *delivery: noted.append(delivery)
+    debugger = Debugger()
+    outside.add_source(debugger)
+    os.write(pipe.write, b"new")
+    name = next(iter(outside._takers))
+    outside.repeat([(900, name, b"old"), (900, "", (500).to_bytes(8, "little")), (1400, name, b"later")], PERIOD, 2000)
+    seen = []
+    for cycle in (1000, 1500, 2000):
+        assert outside.repeating
+        assert clock.deadline == cycle
+        clock.now = cycle
+        clock.run_due()
+        seen.append(list(got))
+    assert seen == [[b"old"], [b"old", b"later"], [b"old", b"later", b"new"]]
+    assert not outside.repeating
+    assert noted == [(2000, name, b"new")]
+    assert debugger.looks == 3

@@ -150,7 +150,10 @@ class Session:
         self.last_stop = stop
 
     def deliver(self, place: str, data: bytes) -> None:
-        """Hand input to a place of the machine (machine/outside.py), as soon as the guest runs. Raises CommandError."""
+        """Hand input to a place of the machine (machine/outside.py), with the next look at what comes from there.
+
+        Raises CommandError.
+        """
         if self.guest.outside.repeating:
             raise CommandError("the guest repeats what it has done: it takes no input before it has come to the end")
         self._input.append((place, data))
@@ -405,7 +408,7 @@ class Session:
         points = self._points()
         if points is not None:
             points.arm()
-        guest.outside.look_again(soon=bool(self._input))
+        guest.outside.look_again()
         if self._resume.step:
             self._empty_steps = 0
             self._prepare_step()

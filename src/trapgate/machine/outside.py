@@ -126,12 +126,12 @@ class Outside:
 
     # Repeating
 
-    def look_again(self, soon: bool = False) -> None:
-        """The run goes on after it was stopped: a sleep that was cut short has left no look scheduled. `soon`: look
-        before anything else happens."""
-        if soon:
-            self._poll_at(self._clock.now)
-        elif self._sources and (self._next_poll is None or not self._next_poll.pending):
+    def look_again(self) -> None:
+        """The run goes on after it was stopped: a sleep without an end that was cut short has left no look scheduled.
+
+        Looks that are scheduled stay where they are: a recording counts them.
+        """
+        if self._sources and (self._next_poll is None or not self._next_poll.pending):
             self._poll_at(self._clock.now + self._period())
 
     def repeat(self, deliveries: Iterable[Delivery], period: int, until: int) -> None:

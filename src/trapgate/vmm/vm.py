@@ -223,9 +223,10 @@ class VirtualMachine:
                 deadline = clock.deadline
             request = self.control.request
             if request is not None:
-                if isinstance(request, DebugStop) and self.on_stop("request"):
-                    continue
-                return
+                if not isinstance(request, DebugStop) or not self.on_stop("request"):
+                    return
+                if deadline is None:
+                    continue  # it goes on sleeping; else the rest of the sleep passes at once
             if deadline is None or not (vcpu.interruptible or self.board.expects_unmaskable()):
                 if self.on_stop("halted"):
                     continue
