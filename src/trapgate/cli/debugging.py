@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from trapgate.cli.errors import CommandLineError
 
 if TYPE_CHECKING:
     from trapgate.cli.terminal import ProcessConsole
+    from trapgate.debug.monitor.monitor import TerminalMonitor
+    from trapgate.debug.session import Session
 
 Gdb = Annotated[
     str | None, typer.Option("--gdb", "-gdb", metavar="tcp:HOST:PORT|unix:PATH", help="Wait for gdb there.")
@@ -46,16 +47,81 @@ def debug_options(gdb: str | None, at_1234: bool, stopped: bool, monitor: str | 
     return DebugWishes(GDB_1234 if at_1234 else gdb, monitor, stopped)
 
 
+class LateMonitor:
+    """The monitor behind Ctrl-A C of a run that nobody has asked to debug: what it needs is loaded when it is called.
+
+    It supervises the run (lab/supervisor.py) from the start, and takes the keys (cli/terminal.py).
+    """
+
+    def __init__(self, terminal: ProcessConsole, run: Any, describe: Callable[[], dict[str, Any]]) -> None:
+        self._terminal, self._run, self._describe = terminal, run, describe
+        self._session: Session | None = None
+        self._monitor: TerminalMonitor | None = None
+        self._end: int | None = None
+        terminal.give_monitor(self)
+        run.supervisor = self
+
+    # -- the run's supervisor
+
+    @property
+    def pause_at(self) -> int | None:
+        """Nowhere, unless the monitor wants it."""
+        return None if self._session is None else self._session.pause_at
+
+    @property
+    def limit(self) -> int | None:
+        """The run's end, or what the monitor wants."""
+        return self._end if self._session is None else self._session.limit
+
+    def begin(self, end: int | None) -> bool:
+        """The run may begin."""
+        self._end = end
+        return True if self._session is None else self._session.begin(end)
+
+    def stopped(self, reason: str) -> bool:
+        """It has ended, or the monitor has stopped it."""
+        return False if self._session is None else self._session.stopped(reason)
+
+    def returned(self, reason: str) -> bool:
+        """The same for a hypervisor's loop."""
+        return False if self._session is None else self._session.returned(reason)
+
+    def close(self) -> None:
+        """The run is over."""
+        if self._session is not None:
+            self._session.close()
+
+    # -- the taker of keys
+
+    def enter(self) -> None:
+        """Ctrl-A C for the first time."""
+        from trapgate.debug.attach import Debugging, DebugOptions
+
+        session, monitor = Debugging(DebugOptions(), self._terminal, (None, None)).attach(self._run, self._describe)
+        assert monitor is not None
+        session.join(self._end)
+        self._session, self._monitor = session, monitor
+        self._run.supervisor = self
+        monitor.enter()
+
+    def leave(self) -> None:
+        """The monitor has taken over as the taker of keys."""
+
+    def feed(self, data: bytes) -> None:
+        """Keys typed in one breath with Ctrl-A C."""
+        if self._monitor is not None:
+            self._monitor.feed(data)
+
+
 def prepare_debugging(
     wishes: DebugWishes, terminal: ProcessConsole
-) -> Callable[[object, Callable[[], dict[str, Any]]], None]:
-    """Listen where debuggers and monitors are wanted; what is to be done with the machine (lab/run.py: prepare).
+) -> Callable[[Any, Callable[[], dict[str, Any]]], object]:
+    """Listen where debuggers and monitors are wanted; what is to be done with the machine (lab/run.py: Prepare).
 
     A terminal always has the monitor behind Ctrl-A C.
     """
-    nothing = wishes.gdb is None and wishes.monitor is None and not wishes.stopped
-    if nothing and not (terminal.has_input and sys.stdin is not None and os.isatty(sys.stdin.fileno())):
-        return lambda machine, describe: None
+    if wishes.gdb is None and wishes.monitor is None and not wishes.stopped:
+        return lambda run, describe: LateMonitor(terminal, run, describe) if terminal.is_interactive else None
     from trapgate.cli.terminal import descriptor
     from trapgate.debug.attach import Debugging, DebugOptions
 

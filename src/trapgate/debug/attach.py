@@ -68,11 +68,8 @@ class Debugging:
         elif options.monitor is not None:
             self._monitor = Listener("--monitor", options.monitor)
 
-    def attach(self, run: object, describe: Callable[[], dict[str, Any]]) -> None:
+    def attach(self, run: object, describe: Callable[[], dict[str, Any]]) -> tuple[Session, TerminalMonitor | None]:
         """Serve the guest of a run that is about to begin. `describe` gives what saved states hold besides."""
-        wanted = self._options != DebugOptions()
-        if not wanted and not self._terminal.is_interactive:
-            return
         assert isinstance(run, BareRun | VirtualRun)
         guest = BareGuest(run.machine) if isinstance(run, BareRun) else VirtualGuest(run.host, run.machine)
         session = Session(guest, self._options.stopped)
@@ -84,9 +81,11 @@ class Debugging:
             if self._monitor is not None:
                 self._monitor.open()
             session.add(ChannelMonitor(session, self._monitor, self._channel))
+        monitor = None
         if self._terminal.is_interactive:
             monitor = TerminalMonitor(session, self._terminal.show)
             session.add(monitor)
             session.others.append((self._terminal.descriptors, self._terminal.look))
             self._terminal.give_monitor(monitor)
         run.supervisor = session
+        return session, monitor

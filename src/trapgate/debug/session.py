@@ -198,6 +198,11 @@ class Session:
         self.guest.at_top = False
         return going
 
+    def join(self, end: int | None) -> None:
+        """As `begin`, for a run that goes on already."""
+        self.guest.limit_to(end)
+        self.guest.at_top = False
+
     @property
     def pause_at(self) -> int | None:
         """Instructions at which a state is due."""

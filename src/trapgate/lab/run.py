@@ -38,7 +38,7 @@ class Machine(Running, Protocol):
 #: Makes the machine for `options`, with COM1's output going to the backend and its input coming from the console.
 MachineMaker = Callable[[RunOptions, ConsoleBackend, GuestConsole, ProgressCallback], Machine]
 #: Gets a machine that is about to run, and what gives what the run knows besides it, for states that are saved.
-Prepare = Callable[[Machine, Callable[[], dict[str, Any]]], None]
+Prepare = Callable[[Machine, Callable[[], dict[str, Any]]], object]
 
 
 @dataclass(frozen=True, slots=True)
