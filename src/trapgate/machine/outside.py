@@ -109,6 +109,8 @@ class Outside:
 
     def look_within(self, cycles: int) -> None:
         """Look at the sources in `cycles` modelled cycles at the latest: one of them has something already."""
+        if self.repeating:
+            return  # it came then when it comes again
         cycle = self._clock.now + cycles
         if self.looks is not None:
             return  # when the recorded run has looked is known
@@ -141,6 +143,8 @@ class Outside:
         """
         self._again = deque(deliveries)
         self._again_until, self._again_period = until, period
+        if self._next_poll is not None and self._next_poll.pending:
+            self._poll_at(self._next_poll.at)
 
     def stop_repeating(self) -> None:
         """Look at the sources from now on."""
@@ -208,6 +212,8 @@ class Outside:
             cycle = self.looks.get(self.visits, cycle)
         if self._next_poll is not None:
             self._clock.cancel(self._next_poll)
+        if self._again_until is not None and self._again:
+            cycle = min(cycle, max(self._again[0][0], self._clock.now))
         self._next_poll = self._clock.schedule(cycle, self._poll)
 
     # Sleeping

@@ -100,8 +100,7 @@ def disks(guest: Guest) -> str:
 
 def networks(guest: Guest) -> str:
     """`info network`."""
-    cards = getattr(guest.board.pci, "cards", ())
     return "".join(
-        f"{card.name}: index={index},type=nic,model={card.model},macaddr={card.mac.hex(':')}\n"
-        for index, card in enumerate(cards)
+        f"net{index}: index={index},type=nic,model={nic.model},macaddr={nic.mac.hex(':')}\n"
+        for index, nic in enumerate(guest.board.config.nics)
     )
