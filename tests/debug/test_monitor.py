@@ -11,10 +11,18 @@ import pytest
 from debug.test_stub import END, FOR_EVER, LOOP, START, STORE, counts
 from debug.world import world
 from trapgate import guests
+from trapgate.api.machine import native_code
+from trapgate.boards.machine import BareMachine, MachineConfig
+from trapgate.boards.pc import PcConfig
+from trapgate.boards.pci import NicConfig
 from trapgate.debug.errors import CommandError
+from trapgate.debug.guest import BareGuest
+from trapgate.debug.monitor import devices
 from trapgate.debug.monitor.keys import combination
 from trapgate.firmware.raw import RawImage
 from trapgate.firmware.recognise import recognise
+from trapgate.machine.console import NullConsole
+from trapgate.machine.network import NoLink
 
 pytestmark = pytest.mark.engine
 
@@ -226,3 +234,16 @@ def test_examined_memory_looks_as_qemus(tmp_path: Path) -> None:
             for wanted in w.session.command(line).rstrip("\n").split("\n"):
                 if not wanted.startswith('Try "'):
                     assert wanted in theirs, line
+
+
+def test_what_is_on_a_board_with_pci() -> None:
+    nic = NicConfig("virtio", bytes.fromhex("525400123456"), NoLink())
+    board = PcConfig(devices=("virtio-rng-pci",), nics=(nic,))
+    machine = BareMachine(MachineConfig(16 << 20, board=board), NullConsole(), native_code())
+    machine.load(LOOP)
+    guest = BareGuest(machine)
+    assert devices.networks(guest) == "net0: index=0,type=nic,model=virtio,macaddr=52:54:00:12:34:56\n"
+    said = devices.pci(guest)
+    assert "  Bus  0, device   0, function 0:\n    Host bridge: PCI device 8086:1237\n" in said
+    assert "      BAR4: I/O at 0xc000 [0xc00f].\n" in said
+    assert devices.disks(guest) == ""
