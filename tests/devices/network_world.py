@@ -22,6 +22,8 @@ MULTICAST = bytes.fromhex("01005e000001")
 MICROSECONDS = HZ // 1_000_000
 WINDOW = 50 * MICROSECONDS
 SIZE = 8
+#: The card's place on the bus; its command register, in which it is let at memory.
+SLOT, COMMAND, MASTER = 3, 4, 4
 WRITE, NEXT = 2, 1
 
 
@@ -106,6 +108,9 @@ class NetworkWorld:
         found = self.pci.cards[0]
         assert isinstance(found, VirtioNetwork)
         self.card = found
+        function = self.pci.bus.find(SLOT << 3)
+        assert function is not None
+        function.write_config(COMMAND, 2, MASTER)
         self.interrupts = 0
         found.on_used = lambda queue: self._interrupt()
         self.start(features)
