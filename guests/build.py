@@ -17,6 +17,7 @@ MAIN_FILES = {
     "real-loop": "real-loop/real_loop.asm",
     "bench": "bench/bench.asm",
     "hypervisor": "hypervisor/hypervisor.asm",
+    "io": "io/io.asm",
 }
 # Bytes. The zero-filled memory of the multiboot guests starts this far behind the image's first byte (ZEROED_BASE).
 LARGEST_IMAGE = 0x10000

@@ -209,7 +209,7 @@ KERNELS = "wanted a kernel (Linux bzImage, multiboot 1, or ELF with a PVH entry)
         (
             ["missing"],
             "wanted a guest file at missing, got no such file or directory: "
-            "name another file, or one of debian, embedded, trapgate-guest, real-loop, bench, hypervisor",
+            "name another file, or one of debian, embedded, trapgate-guest, real-loop, bench, hypervisor, io",
         ),
         (["folder"], "wanted a guest file at folder, got a directory: name another file"),
         (["/dev/null"], "wanted a guest file at /dev/null, got something that is no plain file: name another file"),

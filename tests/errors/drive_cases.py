@@ -137,7 +137,7 @@ for text, wanted, got in (
     ("disk.img", "key=value", "'disk.img'"),
     ("file=disk.img,cache=none", "one of file, if, format, readonly, media, id", "'cache'"),
     ("file=a,file=b", "file= once", "it twice"),
-    ("file=disk.img,if=scsi", "if=ide|virtio|none", "'scsi'"),
+    ("file=disk.img,if=scsi", "if=ide|virtio|hypercall|none", "'scsi'"),
     ("if=ide", "file=", "none"),
     ("file=disk.img,if=none,id=d", "id= with if=none, and a --device NAME,drive=ID", "no such pair"),
     ("file=disk.img,if=virtio,media=cdrom", "if=ide with media=cdrom", "if=virtio"),

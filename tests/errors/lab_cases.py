@@ -163,7 +163,7 @@ case(
     FileUnusable,
     (
         "wanted a guest file at missing, got no such file or directory: name another file, or one of debian, "
-        "embedded, trapgate-guest, real-loop, bench, hypervisor"
+        "embedded, trapgate-guest, real-loop, bench, hypervisor, io"
     ),
     _run("missing"),
 )

@@ -175,7 +175,7 @@ case(
 )
 case(
     UnknownGuest,
-    "wanted an embedded guest, got 'debian'; there are trapgate-guest, real-loop, bench, hypervisor: "
+    "wanted an embedded guest, got 'debian'; there are trapgate-guest, real-loop, bench, hypervisor, io: "
     "choose one of them",
     lambda w: guests.image("debian"),
 )

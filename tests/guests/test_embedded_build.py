@@ -69,11 +69,13 @@ def test_the_build_script_knows_every_guest(build: ModuleType) -> None:
 
 
 def test_an_unknown_guest_is_refused_with_the_names() -> None:
-    with pytest.raises(guests.UnknownGuest, match="'debian'; there are trapgate-guest, real-loop, bench, hypervisor"):
+    with pytest.raises(
+        guests.UnknownGuest, match="'debian'; there are trapgate-guest, real-loop, bench, hypervisor, io"
+    ):
         guests.image("debian")
 
 
-@pytest.mark.parametrize("name", ["trapgate-guest", "bench", "hypervisor"])
+@pytest.mark.parametrize("name", ["trapgate-guest", "bench", "hypervisor", "io"])
 def test_the_multiboot_header_is_valid(name: str) -> None:
     image = guests.image(name)
     header, flags, checksum, at, load, load_end, bss_end, entry = struct.unpack_from("<8I", image)
@@ -206,3 +208,30 @@ def test_a_benchmark_prints_the_right_checksum(tmp_path: Path, name: str) -> Non
 def test_a_wrong_command_line_is_answered(tmp_path: Path, command_line: str, message: str) -> None:
     lines, status = run_on_qemu(tmp_path, "bench", command_line)
     assert (lines, status) == ([f"bench: FAILED: {message}"], FAILED)
+
+
+@needs_qemu
+def test_the_drivers_of_disks_work_on_qemu(tmp_path: Path) -> None:
+    """The guest `io` on another emulator's IDE and virtio; its network would want a peer there."""
+    assert QEMU is not None
+    kernel = tmp_path / "io.bin"
+    kernel.write_bytes(guests.image("io"))
+    for name in ("ide.img", "virtio.img"):
+        (tmp_path / name).write_bytes(bytes(1 << 20))
+    result = subprocess.run(
+        [QEMU, "-accel", "tcg", "-m", "32M", "-no-reboot", "-display", "none", "-monitor", "none", "-serial", "stdio",
+         "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04", "-nic", "none", "-kernel", str(kernel),
+         "-drive", f"file={tmp_path}/ide.img,format=raw,if=ide",
+         "-drive", f"file={tmp_path}/virtio.img,format=raw,if=none,id=d",
+         "-device", "virtio-blk-pci,drive=d,disable-legacy=on"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=120, check=False,
+    )  # fmt: skip
+    lines = result.stdout.decode("ascii").splitlines()
+    checks = (
+        "blocks are written and read back",
+        "a block behind the last one is an error",
+        "and the next request goes on",
+    )
+    wanted = [f"{driver} disk: {what} ... ok" for driver in ("emulated", "virtio") for what in checks]
+    assert [line for line in lines if "disk" in line] == [*wanted, "hypercall disk ... not there"]
+    assert (lines[-1], result.returncode) == ("io: 0 failed", PASSED)

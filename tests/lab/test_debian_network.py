@@ -1,4 +1,4 @@
-"""Debian with a virtio network card: an address by DHCP, and TCP both ways with a server of this host, sums compared.
+"""Debian with a network card: an address by DHCP, and TCP both ways with a server of this host, sums compared.
 
 The short test moves a megabyte on the bare machine. The long one, for each MTU and technique, wants TRAPGATE_NETWORK=N:
 N megabytes each way, as whole TCP packets and as frames.
@@ -19,7 +19,7 @@ import pytest
 from trapgate.devices.networks.slirp_library import SlirpMissing, load_slirp
 from trapgate.lab.compare import CapturedConsole
 from trapgate.lab.debian import DebianUnavailable, fetch_debian
-from trapgate.lab.debian_modules import fetch_modules, needed_modules
+from trapgate.lab.debian_modules import fetch_generic, fetch_modules, needed_modules
 from trapgate.lab.options import DEBIAN, NicOptions, RunOptions
 from trapgate.lab.run import RunOutcome, run_guest
 
@@ -70,6 +70,8 @@ def run(script: str, nic: NicOptions, technique: str = "bare") -> tuple[list[str
     try:
         load_slirp()
         fetch_modules(fetch_debian(), needed_modules((), (), ("virtio",)))
+        if nic.model == "e1000":
+            fetch_generic(fetch_debian(), ("e1000",))
     except SlirpMissing as error:
         pytest.skip(str(error))
     except (DebianUnavailable, OSError) as error:
@@ -122,4 +124,21 @@ def test_debian_moves_many_megabytes_each_way(server: Server, mtu: int, offloads
     for direction in ("sent", "received"):
         assert counts[f"bytes_{direction}"] > MEGABYTES << 20
         assert (counts[f"frames_{direction}"] < frames) == offloads
+    assert not outcome.statistics.device_faults
+
+
+@pytest.mark.skipif(not MEGABYTES, reason="long: set TRAPGATE_NETWORK to a number of megabytes to run it")
+@pytest.mark.parametrize("technique", ["bare", "nested-tagged", "shadow-tagged", "software"])
+@pytest.mark.parametrize("mtu", [1500, 9000])
+@pytest.mark.parametrize("server", [MEGABYTES], indirect=True)
+def test_debian_drives_an_e1000(server: Server, mtu: int, technique: str) -> None:
+    """The unmodified driver of the generic kernel, with checksums and segmentation in the card."""
+    nic = NicOptions(network="user", model="e1000", mtu=mtu)
+    script = SCRIPT.replace("udhcpc", f"ip link set eth0 mtu {mtu} && udhcpc", 1)
+    lines, outcome = run(script.replace("PORT", str(server.port)), nic, technique)
+    check(lines, server, mtu)
+    counts = outcome.statistics.device_counts["net0"]
+    for direction in ("sent", "received"):
+        assert counts[f"bytes_{direction}"] > MEGABYTES << 20
+        assert counts[f"bytes_{direction}"] / counts[f"frames_{direction}"] < mtu + 18
     assert not outcome.statistics.device_faults

@@ -2,7 +2,7 @@
 
 ISA interrupt requests go to both 8259s and to the I/O APIC, of which firmware's tables tell the guest: IRQ n is input
 n, but the timer's IRQ 0 is input 2, and input 0 is the 8259s' INTR. PCI is there when something sits on it
-(boards/pci.py); else ports CF8h and CFCh read all ones.
+(boards/pci.py); else ports CF8h and CFCh read all ones. Disks and cards that are reached by hypercalls sit on no bus.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import partial
 
 from trapgate.boards.cmos import fill_cmos
-from trapgate.boards.pci import DiskConfig, FolderConfig, NicConfig, PciBoard, virtio_devices
+from trapgate.boards.pci import DiskConfig, FolderConfig, NicCard, NicConfig, PciBoard, virtio_devices
 from trapgate.boards.virtio_mmio import VirtioMmioBoard
 from trapgate.devices import ioapic, lapic_registers, parallel
 from trapgate.devices.acpi_pm import (
@@ -29,6 +29,7 @@ from trapgate.devices.acpi_pm import (
 )
 from trapgate.devices.debug_ports import DebugConsole, DebugExit, PostCode
 from trapgate.devices.dma8237 import Dma8237, DmaPages
+from trapgate.devices.hypercall.group import HypercallDevices
 from trapgate.devices.i8042 import I8042
 from trapgate.devices.lapic import LocalApic
 from trapgate.devices.numeric_error import IRQ as NUMERIC_ERROR_IRQ
@@ -53,6 +54,7 @@ TIMER_IRQ = 0
 KEYBOARD_IRQ = 1
 COM2_IRQ = 3
 COM1_IRQ = 4
+HYPERCALL_IRQ = 5
 PARALLEL_IRQ = 7
 RTC_IRQ = 8
 MOUSE_IRQ = 12
@@ -92,8 +94,9 @@ class PcConfig:
     @property
     def uses_pci(self) -> bool:
         """Whether something sits on PCI."""
-        has_disk = any(disk.interface != "virtio-mmio" for disk in self.disks)
-        return has_disk or bool(self.folders or self.nics) or any(name.endswith("-pci") for name in self.devices)
+        has_disk = any(disk.interface in ("ide", "virtio") for disk in self.disks)
+        has_card = any(nic.model != "hypercall" for nic in self.nics)
+        return has_disk or has_card or bool(self.folders) or any(name.endswith("-pci") for name in self.devices)
 
 
 class Pc:
@@ -156,13 +159,30 @@ class Pc:
             lambda pin: partial(self.ioapic.set_pin, pin),
             virtio_devices(memory, clock, config.disks, "virtio-mmio", config.devices, "-device", ports),
         )
-        if config.uses_pci:
-            self.pci = PciBoard(
-                self.bus, memory, clock, self.irq_line, self.lapic, console, config.disks, config.devices, config.nics,
-                ports, config.folders,
-            )  # fmt: skip
+        #: Disks and cards that the guest reaches by hypercalls; None where there are none.
+        self.hypercall: HypercallDevices | None = None
+        #: Network cards, in the order in which they were asked for.
+        self.cards: list[NicCard] = []
+        self._add_devices(config, console, ports)
         self.lapic.on_move = self._move_lapic
         self.reset()
+
+    def _add_devices(self, config: PcConfig, console: ConsoleBackend, ports: tuple[VirtioPort, ...]) -> None:
+        """What a PC need not have."""
+        if config.uses_pci:
+            disks = tuple(disk for disk in config.disks if disk.interface != "hypercall")
+            nics = tuple(nic for nic in config.nics if nic.model != "hypercall")
+            self.pci = PciBoard(
+                self.bus, self.memory, self.clock, self.irq_line, self.lapic, console, disks, config.devices, nics,
+                ports, config.folders,
+            )  # fmt: skip
+        media = [disk.medium for disk in config.disks if disk.interface == "hypercall"]
+        cards = [(nic.mac, nic.link) for nic in config.nics if nic.model == "hypercall"]
+        if media or cards:
+            self.hypercall = HypercallDevices(self.memory, self.clock, self.irq_line(HYPERCALL_IRQ), media, cards)
+        on_pci = iter(() if self.pci is None else self.pci.cards)
+        others = iter(() if self.hypercall is None else self.hypercall.cards)
+        self.cards = [next(others if nic.model == "hypercall" else on_pci) for nic in config.nics]
 
     def _map(self) -> None:
         bus = self.bus
@@ -224,6 +244,8 @@ class Pc:
         self.virtio_mmio.reset()
         if self.pci is not None:
             self.pci.reset()
+        if self.hypercall is not None:
+            self.hypercall.reset()
         for uart in (self.serial, self.serial2):
             uart.write_port(LINE_CONTROL, 1, EIGHT_BITS)
 
@@ -296,13 +318,17 @@ class Pc:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """What each drive, network card and virtio device has done."""
-        own = {device.name: dict(device.counts) for device in self.virtio_mmio.devices if device.counts}
-        return own if self.pci is None else own | self.pci.counts()
+        found = {device.name: dict(device.counts) for device in self.virtio_mmio.devices if device.counts}
+        for group in (self.pci, self.hypercall):
+            found |= {} if group is None else group.counts()
+        return found
 
     def faults(self) -> dict[str, dict[str, int]]:
         """What a guest has asked of each device in vain, and what its back end has refused."""
-        own = {device.name: dict(device.faults) for device in self.virtio_mmio.devices if device.faults}
-        return own if self.pci is None else own | self.pci.faults()
+        found = {device.name: dict(device.faults) for device in self.virtio_mmio.devices if device.faults}
+        for group in (self.pci, self.hypercall):
+            found |= {} if group is None else group.faults()
+        return found
 
     # Snapshot
 
@@ -334,6 +360,8 @@ class Pc:
             devices["virtio_mmio"] = self.virtio_mmio
         if self.pci is not None:
             devices["pci"] = self.pci
+        if self.hypercall is not None:
+            devices["hypercall"] = self.hypercall
         return devices
 
     def snapshot(self) -> Snapshot:

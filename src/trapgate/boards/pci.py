@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from trapgate.devices.e1000.card import E1000
 from trapgate.devices.ide.cdrom import CdRom
 from trapgate.devices.ide.controller import IdeController
 from trapgate.devices.ide.disk import AtaDisk
@@ -54,7 +55,7 @@ class DiskConfig:
     """A disk, or a CD-ROM drive with a CD in it, and the interface that it is behind."""
 
     medium: BlockBackend
-    interface: Literal["ide", "virtio", "virtio-mmio"] = "ide"
+    interface: Literal["ide", "virtio", "virtio-mmio", "hypercall"] = "ide"
     is_cd: bool = False
 
 
@@ -70,7 +71,7 @@ class FolderConfig:
 class NicConfig:
     """A network card, its station address (6 bytes), and the network that it is plugged into."""
 
-    model: Literal["e1000", "virtio"]
+    model: Literal["e1000", "virtio", "hypercall"]
     mac: bytes
     link: Link
     #: Bytes of payload that a frame of the network may have. Models that can tell the driver do.
@@ -97,8 +98,15 @@ def _virtio_network(
     return VirtioPci(card, messages), card
 
 
+def _e1000(
+    name: str, memory: Ram, clock: Clock, nic: NicConfig, messages: InterruptMessages
+) -> tuple[PciFunction, NicCard]:
+    card = E1000(name, memory, clock, nic.mac, nic.link)
+    return card, card
+
+
 #: Network cards by the name of their model.
-NIC_MODELS: dict[str, NicMaker] = {"virtio": _virtio_network}
+NIC_MODELS: dict[str, NicMaker] = {"virtio": _virtio_network, "e1000": _e1000}
 
 
 #: Devices without a back end of their own, as QEMU calls them: behind PCI, and in memory (boards/virtio_mmio.py).

@@ -14,7 +14,9 @@ from trapgate.lab.options import CharacterOptions, DriveOptions, VirtioPortOptio
 
 Drives = Annotated[
     list[str] | None,
-    typer.Option("--drive", "-drive", metavar="file=F,if=ide|virtio,...", help="A disk; may be given several times."),
+    typer.Option(
+        "--drive", "-drive", metavar="file=F,if=ide|virtio|hypercall,...", help="A disk; may be given several times."
+    ),
 ]
 Cdrom = Annotated[str | None, typer.Option("--cdrom", "-cdrom", metavar="FILE", help="A CD in an IDE CD-ROM drive.")]
 Devices = Annotated[
@@ -29,11 +31,17 @@ CONSOLE = "virtio-serial-pci"
 KEYS = ("file", "if", "format", "readonly", "media", "id")
 #: For each key with a fixed set of values: those.
 VALUES = {
-    "if": ("ide", "virtio", "none"),
+    "if": ("ide", "virtio", "hypercall", "none"),
     "format": ("raw", "qcow2", "vmdk", "vdi", "vhdx"),
     "readonly": ("on", "off"),
     "media": ("disk", "cdrom"),
 }
+
+
+Interface = Literal["ide", "virtio", "virtio-mmio", "hypercall"]
+INTERFACES: dict[str, Interface] = {
+    "ide": "ide", "virtio": "virtio", "hypercall": "hypercall",
+}  # fmt: skip
 
 
 class UnknownDevice(CommandLineError):
@@ -76,7 +84,7 @@ def parse_drive(text: str, interfaces: Mapping[str, Literal["ide", "virtio", "vi
     if not values.get("file"):
         raise InvalidDrive("file=", "none")
     is_cd = values.get("media") == "cdrom"
-    interface: Literal["ide", "virtio", "virtio-mmio"] = "virtio" if values.get("if") == "virtio" else "ide"
+    interface: Interface = INTERFACES[values.get("if", "ide")] if values.get("if") != "none" else "ide"
     if values.get("if") == "none":
         if values.get("id", "") not in interfaces:
             raise InvalidDrive("id= with if=none, and a --device NAME,drive=ID", "no such pair")

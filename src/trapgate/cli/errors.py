@@ -41,6 +41,13 @@ class InvalidCount(CommandLineError):
         super().__init__("a whole number of instructions above 0", repr(text), f"correct {option}")
 
 
+class InvalidUnits(CommandLineError):
+    """--units is not a positive whole number."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("a whole number of frames, blocks and lines above 0", repr(text), "correct --units")
+
+
 class InvalidJobs(CommandLineError):
     """--jobs is not a number of processes."""
 

@@ -33,11 +33,14 @@ KINDS: dict[str, tuple[str, ...]] = {
     "hub": ("name",),
     "none": (),
 }
+Model = Literal["e1000", "virtio", "hypercall"]
 COMMON = ("model", "mac", "mtu", "pcap")
 #: The cards of -device, and their models.
-DEVICES: dict[str, Literal["e1000", "virtio"]] = {"e1000": "e1000", "virtio-net-pci": "virtio"}
+DEVICES: dict[str, Model] = {"e1000": "e1000", "virtio-net-pci": "virtio"}
 #: Words that QEMU has for a model, besides our own.
-MODELS: dict[str, Literal["e1000", "virtio"]] = {"e1000": "e1000", "virtio": "virtio", "virtio-net-pci": "virtio"}
+MODELS: dict[str, Model] = {
+    "e1000": "e1000", "virtio": "virtio", "virtio-net-pci": "virtio", "hypercall": "hypercall",
+}  # fmt: skip
 MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 PORT = re.compile(r"[0-9]{1,5}")
 FORWARD = re.compile(r"(?:(tcp|udp):)?([0-9.]*):([0-9]{1,5})-([0-9.]*):([0-9]{1,5})")
@@ -148,7 +151,7 @@ def _on(text: str) -> bool:
     return text == "on"
 
 
-def _model(text: str) -> Literal["e1000", "virtio"]:
+def _model(text: str) -> Model:
     if text not in MODELS:
         raise ValueError
     return MODELS[text]
@@ -157,7 +160,7 @@ def _model(text: str) -> Literal["e1000", "virtio"]:
 def _card(words: _Words) -> dict[str, Any]:
     """What is the card's own."""
     found = {
-        "model": words.parsed("model", _model, "model=e1000|virtio"),
+        "model": words.parsed("model", _model, "model=e1000|virtio|hypercall"),
         "mac": words.parsed("mac", _mac, "mac= with the address of one station, such as 52:54:00:12:34:56,"),
         "mtu": words.parsed("mtu", _mtu, f"mtu= from {SMALLEST_MTU} to {LARGEST_MTU}"),
         "capture": words.parsed("pcap", _file, "pcap=FILE"),

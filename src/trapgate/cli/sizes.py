@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from trapgate.cli.errors import InvalidCount, InvalidJobs, InvalidMemory
+from trapgate.cli.errors import InvalidCount, InvalidJobs, InvalidMemory, InvalidUnits
 
 #: QEMU's suffixes (qemu(1), option -m, and util/cutils.c for the letters): powers of 1024, either case.
 SHIFTS = {"b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
@@ -13,6 +13,8 @@ MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([bkmgt]?)", re.IGNORECASE | re.ASCII
 COUNT = re.compile(r"[0-9][0-9_]*", re.ASCII)
 #: More digits than any size or count has; int() takes quadratic time for long strings.
 LONGEST = 24
+#: Digits: ten million blocks are 40 GB.
+LONGEST_UNITS = 7
 MOST_JOBS = 64
 
 
@@ -31,6 +33,13 @@ def parse_count(text: str, option: str = "--max-instructions") -> int:
     """A positive whole number, the value of `option`; underscores may separate digits. Raises InvalidCount."""
     if not COUNT.fullmatch(text) or len(text) > LONGEST or int(text) == 0:
         raise InvalidCount(text, option)
+    return int(text)
+
+
+def parse_units(text: str) -> int:
+    """How many frames, blocks and lines are measured. Raises InvalidUnits."""
+    if not COUNT.fullmatch(text) or len(text) > LONGEST_UNITS or int(text) == 0:
+        raise InvalidUnits(text)
     return int(text)
 
 

@@ -86,5 +86,9 @@ class DebugConsole(PlainState):
 
     def write_port(self, offset: int, width: int, value: int) -> None:
         """Send one byte to the console."""
-        self.written_bytes += 1
-        self.console.write(bytes((value,)))
+        self.write(bytes((value,)))
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the console."""
+        self.written_bytes += len(data)
+        self.console.write(data)

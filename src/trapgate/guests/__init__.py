@@ -4,6 +4,8 @@
   loops. Command line: `tests`, `loops` or `all` (default), and `loops=PERCENT`.
 - `bench`: a multiboot 1 kernel for benchmarks. Command line: `bench=NAME n=COUNT`.
 - `hypervisor`: a multiboot 1 kernel that switches AMD-V on, runs guests of its own, and checks every #VMEXIT.
+- `io`: a multiboot 1 kernel with drivers for emulated and paravirtual disks and network cards. Command line: nothing,
+  or `io=NAME n=COUNT`.
 - `real-loop`: 512 bytes for 0000:7C00 in real mode.
 
 All end through isa-debug-exit at port F4h: value 0 for success, 1 for failure.
@@ -15,7 +17,7 @@ from importlib.resources import files
 
 from trapgate.machine.errors import MachineError
 
-NAMES = ("trapgate-guest", "real-loop", "bench", "hypervisor")
+NAMES = ("trapgate-guest", "real-loop", "bench", "hypervisor", "io")
 
 
 class UnknownGuest(MachineError, LookupError):

@@ -16,6 +16,7 @@ from trapgate.lab.errors import NothingToSave
 from trapgate.lab.guest import Guest, boot_disk, boots_disk, find_guest
 from trapgate.lab.options import RunOptions
 from trapgate.lab.plain_options import to_plain
+from trapgate.lab.statistics import Statistics
 
 if TYPE_CHECKING:
     from trapgate.firmware.image import BootImage, EntryState
@@ -58,6 +59,9 @@ class Running(Protocol):
 
     def run_to(self, instructions: int) -> End | None:
         """Run until there have been so many instructions; how it has ended if that was before."""
+
+    def statistics(self) -> Statistics:
+        """What the run has counted up to now."""
 
 
 class Course:

@@ -1,12 +1,17 @@
-"""Kernel modules of Debian's cloud kernel: the drivers of the devices that a run is given, in the order of loading."""
+"""Kernel modules of Debian's kernels: the drivers of the devices that a run is given, in the order of loading.
+
+The cloud kernel is the usual one: it starts quicker. The generic kernel of the same version has drivers for what no
+cloud has, such as Intel's e1000.
+"""
 
 from __future__ import annotations
 
 import lzma
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from trapgate.lab.debian import DebianGuest, DebianUnavailable, Progress, fetch_debian
+from trapgate.lab.debian import KERNEL_PATH, DebianGuest, DebianUnavailable, Progress, fetch_debian
 from trapgate.lab.debian_files import fetch_files
 from trapgate.lab.options import DriveOptions
 
@@ -16,11 +21,21 @@ MODULES = (
     "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk", "virtio-rng", "virtio_console",
     "failover", "net_failover", "virtio_net", "virtio_mmio",
 )  # fmt: skip
+#: Those that the generic kernel alone has: the cloud kernel lacks the card's, and has ext4 built in.
+GENERIC_MODULES = (
+    "e1000", "crc16", "crc32c_generic", "mbcache", "jbd2", "ext4", "crc64", "crc64-rocksoft", "crct10dif_common",
+    "crc-t10dif", "t10-pi",
+)  # fmt: skip
 DISK_DRIVERS = ("sd_mod", "ata_piix")
 CD_DRIVERS = ("sr_mod", "isofs", "ata_piix")
 VIRTIO_DRIVERS = ("virtio_pci", "virtio_blk")
-#: A network card's, by its model.
-NIC_DRIVERS = {"virtio": ("virtio_pci", "virtio_net")}
+#: A card's drivers, by its model.
+NIC_DRIVERS = {"virtio": ("virtio_pci", "virtio_net"), "e1000": ("e1000",)}
+#: Cards that the cloud kernel knows nothing of.
+GENERIC_NICS = ("e1000",)
+#: What a file system on a disk needs of the generic kernel.
+FILE_SYSTEMS = ("crc32c_generic", "ext4")
+GENERIC_KERNEL = "vmlinuz"
 MMIO_DRIVERS = ("virtio_mmio", "virtio_blk")
 DEVICE_DRIVERS = {
     "virtio-rng-pci": ("virtio_pci", "virtio-rng"), "virtio-serial-pci": ("virtio_pci", "virtio_console"),
@@ -32,20 +47,24 @@ DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 
 
 def needed_modules(
-    drives: Sequence[DriveOptions], devices: Sequence[str] = (), nics: Sequence[str] = ()
+    drives: Sequence[DriveOptions], devices: Sequence[str] = (), nics: Sequence[str] = (), is_generic: bool = False
 ) -> tuple[str, ...]:
     """The drivers for `drives`, `devices` and network cards of models `nics`, without what they depend on."""
-    names: list[str] = []
+    names: list[str] = [*FILE_SYSTEMS] if is_generic and drives else []
     for device in devices:
         names += DEVICE_DRIVERS.get(device, ())
     for drive in drives:
-        if drive.interface == "virtio-mmio":
-            names += MMIO_DRIVERS
-        else:
-            names += VIRTIO_DRIVERS if drive.interface == "virtio" else CD_DRIVERS if drive.is_cd else DISK_DRIVERS
+        names += _drive_drivers(drive)
     for model in nics:
         names += NIC_DRIVERS.get(model, ())
     return tuple(dict.fromkeys(names))
+
+
+def _drive_drivers(drive: DriveOptions) -> tuple[str, ...]:
+    if drive.interface == "ide":
+        return CD_DRIVERS if drive.is_cd else DISK_DRIVERS
+    # Linux has no driver for a disk behind hypercalls.
+    return {"virtio": VIRTIO_DRIVERS, "virtio-mmio": MMIO_DRIVERS}.get(drive.interface, ())
 
 
 def fetch_modules(
@@ -64,6 +83,31 @@ def fetch_modules(
         files = fetch_files(guest.version.split()[0], wanted, progress)
     contents = {name: _content(files.paths[f"{name}.ko"].read_bytes()) for name in MODULES}
     return guest, in_order(contents, names)
+
+
+def fetch_generic(
+    guest: DebianGuest, names: Iterable[str], progress: Progress | None = None
+) -> tuple[DebianGuest, dict[str, bytes]]:
+    """The generic kernel beside the cloud kernel of `guest`, and its modules as `fetch_modules` has them.
+
+    Raises DebianUnavailable, CorruptPackage.
+    """
+    modules = (*MODULES, *GENERIC_MODULES)
+    wanted = {f"{name}.ko": rf"(usr/)?lib/modules/.*/{re.escape(name)}\.ko(\.xz)?" for name in modules}
+    wanted[GENERIC_KERNEL] = KERNEL_PATH
+    try:
+        files = fetch_files(generic_package(guest), wanted, progress)
+    except DebianUnavailable:
+        guest = fetch_debian(progress, refresh=True)
+        files = fetch_files(generic_package(guest), wanted, progress)
+    contents = {name: _content(files.paths[f"{name}.ko"].read_bytes()) for name in modules}
+    generic = replace(guest, kernel=files.paths[GENERIC_KERNEL], version=files.version)
+    return generic, in_order(contents, names)
+
+
+def generic_package(guest: DebianGuest) -> str:
+    """The package of the generic kernel of the same version."""
+    return guest.version.split()[0].replace("-cloud-", "-")
 
 
 def _content(data: bytes) -> bytes:

@@ -32,6 +32,20 @@ class UnknownTechnique(RunError):
         super().__init__(f"a technique that trapgate has ({', '.join(known)})", repr(name), "choose one of these")
 
 
+class UnknownIo(RunError):
+    """--io names no kind of devices."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"a kind of devices ({', '.join(known)})", repr(name), "choose one with --io")
+
+
+class IoNotDone(RunError):
+    """A guest has not done what `--io` measures."""
+
+    def __init__(self, io: str, got: str) -> None:
+        super().__init__(f"a guest that works with {io} devices", got, "run it by itself, with --serial stdio")
+
+
 class UnknownCosts(RunError):
     """--costs names no cost profile."""
 

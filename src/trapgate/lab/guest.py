@@ -101,15 +101,18 @@ def _embedded(options: RunOptions) -> Guest:
 
 def _debian(options: RunOptions, progress: ProgressCallback) -> Guest:
     from trapgate.lab.debian import fetch_debian
-    from trapgate.lab.debian_modules import fetch_modules, needed_modules
+    from trapgate.lab.debian_modules import GENERIC_NICS, fetch_generic, fetch_modules, needed_modules
     from trapgate.lab.initramfs import NETWORK_FILES, build_initramfs, output_token
 
     if options.memory_size < DEBIAN_MEMORY:
         raise TooLittleMemory("Debian's kernel and busybox", DEBIAN_MEMORY, options.memory_size)
     files = fetch_debian(lambda what, share: progress(what, round(share * 1000), 1000))
-    modules = needed_modules(options.drives, options.devices, [model_of(nic) for nic in options.nics])
-    if modules:
-        files, drivers = fetch_modules(files, modules, lambda what, share: progress(what, round(share * 1000), 1000))
+    models = [model_of(nic) for nic in options.nics]
+    is_generic = options.generic_kernel or any(model in GENERIC_NICS for model in models)
+    modules = (*needed_modules(options.drives, options.devices, models, is_generic), *options.modules)
+    if modules or is_generic:
+        fetch = fetch_generic if is_generic else fetch_modules
+        files, drivers = fetch(files, modules, lambda what, share: progress(what, round(share * 1000), 1000))
         extra = NETWORK_FILES if options.nics else None
         initramfs = build_initramfs(files.busybox.read_bytes(), options.command, extra, modules=drivers)
     else:

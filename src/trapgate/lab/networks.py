@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from trapgate.boards.pc import Pc
-from trapgate.boards.pci import NIC_MODELS, VIRTIO_SLOTS, NicConfig
+from trapgate.boards.pci import VIRTIO_SLOTS, NicConfig
 from trapgate.devices.networks.network import Network
 from trapgate.lab.errors import ConflictingOptions
 from trapgate.lab.options import FIRST_MAC, NicOptions, RunOptions
@@ -18,7 +18,7 @@ from trapgate.machine.network import NoLink
 from trapgate.machine.outside import Outside
 
 #: What a run has where no model is named.
-DEFAULT_MODEL: Literal["e1000", "virtio"] = "virtio"
+DEFAULT_MODEL: Literal["e1000", "virtio", "hypercall"] = "virtio"
 MOST_CARDS = 8
 
 
@@ -49,10 +49,6 @@ def check_nics(options: RunOptions) -> None:
     if disks + len(options.nics) > VIRTIO_SLOTS:
         wanted = f"at most {VIRTIO_SLOTS} drives with if=virtio and network cards together"
         raise ConflictingOptions(wanted, "more", "leave some of them out")
-    for nic in options.nics:
-        if model_of(nic) not in NIC_MODELS:
-            wanted = f"a model that trapgate has ({', '.join(NIC_MODELS)})"
-            raise ConflictingOptions(wanted, repr(nic.model), "choose one with model=")
     addresses = [mac_of(nic, number) for number, nic in enumerate(options.nics)]
     if len(set(addresses)) < len(addresses):
         raise ConflictingOptions("network cards with an address each", "one of them twice", "choose others with mac=")
@@ -67,7 +63,7 @@ def check_shared(options: RunOptions) -> None:
     check_nics(options)
 
 
-def model_of(nic: NicOptions) -> Literal["e1000", "virtio"]:
+def model_of(nic: NicOptions) -> Literal["e1000", "virtio", "hypercall"]:
     """The model of a card."""
     return nic.model or DEFAULT_MODEL
 
@@ -113,6 +109,10 @@ def open_network(nic: NicOptions, name: str) -> Network | None:
         from trapgate.devices.networks.user import UserNetwork
 
         return UserNetwork(name, nic.forwards, nic.mtu, nic.is_restricted, nic.offloads)
+    if nic.network == "peer":
+        from trapgate.devices.networks.peer import PeerNetwork
+
+        return PeerNetwork(name)
     if nic.network == "tap":
         from trapgate.devices.networks.tap import TapNetwork
 
@@ -141,10 +141,7 @@ def configs(nics: Sequence[Nic]) -> tuple[NicConfig, ...]:
 
 def plug_in(machine: Networked, nics: Sequence[Nic]) -> None:
     """Connect the cards of `machine` with their networks. The places of input are net0, net1 ..."""
-    pci = machine.board.pci
-    if pci is None:
-        return
-    for number, (nic, card) in enumerate(zip(nics, pci.cards, strict=True)):
+    for number, (nic, card) in enumerate(zip(nics, machine.board.cards, strict=True)):
         deliver = machine.outside.add_place(f"net{number}", card.receive)
         if nic.network is not None:
             nic.network.plug(card, deliver, machine.clock, machine.outside.look_within)

@@ -28,7 +28,7 @@ class DriveOptions:
     """
 
     file: Path
-    interface: Literal["ide", "virtio", "virtio-mmio"] = "ide"
+    interface: Literal["ide", "virtio", "virtio-mmio", "hypercall"] = "ide"
     format: str | None = None
     read_only: bool = False
     is_cd: bool = False
@@ -45,11 +45,11 @@ class NicOptions:
     `mac` None: the n-th card has FIRST_MAC + n. `mtu`: bytes of payload of a frame. `capture`: a pcap file of what
     passes. `forwards`, `is_restricted` and `offloads` (whole TCP packets to and from the card) are a user network's,
     `name` is the tap interface's or the hub's. A socket network has `listen`, `connect`, or `remote` and `local`
-    (datagrams).
+    (datagrams). `peer` is the scripted one, for measuring.
     """
 
-    network: Literal["user", "tap", "socket", "hub", "none"]
-    model: Literal["e1000", "virtio"] | None = None
+    network: Literal["user", "tap", "socket", "hub", "peer", "none"]
+    model: Literal["e1000", "virtio", "hypercall"] | None = None
     mac: bytes | None = None
     mtu: int = 1500
     capture: Path | None = None
@@ -138,5 +138,8 @@ class RunOptions:
     #: Ports of the virtio console; without any it has one, whose output goes where COM1's goes.
     virtio_ports: tuple[VirtioPortOptions, ...] = ()
     folders: tuple[FolderOptions, ...] = ()
+    #: Debian's generic kernel instead of the cloud kernel, whatever the devices; and modules besides their drivers'.
+    generic_kernel: bool = False
+    modules: tuple[str, ...] = ()
     #: The guest's writes go into the images of its drives, and not only beside them.
     write: bool = False

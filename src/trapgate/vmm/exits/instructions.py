@@ -22,7 +22,7 @@ def cpuid(vcpu: VirtualCpu) -> None:
     """The profile's leaves, with what the guest has of AMD-V, and the hypervisor's own (25481, 2.2)."""
     block, gpr = vcpu.block, vcpu.gpr
     leaf = block[vmcb.RAX] & 0xFFFF_FFFF
-    found = hypervisor_leaf(leaf)
+    found = hypervisor_leaf(vcpu, leaf)
     if found is None:
         eax, ebx, ecx, edx = vcpu.vm.profile.cpuid(leaf)
         if leaf in (1, 0x8000_0001) and not vcpu.vm.board.lapic.apic_base >> 11 & 1:

@@ -1,0 +1,1 @@
+"""Intel's 82540EM, a gigabit Ethernet card on PCI."""

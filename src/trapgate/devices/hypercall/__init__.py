@@ -1,0 +1,1 @@
+"""A disk and a network card without registers: a guest reaches them by hypercalls alone (docs/hypercalls.md)."""
