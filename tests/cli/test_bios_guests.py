@@ -12,6 +12,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from display.world import read_png, text_of
 from support import Command, child_environment
 from trapgate.lab.debian import DebianUnavailable
 from trapgate.lab.debian_files import PackageFiles, fetch_files
@@ -33,14 +34,18 @@ def fetched(package: str, wanted: dict[str, str]) -> PackageFiles:
         pytest.skip(f"Debian's package {package} cannot be had here: {error}")
 
 
-def test_grub_starts(process: Command) -> None:
+def test_grub_starts(process: Command, tmp_path: Path) -> None:
     """From the boot sector through CHS reads, E820h and real mode calls of protected mode code to its first words."""
     path = fetched("grub-rescue-pc", GRUB).paths[DISKETTE]
-    answer = process("run", str(path), "-m", "32M", "--max-instructions", "60_000_000")
+    screen = tmp_path / "screen.png"
+    answer = process("run", str(path), "-m", "32M", "--max-instructions", "60_000_000", "--display", f"png={screen}")
     assert answer.status == 124, answer.errors
     assert "GRUB loading......" in answer.output
     assert "Welcome to GRUB!" in answer.output
     assert "BIOS:" not in answer.errors
+    shown = text_of(read_png(screen))
+    assert "GRUB loading......" in shown
+    assert "Welcome to GRUB!" in shown
 
 
 @pytest.mark.skipif(not LONG, reason="takes a minute: set TRAPGATE_BIOS_GUESTS=1")
@@ -78,9 +83,10 @@ def test_grub(name: str, drive: str, last: str) -> None:
 def test_memtest_runs_its_tests(process: Command, tmp_path: Path) -> None:
     """It finds the memory, begins with its tests, and reports no error; a whole pass where that is asked for."""
     fetched("memtest86+", {"memtest86+ia32.bin": r"boot/memtest86\+ia32\.bin"})
-    output = tmp_path / "console"
+    output, screen = tmp_path / "console", tmp_path / "screen.png"
     answer = process(
         "run", "memtest86+", "--append", "nopause nobench", "-m", "16M", "--serial", str(output),
+        "--display", f"png={screen}",
         "--max-instructions", "400_000_000_000" if LONG else "500_000_000", timeout=1800,
     )  # fmt: skip
     assert answer.status == 124, answer.errors
@@ -89,5 +95,10 @@ def test_memtest_runs_its_tests(process: Command, tmp_path: Path) -> None:
     assert "[Address test, walking ones" in text
     assert "Errors: 0" in text
     assert "Status: Failed" not in text
+    # It writes the screen itself: text memory, the cursor, no BIOS.
+    shown = text_of(read_png(screen))
+    assert "Memtest86+ v" in shown
+    assert "Errors: 0" in shown
+    assert "<ESC> Exit  <F1> Configuration" in shown
     if LONG:
         assert "Pass:  1" in text

@@ -34,8 +34,9 @@ class BiosBoard:
     ) -> None:
         self._board = board
         self.bios = Bios(
-            processor, memory, board.bus, clock, control, console, image.drives(), image.code, image.emulation
-        )
+            processor, memory, board.bus, clock, control, console, image.drives(), image.code, image.emulation,
+            board.vga,
+        )  # fmt: skip
         board.bus.map_ports(SERVICE_PORT, 1, self.bios)
         self.bios.install()
         self._typist = Typist(clock, board.keyboard, lambda: self.bios.keyboard.has_room)

@@ -14,6 +14,7 @@ from trapgate.arch.segments import DPL_SHIFT
 from trapgate.boards.bios_board import BiosBoard
 from trapgate.boards.boot import prepare_boot
 from trapgate.boards.pc import Pc, PcConfig
+from trapgate.boards.places import add_input_places
 from trapgate.devices.uart16550a import IER_RECEIVED
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Processor, Stopped
@@ -26,6 +27,7 @@ from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.control import Reset, RunControl
 from trapgate.machine.memory import PhysicalMemory
 from trapgate.machine.outside import Outside
+from trapgate.machine.ram import HIGH_BASE
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class BareMachine:
 
     def __init__(self, config: MachineConfig, console: ConsoleBackend, handlers: HandlerStore) -> None:
         self.config = config
-        self.memory = PhysicalMemory(config.memory_size)
+        self.memory = PhysicalMemory(config.memory_size, HIGH_BASE if config.board.vga else 0)
         self.clock = Clock(config.profile.frequency)
         self.control = RunControl()
         self._console = console
@@ -98,9 +100,9 @@ class BareMachine:
         pins.processor = self.processor
         #: Where all input from outside comes in.
         self.outside = Outside(self.clock, self.control)
+        self.input = add_input_places(self.outside, self.board)
         self.processor.on_idle = self.outside.idle
         self.outside.add_place("power-button", self.board.press_power_button)
-        self.outside.add_place("keyboard", self.board.keyboard.press)
         self.processor.set_ferr = self.board.numeric_error.set_ferr
         self.board.numeric_error.set_ignne = self.processor.set_ignne
 

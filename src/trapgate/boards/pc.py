@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import Literal
 
 from trapgate.boards.cmos import fill_cmos
 from trapgate.boards.pci import DiskConfig, FolderConfig, NicCard, NicConfig, PciBoard, virtio_devices
@@ -40,6 +41,10 @@ from trapgate.devices.pit8254 import Pit8254
 from trapgate.devices.rtc146818 import Rtc146818
 from trapgate.devices.system_control import A20Gate, ResetControl, SystemPortA, SystemPortB
 from trapgate.devices.uart16550a import LINE_CONTROL, Uart16550A
+from trapgate.devices.vga.adapter import WINDOW, WINDOW_SIZE, Vga
+from trapgate.devices.vga.dispi import INDEX_PORT
+from trapgate.devices.vga.ports import PORTS as VGA_PORTS
+from trapgate.devices.vga.registers import BASE_PORT
 from trapgate.devices.virtio.console import VirtioConsole, VirtioPort
 from trapgate.machine.bus import Bus
 from trapgate.machine.clock import Clock
@@ -69,6 +74,8 @@ LPT1 = 0x378
 EIGHT_BITS = 0x03
 DEBUG_EXIT = 0xF4
 DEBUG_EXIT_PORTS = 4
+#: Where the frame buffer of a VGA without PCI is (Bochs, vbe_display_api.txt, VBE_DISPI_LFB_PHYSICAL_ADDRESS).
+ISA_FRAME_BUFFER = 0xE000_0000
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +97,21 @@ class PcConfig:
     virtio_ports: tuple[VirtioPort, ...] = ()
     #: Folders of the host.
     folders: tuple[FolderConfig, ...] = ()
+    #: A VGA: "std" is QEMU's PCI function, "isa" is without PCI, "any" the first where there is PCI anyway.
+    vga: Literal["isa", "std", "any"] | None = None
 
     @property
     def uses_pci(self) -> bool:
         """Whether something sits on PCI."""
         has_disk = any(disk.interface in ("ide", "virtio") for disk in self.disks)
         has_card = any(nic.model != "hypercall" for nic in self.nics)
-        return has_disk or has_card or bool(self.folders) or any(name.endswith("-pci") for name in self.devices)
+        return (
+            has_disk
+            or has_card
+            or bool(self.folders)
+            or self.vga == "std"
+            or any(name.endswith("-pci") for name in self.devices)
+        )
 
 
 class Pc:
@@ -159,6 +174,11 @@ class Pc:
             lambda pin: partial(self.ioapic.set_pin, pin),
             virtio_devices(memory, clock, config.disks, "virtio-mmio", config.devices, "-device", ports),
         )
+        #: The display adapter; None where there is none.
+        self.vga: Vga | None = None
+        self._vga_function: Vga | None = None
+        if config.vga is not None:
+            self._map_vga(on_pci=config.uses_pci and config.vga != "isa")
         #: Disks and cards that the guest reaches by hypercalls; None where there are none.
         self.hypercall: HypercallDevices | None = None
         #: Network cards, in the order in which they were asked for.
@@ -174,7 +194,7 @@ class Pc:
             nics = tuple(nic for nic in config.nics if nic.model != "hypercall")
             self.pci = PciBoard(
                 self.bus, self.memory, self.clock, self.irq_line, self.lapic, console, disks, config.devices, nics,
-                ports, config.folders,
+                ports, config.folders, self._vga_function,
             )  # fmt: skip
         media = [disk.medium for disk in config.disks if disk.interface == "hypercall"]
         cards = [(nic.mac, nic.link) for nic in config.nics if nic.model == "hypercall"]
@@ -213,6 +233,17 @@ class Pc:
         bus.map_memory(ioapic.BASE, ioapic.SIZE, self.ioapic)
         bus.map_memory(lapic_registers.BASE, lapic_registers.SIZE, self.lapic)
 
+    def _map_vga(self, on_pci: bool) -> None:
+        self.vga = vga = Vga(self.memory, self.clock)
+        for port, count in VGA_PORTS:
+            self.bus.map_ports(port, count, vga.ports, port - BASE_PORT)
+        self.bus.map_ports(INDEX_PORT, 2, vga.dispi_ports)
+        self.bus.map_memory(WINDOW, WINDOW_SIZE, vga)
+        self._vga_function = vga if on_pci else None
+        if not on_pci:
+            self.bus.map_memory(ISA_FRAME_BUFFER, vga.pages.size, vga.frame_buffer)
+            vga.pages.map(ISA_FRAME_BUFFER)
+
     def reset(self) -> None:
         """Reset every device, to the state in which a PC's firmware hands over to a boot loader."""
         self.lapic.reset()
@@ -242,6 +273,8 @@ class Pc:
         if self.parallel is not None:
             self.parallel.reset()
         self.virtio_mmio.reset()
+        if self.vga is not None:
+            self.vga.reset()
         if self.pci is not None:
             self.pci.reset()
         if self.hypercall is not None:
@@ -358,6 +391,8 @@ class Pc:
             devices["parallel"] = self.parallel
         if self.virtio_mmio.transports:
             devices["virtio_mmio"] = self.virtio_mmio
+        if self.vga is not None:
+            devices["vga"] = self.vga
         if self.pci is not None:
             devices["pci"] = self.pci
         if self.hypercall is not None:

@@ -4,6 +4,7 @@
 |---|---|
 | 0 | host bridge |
 | 1 | function 0: ISA bridge with the interrupt router; function 1: IDE |
+| 2 | VGA |
 | 3 and up | virtio devices, in the order in which they were asked for; then network cards |
 """
 
@@ -25,6 +26,8 @@ from trapgate.devices.pci.function import PciFunction
 from trapgate.devices.pci.host_bridge import ADDRESS_PORT, DATA_OFFSET, DATA_PORT, ConfigPorts, host_bridge
 from trapgate.devices.pci.piix3 import Piix3Bridge
 from trapgate.devices.plan9.folder import Folder
+from trapgate.devices.vga.adapter import Vga
+from trapgate.devices.vga.pci import vga_function
 from trapgate.devices.virtio.block import VirtioBlock
 from trapgate.devices.virtio.console import VirtioConsole, VirtioPort
 from trapgate.devices.virtio.device import VirtioDevice
@@ -41,6 +44,7 @@ from trapgate.machine.network import Card, Link
 from trapgate.machine.ram import Ram
 
 CHIP_SET_SLOT = 1
+VGA_SLOT = 2
 FIRST_VIRTIO_SLOT = 3
 #: Places for drives: master and slave of the primary and of the secondary channel.
 IDE_DRIVES = 4
@@ -157,6 +161,7 @@ class PciBoard:
         nics: tuple[NicConfig, ...] = (),
         ports: tuple[VirtioPort, ...] = (),
         folders: tuple[FolderConfig, ...] = (),
+        vga: Vga | None = None,
     ) -> None:
         """`devices` are names of DEVICES; `ports` the virtio console's, by default one that sends to `console`."""
         self.name = "pci"
@@ -173,6 +178,8 @@ class PciBoard:
         self.bus.add(0, 0, host_bridge())
         self.bus.add(CHIP_SET_SLOT, 0, self.bridge)
         self.bus.add(CHIP_SET_SLOT, 1, self.ide)
+        if vga is not None:
+            self.bus.add(VGA_SLOT, 0, vga_function(vga))
         found = virtio_devices(memory, clock, disks, "virtio", devices, "-pci", ports or (VirtioPort("", console),))
         found += [VirtioPlan9(f"virtio-9p{n}", memory, one.folder, one.tag) for n, one in enumerate(folders)]
         self.virtio = [VirtioPci(device, messages) for device in found]

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from trapgate.cli.characters import Chardevs, parse_chardevs
+from trapgate.cli.displays import Displays, VgaKind, parse_displays, parse_vga
 from trapgate.cli.drives import Cdrom, Devices, Drives, Write, parse_devices, parse_drives
 from trapgate.cli.errors import CommandLineError
 from trapgate.cli.folders import Folders, parse_folders
@@ -42,6 +43,8 @@ def guest_options(
     netdev: Netdevs = None,
     chardev: Chardevs = None,
     virtfs: Folders = None,
+    vga: VgaKind = None,
+    display: Displays = None,
     write: Write = False,
 ) -> RunOptions:
     """What is to be run. The context's object is the guest's command.
@@ -61,6 +64,8 @@ def guest_options(
         nics=nics,
         virtio_ports=virtio_ports,
         folders=parse_folders(virtfs),
+        vga=parse_vga(vga),
+        displays=parse_displays(display),
         write=write,
         kernel=None if kernel is None else Path(kernel),
         initrd=None if initrd is None else Path(initrd),

@@ -62,6 +62,8 @@ def trace(
         as_json=json,
     )
     refuse_devices(options, "trace")
+    if options.displays or options.vga == "std":
+        raise CommandLineError("--display and --vga after trapgate run", "one after trapgate trace", "leave it out")
     if output is not None:
         console.check_writable("--output", output)
     return _trace(options, traced, serial, output)

@@ -16,6 +16,7 @@ from trapgate.debug.monitor.monitor import ChannelMonitor, TerminalMonitor
 from trapgate.debug.session import Session
 from trapgate.debug.virtual import VirtualGuest
 from trapgate.lab.bare import BareRun
+from trapgate.lab.displays import write_screen
 from trapgate.lab.virtual import VirtualRun
 
 STDIO = "stdio"
@@ -75,6 +76,9 @@ class Debugging:
         session = Session(guest, self._options.stopped)
         session.command = partial(execute, session)
         session.describe = describe
+        vga = run.machine.board.vga
+        if vga is not None:
+            session.screenshot = partial(write_screen, vga)
         if self._gdb is not None:
             session.add(GdbServer(session, self._gdb.open()))
         if self._monitor is not None or self._channel is not None:

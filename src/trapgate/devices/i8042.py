@@ -7,6 +7,7 @@ Source: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import ClassVar
@@ -53,6 +54,9 @@ FROM_CONTROLLER = 0
 FROM_KEYBOARD = 1
 FROM_AUX = 2
 
+#: How a movement of the mouse is delivered: counts to the right and down, notches towards the user, buttons held
+#: (1 left, 2 right, 4 middle).
+MOVEMENT = struct.Struct("<hhbB")
 #: Bytes that a device's own buffer holds; more key presses than that are lost.
 QUEUE_LIMIT = 256
 
@@ -147,8 +151,12 @@ class I8042(PlainState):
             self.source, self.buffer = self.controller_queue.popleft()
         elif self.keyboard_queue and not self.command_byte & KEYBOARD_DISABLED:
             self.source, self.buffer = FROM_KEYBOARD, self.keyboard_queue.popleft()
-        elif self.aux_queue and not self.command_byte & AUX_DISABLED:
-            self.source, self.buffer = FROM_AUX, self.aux_queue.popleft()
+        elif not self.command_byte & AUX_DISABLED:
+            # One packet at a time: what moves meanwhile goes into the next one.
+            if not self.aux_queue:
+                self.aux_queue.extend(self.mouse.report())
+            if self.aux_queue:
+                self.source, self.buffer = FROM_AUX, self.aux_queue.popleft()
         self._drive_lines()
 
     def _answer(self, *values: int, source: int = FROM_CONTROLLER) -> None:
@@ -176,7 +184,20 @@ class I8042(PlainState):
     def press(self, scan_codes: bytes) -> None:
         """Keys pressed and released, as scan codes of set 2; dropped while the keyboard does not scan."""
         if self.keyboard.scanning:
-            self._from_keyboard(scan_codes)
+            self._from_keyboard(self.keyboard.encode(scan_codes))
+
+    def move(self, movement: bytes) -> None:
+        """The mouse was moved: MOVEMENT packed. What is not that is ignored."""
+        if len(movement) == MOVEMENT.size:
+            dx, dy, dz, buttons = MOVEMENT.unpack(movement)
+            # A press and its release are packets of their own, however slowly the guest reads.
+            presses = buttons != self.mouse.buttons and len(self.aux_queue) < QUEUE_LIMIT
+            if presses:
+                self.aux_queue.extend(self.mouse.report())
+            self.mouse.move(dx, dy, dz, buttons)
+            if presses:
+                self.aux_queue.extend(self.mouse.report())
+            self._fill()
 
     @property
     def is_idle(self) -> bool:

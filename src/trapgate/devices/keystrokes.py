@@ -14,7 +14,7 @@ PREFIX = 0xE0
 # Scan codes of set 1.
 _CONTROL, _SHIFT, _ALT = 0x1D, 0x2A, 0x38
 _ESCAPE_KEY, _BACKSPACE, _TAB, _ENTER = 0x01, 0x0E, 0x0F, 0x1C
-_ROWS = (
+ROWS = (
     (0x02, "1234567890-=", "!@#$%^&*()_+"),
     (0x10, "qwertyuiop[]", "QWERTYUIOP{}"),
     (0x1E, "asdfghjkl;'`", 'ASDFGHJKL:"~'),
@@ -34,7 +34,7 @@ _NUMBERED_FUNCTIONS = {
 def _characters() -> dict[int, tuple[int, int | None]]:
     """Byte: scan code, and the modifier that is held (or None)."""
     table: dict[int, tuple[int, int | None]] = {}
-    for first, plain, shifted in _ROWS:
+    for first, plain, shifted in ROWS:
         table |= {ord(c): (scan, None) for scan, c in enumerate(plain, first)}
         table |= {ord(c): (scan, _SHIFT) for scan, c in enumerate(shifted, first)}
     for letter in "abcdefghijklmnopqrstuvwxyz[\\]":

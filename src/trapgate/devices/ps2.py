@@ -66,6 +66,17 @@ class Keyboard(PlainState):
         self.scan_code_set = 2
         self.rate = 0x2B
 
+    def encode(self, scan_codes: bytes) -> bytes:
+        """Scan codes of set 2 in the set that the guest has chosen; set 3 is sent as set 2."""
+        if self.scan_code_set != 1:
+            return scan_codes
+        codes, released = bytearray(), False
+        for code in scan_codes:
+            value, released = translate(code, released)
+            if not released:
+                codes.append(value)
+        return bytes(codes)
+
     def write(self, value: int) -> bytes:
         """The answer to one byte from the guest."""
         command, self.expecting = self.expecting, 0
@@ -104,15 +115,32 @@ class Keyboard(PlainState):
         return bytes((ACKNOWLEDGE,))
 
 
+#: Sample rates one after another that make it a wheel mouse, and what it says it is then (Microsoft, "Device Support in
+#: the PS/2 mouse port": the IntelliMouse).
+WHEEL_KNOCK = [200, 100, 80]
+WHEEL_MOUSE_ID = 0x03
+LEFT, RIGHT, MIDDLE = 1, 2, 4
+#: Counts of a movement that one packet can hold, of a wheel's turn too.
+MOST_MOVE, MOST_TURN = 255, 7
+
+
 class Mouse(PlainState):
-    """A two-button mouse that nobody moves."""
+    """A three-button mouse, which becomes one with a wheel where a driver knocks."""
 
-    __slots__ = ("expecting", "name", "rate", "remote", "reporting", "resolution", "scaling", "wrap")
+    __slots__ = (
+        "buttons", "dx", "dy", "dz", "expecting", "has_wheel", "name", "news", "rate", "rates", "remote", "reporting",
+        "resolution", "scaling", "wrap",
+    )  # fmt: skip
 
-    STATE: ClassVar[tuple[str, ...]] = ("expecting", "rate", "remote", "reporting", "resolution", "scaling", "wrap")
+    STATE: ClassVar[tuple[str, ...]] = (
+        "buttons", "dx", "dy", "dz", "expecting", "has_wheel", "news", "rate", "rates", "remote", "reporting",
+        "resolution", "scaling", "wrap",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.name = "mouse"
+        #: Buttons that are held down: LEFT, RIGHT, MIDDLE.
+        self.buttons = 0
         self.reset()
 
     def reset(self) -> None:
@@ -120,6 +148,9 @@ class Mouse(PlainState):
         self._set_defaults()
         self.expecting = 0
         self.wrap = False
+        self.has_wheel = False
+        #: The sample rates that were set last.
+        self.rates = [0, 0, 0]
 
     def _set_defaults(self) -> None:
         self.rate = 100
@@ -127,6 +158,42 @@ class Mouse(PlainState):
         self.scaling = False
         self.remote = False
         self.reporting = False
+        self._forget()
+
+    def _forget(self) -> None:
+        """Movement that has not been reported: right, up, and towards the user; and whether there is news at all."""
+        self.dx = self.dy = self.dz = 0
+        self.news = False
+
+    # Movement
+
+    def move(self, dx: int, dy: int, dz: int, buttons: int) -> None:
+        """Moved by so many counts to the right and down, turned by so many notches towards the user."""
+        # What a driver does not take is lost at some point, as a counter that stops at its end loses it.
+        self.dx = max(-0x7FFF, min(0x7FFF, self.dx + dx))
+        self.dy = max(-0x7FFF, min(0x7FFF, self.dy - dy))
+        self.dz = max(-0x7FFF, min(0x7FFF, self.dz + dz)) if self.has_wheel else 0
+        self.news = self.news or bool(dx or dy or (dz and self.has_wheel)) or buttons != self.buttons
+        self.buttons = buttons & 7
+
+    def report(self) -> bytes:
+        """A packet for a driver that is told of movement; nothing where there is none."""
+        return self._packet() if self.news and self.reporting and not self.remote and not self.wrap else b""
+
+    def _packet(self) -> bytes:
+        dx = max(-MOST_MOVE, min(MOST_MOVE, self.dx))
+        dy = max(-MOST_MOVE, min(MOST_MOVE, self.dy))
+        dz = max(-MOST_TURN, min(MOST_TURN, self.dz))
+        self.dx, self.dy, self.dz = self.dx - dx, self.dy - dy, self.dz - dz
+        self.news = bool(self.dx or self.dy or self.dz)
+        shown = (dx, dy)
+        if self.scaling and not self.remote:
+            shown = (_scaled(dx), _scaled(dy))
+        first = 0x08 | self.buttons | (shown[0] < 0) << 4 | (shown[1] < 0) << 5
+        packet = bytes((first, shown[0] & 0xFF, shown[1] & 0xFF))
+        return packet + bytes((dz & 0xFF,)) if self.has_wheel else packet
+
+    # Commands
 
     def write(self, value: int) -> bytes:
         """The answer to one byte from the guest."""
@@ -138,23 +205,28 @@ class Mouse(PlainState):
             self.resolution = value & 3
         elif command == 0xF3:
             self.rate = value
+            self.rates = [*self.rates[1:], value]
         elif value in (0xE8, 0xF3):
             self.expecting = value
         elif value in (0xE6, 0xE7):
             self.scaling = value == 0xE7
         elif value == 0xE9:
-            status = self.remote << 6 | self.reporting << 5 | self.scaling << 4
+            held = (self.buttons & LEFT) << 2 | (self.buttons & MIDDLE) >> 1 | (self.buttons & RIGHT) >> 1
+            status = self.remote << 6 | self.reporting << 5 | self.scaling << 4 | held
             return acknowledge + bytes((status, self.resolution, self.rate))
         elif value == 0xEB:
-            return acknowledge + b"\x08\x00\x00"
+            return acknowledge + self._packet()
         elif value in (0xEC, 0xEE):
             self.wrap = value == 0xEE
         elif value in (0xEA, 0xF0):
             self.remote = value == 0xF0
+            self._forget()
         elif value == 0xF2:
-            return acknowledge + bytes((MOUSE_ID,))
+            self.has_wheel = self.has_wheel or self.rates == WHEEL_KNOCK
+            return acknowledge + bytes((WHEEL_MOUSE_ID if self.has_wheel else MOUSE_ID,))
         elif value in (0xF4, 0xF5):
             self.reporting = value == 0xF4
+            self._forget()
         elif value == 0xF6:
             self._set_defaults()
         elif value == 0xFF:
@@ -163,3 +235,10 @@ class Mouse(PlainState):
         else:
             return bytes((RESEND,))
         return acknowledge
+
+
+def _scaled(counts: int) -> int:
+    """Scaling 2:1 (IBM PS/2 HITR, "Mouse", Set Scaling 2:1)."""
+    size = abs(counts)
+    size = (0, 1, 1, 3, 6, 9)[size] if size < 6 else min(2 * size, MOST_MOVE)
+    return size if counts >= 0 else -size

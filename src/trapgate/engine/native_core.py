@@ -105,6 +105,8 @@ class NativeCore(GuestMode):
         #: Asked when the processor has halted with IF clear: may an event of the clock bring NMI, SMI or INIT?
         self.expects_unmaskable: Callable[[], bool] = lambda: True
         self.is_ram = memory.is_ram
+        # Fast entries may be wrong then. The modelled TLB does not care, and what was decoded there has been dropped.
+        memory.on_layout = lambda physical, length: self.native_reset_fast(self.state.address)
         self.before_write = self._before_write
         self._connect()
         #: What carries out the instructions that have no native code.

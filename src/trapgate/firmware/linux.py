@@ -260,6 +260,8 @@ class LinuxImage:
         self.initrd = initrd
         self.name = name
         self.header = parse_header(kernel, name)
+        #: What the kernel is told of the display: none, as it is, unless firmware says more.
+        self.screen_info = b""
         limit = min(self.header.cmdline_size, COMMAND_LINE_ROOM - 1)
         self.command_line = encode_command_line(command_line, limit)
 
@@ -305,6 +307,7 @@ class LinuxImage:
         def put(offset: int, width: int, value: int) -> None:
             page[offset : offset + width] = value.to_bytes(width, "little")
 
+        page[: len(self.screen_info)] = self.screen_info
         page[SETUP_HEADER : header.header_end] = self.kernel[SETUP_HEADER : header.header_end]
         put(TYPE_OF_LOADER, 1, LOADER_UNDEFINED)
         put(LOADFLAGS, 1, page[LOADFLAGS] & ~CAN_USE_HEAP)

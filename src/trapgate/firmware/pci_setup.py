@@ -37,6 +37,9 @@ ELCR = 0x4D0
 FIRST_PORT = 0xC000
 MEMORY_WINDOW = range(0xC000_0000, 0xFEC0_0000)
 FIRST_MEMORY = 0xFE00_0000
+#: Frame buffers and what else takes a megabyte or more have a place of their own below.
+LARGE = 1 << 20
+FIRST_LARGE = 0xE000_0000
 
 
 class Ports(Protocol):
@@ -86,7 +89,7 @@ class _Configuration:
 def set_up_pci(ports: Ports) -> tuple[PciInterrupt, ...]:
     """Configure every function of bus 0; returns how interrupt pins are wired, for the tables. () without PCI."""
     space = _Configuration(ports)
-    next_port, next_address = FIRST_PORT, FIRST_MEMORY
+    next_port, next_address, next_large = FIRST_PORT, FIRST_MEMORY, FIRST_LARGE
     interrupts = []
     for place in space.functions():
         index = -1
@@ -108,6 +111,11 @@ def set_up_pci(ports: Ports) -> tuple[PciInterrupt, ...]:
                     index += 1
                     space.write(place, offset + 4, 4, 0)
                 size = -(sized & ~15) & 0xFFFF_FFFF
+                if size >= LARGE:
+                    next_large = -(-next_large // size) * size
+                    space.write(place, offset, 4, next_large)
+                    next_large += size
+                    continue
                 next_address = -(-next_address // size) * size
                 space.write(place, offset, 4, next_address)
                 next_address += size

@@ -17,7 +17,7 @@ from trapgate.firmware.image import BootImage
 from trapgate.lab.characters.opening import PortBackends
 from trapgate.lab.characters.source import board_config, connect
 from trapgate.lab.console import GuestConsole, ProgressCallback, ShownOnce
-from trapgate.lab.console_input import ConsoleInput
+from trapgate.lab.displays import connect_console, open_displays, serial_output
 from trapgate.lab.ends import End, requested_end
 from trapgate.lab.networks import Nic, plug_in, with_networks
 from trapgate.lab.options import RunOptions
@@ -51,15 +51,15 @@ class BareRun:
             model=options.model,
             board=board_config(options, disks, nics, ports, folders),
         )  # fmt: skip
-        shown = ShownOnce(output, lambda: machine.outside.repeating)
+        self._options = options
+        shown = ShownOnce(serial_output(options, output), lambda: machine.outside.repeating)
         self.machine = machine = BareMachine(config, shown, usual_handlers(progress))
         #: Stops the run and lets it go on, where there is one.
         self.supervisor: Supervisor | None = None
         machine.processor.blocks.keeps_templates = True
         self._host_seconds = 0.0
         self._nics = nics
-        deliver = machine.outside.add_place("console", machine.receive)
-        machine.outside.add_source(ConsoleInput(machine, console, machine.refresh_screen, deliver))
+        self._terminal = connect_console(options, machine, machine.board, machine.clock, console)
         plug_in(machine, nics)
         connect(machine, ports)
 
@@ -74,7 +74,9 @@ class BareRun:
     def run(self, max_instructions: int | None) -> End:
         """Run until something ends it: `max_instructions` are counted from the guest's start."""
         try:
-            stopped = self._run(max_instructions)
+            machine = self.machine
+            with open_displays(self._options, machine.board.vga, machine.outside, machine.input):
+                stopped = self._run(max_instructions)
         finally:
             if self.supervisor is not None:
                 self.supervisor.close()
@@ -82,6 +84,8 @@ class BareRun:
                 self.machine.processor.blocks.save_templates()
             if self.machine.bios is not None:
                 self.machine.bios.screen.close()
+            if self._terminal is not None:
+                self._terminal.close()
         return self._end(stopped)
 
     def run_to(self, instructions: int) -> End | None:

@@ -162,6 +162,8 @@ def compare(
     if options.virtio_ports or not all(folder.read_only for folder in options.folders):
         wanted = "--chardev and a --virtfs that is written with one run"
         raise ConflictingOptions(wanted, "one with several", "leave it out, or add readonly=on")
+    if options.displays:
+        raise ConflictingOptions("--display with one run", "it with several", "leave it out")
     with open_disks(options) as disks:
         guest = boot_disk(options, disks) if boots_disk(options) else find_guest(options, progress)
     from trapgate.lab.bare import usual_handlers

@@ -32,6 +32,7 @@ LARGEST_FILE = 4 << 30
 #: Bytes of RAM: measured, Debian 12's cloud kernel runs busybox from its initramfs with 76 MB, and does not with 72 MB.
 DEBIAN_MEMORY = 80 << 20
 DEBIAN_COMMAND_LINE = "console=ttyS0"
+DEBIAN_SCREEN = "console=tty0"
 #: The image of Debian's memtest86+ that any processor here can run.
 MEMTEST_FILE = "memtest86+ia32.bin"
 MEMTEST_PATH = r"boot/memtest86\+ia32\.bin"
@@ -66,6 +67,11 @@ def find_guest(options: RunOptions, progress: ProgressCallback) -> Guest:
 def boots_disk(options: RunOptions) -> bool:
     """Whether no guest is named, so that the first drive is booted."""
     return bool(options.drives) and options.guest is None and options.kernel is None
+
+
+def has_screen(options: RunOptions) -> bool:
+    """Whether a guest that is not booted through the BIOS has a display adapter."""
+    return options.vga == "std" or (options.vga is None and bool(options.displays))
 
 
 def boot_disk(options: RunOptions, disks: Sequence[DiskConfig]) -> Guest:
@@ -118,6 +124,9 @@ def _debian(options: RunOptions, progress: ProgressCallback) -> Guest:
     else:
         initramfs = build_initramfs(files.busybox.read_bytes(), options.command)
     words = [DEBIAN_COMMAND_LINE]
+    if has_screen(options):
+        # The kernel's messages go to both; the last one is /dev/console, where the command's output goes.
+        words.insert(0, DEBIAN_SCREEN)
     if options.command is not None:
         words.append(DEBIAN_COMMAND_PANIC)
     if options.append is not None:

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from trapgate.arch.cpuid import PROFILES
 from trapgate.arch.registers import CS
 from trapgate.boards.machine import BareMachine, MachineConfig
+from trapgate.boards.pc import PcConfig
 from trapgate.engine.processor import Stopped
 from trapgate.lab.bare import usual_handlers
 from trapgate.lab.console import ProgressCallback
+from trapgate.lab.displays import board_vga, with_vga
+from trapgate.lab.errors import ConflictingOptions
 from trapgate.lab.guest import Guest, find_guest
 from trapgate.lab.options import RunOptions
 from trapgate.lab.processor_report import code_lines, describe_processor, read_code
@@ -57,6 +60,7 @@ class _Pair:
                 profile=PROFILES[options.processor],
                 costs=options.costs,
                 hot=setting,
+                board=PcConfig(vga=board_vga(options)),
             )
             made = BareMachine(config, self.consoles[setting], handlers)
             made.load(guest.image)
@@ -152,7 +156,10 @@ def run_lockstep(
     `hot` is the second machine's setting ("auto" or "always"); they are compared every `every` instructions (where
     the block ends), from `skip` instructions on. Raises RunError, FirmwareError and UnknownTierSetting.
     """
+    if options.displays:
+        raise ConflictingOptions("--display with one machine", "it with two", "leave it out")
     guest = find_guest(options, progress)
+    options = with_vga(options, guest.image)
     pair = _Pair(options, guest, hot, progress)
     processor, most = pair.cold.processor, options.max_instructions
     comparisons, difference = 0, ""

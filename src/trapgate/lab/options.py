@@ -109,6 +109,18 @@ class FolderOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DisplayOptions:
+    """Where the screen goes: a PNG file at the run's end, VNC viewers, or the terminal."""
+
+    kind: Literal["png", "vnc", "terminal"]
+    #: A file, or a VNC address: ("", N) and ("HOST", N) for TCP port 5900 + N, ("PATH", None) for a UNIX socket.
+    file: Path = Path()
+    address: tuple[str, int | None] = ("", 0)
+    #: Of VNC: viewers must know it.
+    password: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """One run's inputs: the same options on the same files give the same run.
 
@@ -141,5 +153,8 @@ class RunOptions:
     #: Debian's generic kernel instead of the cloud kernel, whatever the devices; and modules besides their drivers'.
     generic_kernel: bool = False
     modules: tuple[str, ...] = ()
+    #: A VGA: "std" on PCI, "none"; "any" on PCI where there is PCI anyway. None: by guest and displays.
+    vga: Literal["std", "any", "none"] | None = None
+    displays: tuple[DisplayOptions, ...] = ()
     #: The guest's writes go into the images of its drives, and not only beside them.
     write: bool = False

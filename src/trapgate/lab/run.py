@@ -13,6 +13,7 @@ from trapgate.lab.characters.opening import PortBackends, Say, open_ports
 from trapgate.lab.console import CommandOutput, GuestConsole, ProgressCallback
 from trapgate.lab.courses import Course, Running, describe_run
 from trapgate.lab.disks import open_disks
+from trapgate.lab.displays import with_vga
 from trapgate.lab.ends import End, Reason
 from trapgate.lab.errors import CommandNotRun
 from trapgate.lab.folders import open_folders
@@ -88,6 +89,7 @@ def _run(
     prepare: Prepare,
 ) -> RunOutcome:
     output = CommandOutput(console, guest.splitter) if guest.splitter is not None else None
+    options = with_vga(options, guest.image)
     machine = make_machine(options, output or console, console, progress)
     course.load(machine, guest)
     console.on_quit = machine.stop

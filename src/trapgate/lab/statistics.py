@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -210,11 +211,16 @@ def read_virtual_statistics(host: HostMachine, vm: VirtualMachine, host_seconds:
 
 
 def _device_counts(board: Pc) -> dict[str, dict[str, int]]:
-    return board.counts()
+    counts = board.counts()
+    return counts | {"vga": dict(board.vga.counts)} if board.vga is not None and board.vga.counts else counts
 
 
 def _device_faults(board: Pc) -> dict[str, dict[str, int]]:
-    return board.faults()
+    faults = board.faults()
+    if board.vga is not None and board.vga.faults:
+        # Those of its PCI function are under the same name.
+        faults["vga"] = dict(Counter(faults.get("vga", {})) + board.vga.faults)
+    return faults
 
 
 def _tlb(processor: Processor) -> dict[str, int]:

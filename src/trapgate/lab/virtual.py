@@ -10,12 +10,13 @@ from trapgate.arch.cpuid import PROFILES, CpuProfile
 from trapgate.boards.host import HostMachine
 from trapgate.boards.pci import DiskConfig, FolderConfig
 from trapgate.cpu.faults import Unimplemented
+from trapgate.devices.vga.adapter import FRAME_BUFFER_SIZE
 from trapgate.firmware.image import BootImage
 from trapgate.lab.bare import usual_handlers
 from trapgate.lab.characters.opening import PortBackends
 from trapgate.lab.characters.source import board_config, connect
 from trapgate.lab.console import GuestConsole, ProgressCallback, ShownOnce
-from trapgate.lab.console_input import ConsoleInput
+from trapgate.lab.displays import board_vga, connect_console, open_displays, serial_output
 from trapgate.lab.ends import End, requested_end
 from trapgate.lab.errors import UnknownTechnique
 from trapgate.lab.networks import Nic, plug_in, with_networks
@@ -38,8 +39,9 @@ _NESTED_SHARE = 256
 _PAGE = 4096
 
 
-def host_memory(guest_memory: int) -> int:
-    """Bytes of RAM that a host of one guest has."""
+def host_memory(guest_memory: int, frame_buffer: bool = False) -> int:
+    """Bytes of RAM that a host of one guest has, with or without a frame buffer."""
+    guest_memory += FRAME_BUFFER_SIZE if frame_buffer else 0
     return guest_memory + HYPERVISOR_MEMORY + guest_memory // _NESTED_SHARE // _PAGE * _PAGE
 
 
@@ -97,10 +99,12 @@ class VirtualRun:
         host = profile if technique.needs_amd_v else software_host(profile)
         #: Stops the run and lets it go on, where there is one.
         self.supervisor: Supervisor | None = None
+        self._options = options
         self.host = self._host = HostMachine(
-            host, host_memory(options.memory_size), usual_handlers(progress), options.costs, options.model
-        )
-        shown = ShownOnce(output, lambda: vm.outside.repeating)
+            host, host_memory(options.memory_size, board_vga(options) is not None), usual_handlers(progress),
+            options.costs, options.model,
+        )  # fmt: skip
+        shown = ShownOnce(serial_output(options, output), lambda: vm.outside.repeating)
         self.machine = vm = VirtualMachine(
             self._host, options.memory_size, profile, technique, shown,
             board_config(options, disks, nics, ports, folders),
@@ -108,8 +112,7 @@ class VirtualRun:
         self._host.processor.blocks.keeps_templates = True
         self._host_seconds = 0.0
         self._nics = nics
-        deliver = vm.outside.add_place("console", vm.receive)
-        vm.outside.add_source(ConsoleInput(vm, console, vm.refresh_screen, deliver))
+        self._terminal = connect_console(options, vm, vm.board, vm.clock, console)
         plug_in(vm, nics)
         connect(vm, ports)
 
@@ -138,6 +141,8 @@ class VirtualRun:
             self._host.processor.blocks.save_templates()
             if self.machine.firmware is not None:
                 self.machine.firmware.bios.screen.close()
+            if self._terminal is not None:
+                self._terminal.close()
         assert end is not None
         return end
 
@@ -151,17 +156,24 @@ class VirtualRun:
         collecting = gc.isenabled()
         gc.disable()
         try:
-            if self.supervisor is None:
-                reason = self.machine.run(pause_at)
-            else:
-                reason = run_supervised(self._host, self.machine, self.supervisor, pause_at)
-            return None if reason == "paused" else self._end(reason)
+            if pause_at is not None:
+                reason = self._go_on(pause_at)
+                return None if reason == "paused" else self._end(reason)
+            vm = self.machine
+            with open_displays(self._options, vm.board.vga, vm.outside, vm.input):
+                reason = self._go_on(None)
+            return self._end(reason)
         except (Unimplemented, UnimplementedDevice, DeviceInstruction) as error:
             return End("unimplemented", report=f"{error}\n{self._describe()}")
         finally:
             if collecting:
                 gc.enable()
             self._host_seconds += time.perf_counter() - started
+
+    def _go_on(self, pause_at: int | None) -> str:
+        if self.supervisor is None:
+            return self.machine.run(pause_at)
+        return run_supervised(self._host, self.machine, self.supervisor, pause_at)
 
     def statistics(self) -> Statistics:
         """What the run counted."""

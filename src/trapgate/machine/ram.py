@@ -24,21 +24,70 @@ def ram_ranges(size: int) -> list[range]:
     return [low] if size <= LOW_LIMIT else [low, range(HIGH_BASE, HIGH_BASE + size - LOW_LIMIT)]
 
 
+def without(ranges: list[range], hole: range) -> list[range]:
+    """What of `ranges` lies outside `hole`."""
+    parts = (
+        p for r in ranges for p in (range(r.start, min(r.stop, hole.start)), range(max(r.start, hole.stop), r.stop))
+    )
+    return [part for part in parts if part]
+
+
+def united(ranges: list[range], more: range) -> list[range]:
+    """`ranges` and `more`, lowest first; neighbours become one."""
+    result: list[range] = []
+    for part in sorted([*without(ranges, more), more], key=lambda r: r.start):
+        if result and result[-1].stop == part.start:
+            result[-1] = range(result[-1].start, part.stop)
+        else:
+            result.append(part)
+    return result
+
+
+class DevicePages(Protocol):
+    """Memory of a device, `size` bytes (whole pages), that guests access as they do RAM wherever it is mapped: a frame
+    buffer. It keeps its content while it is mapped nowhere."""
+
+    size: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset` on."""
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write `data` at `offset`; decoded code under it is dropped first."""
+
+    def map(self, address: int) -> None:
+        """Have it at guest-physical `address`, a multiple of 4096, where no RAM is."""
+
+    def unmap(self) -> None:
+        """Have it nowhere."""
+
+
 class Ram(Protocol):
     """RAM of `size` bytes by guest-physical address. Accesses that leave it raise AddressOutsideMemory.
 
-    A class that says it is one gives the first four methods and gets the others.
+    A class that says it is one gives the methods before `read_u8` and gets the others.
     """
 
     size: int
 
     @abstractmethod
+    def hide(self, address: int, length: int, hidden: bool) -> None:
+        """Have guests' accesses to RAM at guest-physical `address` (whole pages) go to the bus, or to the RAM again.
+
+        What is hidden is not RAM to `is_ram`; `read` and `write` reach it all the same.
+        """
+
+    @abstractmethod
+    def device_pages(self, size: int) -> DevicePages:
+        """Memory for a device, `size` bytes. Raises OutOfHostMemory where a hypervisor's host has no more."""
+
+    @abstractmethod
     def ranges(self) -> list[range]:
-        """Guest-physical ranges that are RAM, lowest first."""
+        """Guest-physical ranges that are RAM, lowest first; what is hidden is among them, a device's memory is not."""
 
     @abstractmethod
     def is_ram(self, address: int, length: int = 1) -> bool:
-        """True when all `length` bytes at guest-physical `address` are RAM."""
+        """True when guests' accesses to all `length` bytes at guest-physical `address` reach memory, not the bus."""
 
     @abstractmethod
     def read(self, address: int, length: int) -> bytes:

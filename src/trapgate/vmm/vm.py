@@ -12,6 +12,7 @@ from trapgate.arch.vectors import GP
 from trapgate.boards.bios_board import BiosBoard
 from trapgate.boards.boot import prepare_boot
 from trapgate.boards.pc import Pc, PcConfig
+from trapgate.boards.places import add_input_places
 from trapgate.devices.uart16550a import IER_RECEIVED
 from trapgate.firmware.bios.disk_image import DiskImage
 from trapgate.firmware.fw_cfg import FIRST_PORT, PORT_COUNT, FwCfg
@@ -20,6 +21,7 @@ from trapgate.machine.clock import Clock
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.control import DebugStop, Reset, RunControl
 from trapgate.machine.outside import Outside
+from trapgate.machine.ram import HIGH_BASE
 from trapgate.vmm.asids import Asids
 from trapgate.vmm.backend import Backend
 from trapgate.vmm.bios_processor import BiosProcessor
@@ -101,7 +103,8 @@ class VirtualMachine:
         #: The BIOS, where a disk image is booted.
         self.firmware: BiosBoard | None = None
         self.frames = frames or FrameAllocator(backend.memory)
-        self.memory = GuestMemory(self.frames, memory_size)
+        device_top = HIGH_BASE if board is not None and board.vga else 0
+        self.memory = GuestMemory(self.frames, memory_size, device_top=device_top)
         pins = _Pins()
         self.board = Pc(self.memory, backend.clock, self.control, pins, console, board)
         self.board.numeric_error.set_ignne = self._set_ignne
@@ -119,13 +122,14 @@ class VirtualMachine:
         self.vcpu.nested = NestedSvm(self.vcpu, self.technique.offers_svm)
         self._prepare_block()
         pins.vcpu = self.vcpu
+        self.memory.on_layout = self._memory_changed
         #: Where all input from outside comes in.
         self.outside = Outside(backend.clock, self.control)
+        self.input = add_input_places(self.outside, self.board)
         self.on_idle: Callable[[int], None] = self.outside.idle
         #: Asked when a guest that sleeps is to be stopped, with the reason: whether it goes on. For debuggers.
         self.on_stop: Callable[[str], bool] = lambda reason: False
         self.outside.add_place("power-button", self.board.press_power_button)
-        self.outside.add_place("keyboard", self.board.keyboard.press)
 
     def _prepare_block(self) -> None:
         """What every technique asks of AMD-V."""
@@ -180,6 +184,11 @@ class VirtualMachine:
             self.vcpu.stopped = "triple-fault"
         else:
             self.control.stop(Reset())
+
+    def _memory_changed(self, address: int, length: int) -> None:
+        """A device has moved its memory."""
+        self.technique.memory_changed(address, length)
+        self.vcpu.nested.forget()
 
     def _set_ignne(self, level: bool) -> None:
         """IGNNE# of the board."""

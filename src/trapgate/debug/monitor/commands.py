@@ -16,6 +16,7 @@ from trapgate.debug.monitor.registers import registers
 from trapgate.debug.session import Session
 from trapgate.debug.stops import Stop
 from trapgate.lab import snapshots
+from trapgate.lab.errors import FileUnusable
 from trapgate.machine.control import Reset
 from trapgate.machine.errors import MachineError
 
@@ -151,7 +152,10 @@ def _screen_dump(session: Session, arguments: str) -> str:
     path = _file(arguments)
     if session.screenshot is None:
         raise CommandError("there is no display adapter")
-    session.screenshot(path)
+    try:
+        session.screenshot(path)
+    except FileUnusable as error:
+        raise CommandError(str(error)) from error
     return ""
 
 

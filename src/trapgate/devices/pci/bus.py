@@ -107,6 +107,8 @@ class PciBus:
             if last > HIGHEST_MEMORY:
                 return "memory window off the address space"
             self._bus.map_memory(window.base, window.size, cast("MemoryDevice", window.device))
+            if window.pages is not None:
+                window.pages.map(window.base)
         except MappingConflict:
             return "window over another device"
         return ""
@@ -115,6 +117,8 @@ class PciBus:
         if window.is_io:
             self._bus.unmap_ports(window.base, window.size)
         else:
+            if window.pages is not None:
+                window.pages.unmap()
             self._bus.unmap_memory(window.base)
 
     # Snapshot

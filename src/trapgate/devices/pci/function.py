@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from trapgate.devices.pci import config_space as config
 from trapgate.devices.pci.config_space import ConfigSpace
 from trapgate.machine.device import MemoryDevice, PortDevice, Snapshot
+from trapgate.machine.ram import DevicePages
 
 BARS = range(6)
 SMALLEST_IO = 4
@@ -33,6 +34,8 @@ class Window:
     device: PortDevice | MemoryDevice
     offset: int = 0
     is_io: bool = True
+    #: Memory that answers there in the device's place.
+    pages: DevicePages | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class _Bar:
     size: int
     device: PortDevice | MemoryDevice
     is_io: bool
+    pages: DevicePages | None = None
 
 
 class PciFunction:
@@ -89,9 +93,12 @@ class PciFunction:
         """Base address register `index` decodes `size` ports (a power of two) for `device`."""
         self._add(index, _Bar(max(size, SMALLEST_IO), device, True), IO_BAR, IO_ADDRESS)
 
-    def add_memory_bar(self, index: int, size: int, device: MemoryDevice) -> None:
-        """Base address register `index` decodes `size` bytes (a power of two, 4096 or more) anywhere below 4 GB."""
-        self._add(index, _Bar(max(size, SMALLEST_MEMORY), device, False), 0, MEMORY_ADDRESS)
+    def add_memory_bar(self, index: int, size: int, device: MemoryDevice, pages: DevicePages | None = None) -> None:
+        """Base address register `index` decodes `size` bytes (a power of two, 4096 or more) anywhere below 4 GB.
+
+        With `pages` guests reach these without the device, which answers for what is no plain access.
+        """
+        self._add(index, _Bar(max(size, SMALLEST_MEMORY), device, False, pages), 0, MEMORY_ADDRESS)
 
     def add_wide_memory_bar(self, index: int, size: int, device: MemoryDevice) -> None:
         """Base address registers `index` and `index + 1` decode `size` bytes, a power of two, 4096 to 2 GB."""
@@ -159,7 +166,7 @@ class PciFunction:
             base = low & (IO_ADDRESS if bar.is_io else MEMORY_ADDRESS)
             if not bar.is_io and low & WIDE_BAR:
                 base |= self.config.get(place + 4, 4) << 32
-            found.append(Window(base, bar.size, bar.device, 0, bar.is_io))
+            found.append(Window(base, bar.size, bar.device, 0, bar.is_io, bar.pages))
         return found
 
     def bars(self) -> list[tuple[int, int, int, bool]]:

@@ -12,6 +12,7 @@ from trapgate.firmware.bios import data_area, rom
 from trapgate.firmware.bios.bootstrap import BootCode, Bootstrap
 from trapgate.firmware.bios.call import CS, Call
 from trapgate.firmware.bios.disk import Disk
+from trapgate.firmware.bios.display import Display, Window, WindowMemory
 from trapgate.firmware.bios.drives import Drive, Emulation
 from trapgate.firmware.bios.equipment import Equipment, equipment_word
 from trapgate.firmware.bios.host import Host, Ports, Processor
@@ -79,7 +80,9 @@ class Bios:
         drives: Sequence[Drive],
         code: BootCode,
         emulation: Emulation | None = None,
+        window: Window | None = None,
     ) -> None:
+        """`window` is the memory of the VGA, where there is one; else the screen is RAM at B8000h."""
         self.name = "bios"
         self.port_width = 1
         self._notes: Counter[str] = Counter()
@@ -87,9 +90,10 @@ class Bios:
         self._rom = rom.Rom()
         self._drives = list(drives)
         waiting = Waiting(host)
-        self.screen = Screen(memory, console)
+        display = None if window is None else Display(host, window)
+        self.screen = Screen(memory, console, None if window is None else WindowMemory(window))
         self.keyboard = Keyboard(host, waiting)
-        self._video = Video(host, self.screen)
+        self._video = Video(host, self.screen, display)
         self._time = TimeOfDay(host)
         self._serial, self._system = Serial(host, waiting), System(host, waiting)
         bootstrap = Bootstrap(host, self._video, code)

@@ -53,6 +53,12 @@ class Call:
         """Load a segment register, as MOV does."""
         self.processor.load_data_segment(segment, selector)
 
+    @property
+    def es_selector(self) -> int:
+        """ES."""
+        selector: int = self.processor.segments[ES].selector
+        return selector
+
     # Memory
 
     def linear(self, segment: int, offset: int) -> int:

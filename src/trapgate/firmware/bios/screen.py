@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from trapgate.firmware.bios import data_area
 from trapgate.firmware.bios.code_page import GLYPHS
+from trapgate.firmware.bios.display import TextMemory
 from trapgate.machine.console import ConsoleBackend
 from trapgate.machine.device import PlainState
 from trapgate.machine.ram import Ram
@@ -31,12 +32,16 @@ CURSOR_OFF = 0x20
 class Screen(PlainState):
     """The text page that is displayed, and the terminal that shows it."""
 
-    STATE = ("columns", "_shown", "_row", "_column", "_attribute", "_addressed", "_cursor_hidden")
+    STATE = ("columns", "rows", "is_text", "_shown", "_row", "_column", "_attribute", "_addressed", "_cursor_hidden")
 
-    def __init__(self, memory: Ram, console: ConsoleBackend) -> None:
+    def __init__(self, memory: Ram, console: ConsoleBackend, text: TextMemory | None = None) -> None:
+        """`memory` has the data area; `text` the characters, where these are not in `memory`, too."""
         self._memory = memory
+        self._text: TextMemory = memory if text is None else text
         self._console = console
-        self.columns = 80
+        self.columns, self.rows = 80, ROWS
+        #: False in graphics modes: there is nothing that a terminal could show.
+        self.is_text = True
         self._shown = bytearray()
         #: Row and column of the terminal's cursor, counted from 0.
         self._row = self._column = 0
@@ -45,10 +50,10 @@ class Screen(PlainState):
         self._cursor_hidden = False
         self.resize(80)
 
-    def resize(self, columns: int) -> None:
+    def resize(self, columns: int, rows: int = ROWS) -> None:
         """Another text mode: the display is blank."""
-        self.columns = columns
-        self._shown = bytearray(BLANK * (columns * ROWS))
+        self.columns, self.rows = columns, rows
+        self._shown = bytearray(BLANK * (columns * self.rows))
         if self._addressed:
             self._clear()
 
@@ -61,25 +66,28 @@ class Screen(PlainState):
         return TEXT_BASE + min(offset, TEXT_SIZE - len(self._shown))
 
     def _contents(self) -> bytes:
-        return self._memory.read(self.page_start, len(self._shown))
+        return self._text.read(self.page_start, len(self._shown))
 
     def _wanted_cursor(self) -> tuple[int, int]:
         page = self._memory.read_u8(data_area.ACTIVE_PAGE) & 7
         position = self._memory.read_u16(data_area.CURSOR_POSITIONS + 2 * page)
-        return min(position >> 8, ROWS - 1), min(position & 0xFF, self.columns - 1)
+        return min(position >> 8, self.rows - 1), min(position & 0xFF, self.columns - 1)
+
+    def _cursor_is_off(self) -> bool:
+        return bool(self._memory.read_u16(data_area.CURSOR_SHAPE) >> 8 & CURSOR_OFF)
 
     # What the video service tells
 
     def draw(self, row: int, column: int) -> None:
         """The character at a place was written: show it, changed or not."""
         at = 2 * (row * self.columns + column)
-        cell = self._memory.read(self.page_start + at, 2)
+        cell = self._text.read(self.page_start + at, 2)
         self._go_to(row, column)
         self._put(cell)
 
     def line_feed(self, row: int) -> None:
         """The cursor goes down from `row`; from the last row the display has been scrolled up by one."""
-        if row == ROWS - 1:
+        if row == self.rows - 1:
             self._scroll(1)
         elif row == self._row:
             self._write(b"\n")
@@ -102,12 +110,14 @@ class Screen(PlainState):
 
     def refresh(self) -> None:
         """Show what has changed in text memory, and put the cursor where it belongs if that is possible."""
+        if not self.is_text:
+            return
         contents = self._contents()
         if contents != self._shown:
             self._draw_changes(contents)
         if self._addressed:
             self._go_to(*self._wanted_cursor())
-            hidden = bool(self._memory.read_u16(data_area.CURSOR_SHAPE) >> 8 & CURSOR_OFF)
+            hidden = self._cursor_is_off()
             if hidden != self._cursor_hidden:
                 self._cursor_hidden = hidden
                 self._write(b"\x1b[?25l" if hidden else b"\x1b[?25h")
@@ -130,7 +140,7 @@ class Screen(PlainState):
         if self._cursor_hidden:
             self._write(b"\x1b[?25h")
         if self._addressed:
-            self._write(f"\x1b[r\x1b[{ROWS};1H\r\n".encode())
+            self._write(f"\x1b[r\x1b[{self.rows};1H\r\n".encode())
             self._addressed = False
 
     # The terminal
@@ -141,8 +151,8 @@ class Screen(PlainState):
     def _clear(self) -> None:
         """Take the terminal's first rows for the screen, blank."""
         self._set_attribute(NORMAL)
-        self._write(f"\x1b[1;{ROWS}r\x1b[2J\x1b[1;1H".encode())
-        self._shown = bytearray(BLANK * (self.columns * ROWS))
+        self._write(f"\x1b[1;{self.rows}r\x1b[2J\x1b[1;1H".encode())
+        self._shown = bytearray(BLANK * (self.columns * self.rows))
         self._row = self._column = 0
         self._addressed = True
 
@@ -152,7 +162,7 @@ class Screen(PlainState):
         behind = divmod(first // 2, self.columns) < (self._row, self._column)
         if (behind and not self._addressed) or contents == BLANK * (len(contents) // 2):
             self._clear()
-        for row in range(ROWS):
+        for row in range(self.rows):
             new, old = contents[row * width : (row + 1) * width], self._shown[row * width : (row + 1) * width]
             if new != old:
                 self._draw_row(row, new, old)
@@ -214,15 +224,15 @@ class Screen(PlainState):
             self._column = 0
 
     def _scroll(self, lines: int) -> None:
-        lines = min(lines, ROWS)
+        lines = min(lines, self.rows)
         self._set_attribute(NORMAL)
-        if self._addressed and self._row != ROWS - 1:
-            self._write(f"\x1b[{ROWS};1H".encode())
+        if self._addressed and self._row != self.rows - 1:
+            self._write(f"\x1b[{self.rows};1H".encode())
             self._column = 0
-        elif self._row != ROWS - 1:
-            self._go_to(ROWS - 1, 0)
+        elif self._row != self.rows - 1:
+            self._go_to(self.rows - 1, 0)
         self._write(b"\n" * lines)
-        self._row = ROWS - 1
+        self._row = self.rows - 1
         cut = 2 * self.columns * lines
         self._shown = self._shown[cut:] + bytearray(BLANK * (self.columns * lines))
 

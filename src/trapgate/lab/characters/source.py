@@ -9,6 +9,7 @@ from trapgate.boards.pc import Pc, PcConfig
 from trapgate.boards.pci import DiskConfig, FolderConfig
 from trapgate.lab.characters.backend import CharacterBackend
 from trapgate.lab.characters.opening import PortBackends
+from trapgate.lab.displays import board_vga
 from trapgate.lab.networks import Nic, configs
 from trapgate.lab.options import RunOptions
 from trapgate.machine.outside import TYPING_PERIOD, Deliver, Outside
@@ -64,7 +65,7 @@ def board_config(
         folders=folders,
         nics=configs(nics),
         disks=disks, devices=options.devices, serial2=ports.serial2, parallel=ports.parallel,
-        virtio_ports=ports.virtio_ports,
+        virtio_ports=ports.virtio_ports, vga=board_vga(options),
     )  # fmt: skip
 
 

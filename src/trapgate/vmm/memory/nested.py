@@ -38,7 +38,7 @@ class NestedTables:
 
     def _map_all(self, large_pages: bool) -> None:
         guest = self.guest
-        for ram in guest.ranges():
+        for ram in guest.direct:
             address = ram.start
             while address < ram.stop:
                 if large_pages and not address % RUN_SIZE and address + RUN_SIZE <= ram.stop and guest.is_run(address):
@@ -84,11 +84,18 @@ class NestedTables:
     def map(self, address: int, writable: bool = True, target: int | None = None) -> None:
         """Map the 4 KB page at guest-physical `address` to its frame, or to that of the page at `target`.
 
-        Raises OutsideGuestMemory.
+        Where that is hidden accesses exit. Raises OutsideGuestMemory.
         """
         place = self._page(address)
         rights = _PAGE if writable else _PAGE & ~(PTE_RW | PTE_D)
-        self._words[place] = self.guest.frames[(address if target is None else target) >> 12] | rights
+        frame = self.guest.frames[(address if target is None else target) >> 12]
+        self._words[place] = frame | rights if frame else 0
+
+    def follow(self, address: int, length: int) -> None:
+        """Map the guest-physical pages from `address` on that have become memory, take those out that are none."""
+        for place in range(address, address + length, PAGE):
+            frame = self.guest.frames[place >> 12]
+            self._words[self._place(place, 1)] = frame | _PAGE if frame else 0
 
     def unmap(self, address: int) -> None:
         """Take the 4 KB page at guest-physical `address` out; accesses exit from now on. Raises OutsideGuestMemory."""

@@ -63,9 +63,10 @@ class ShadowMmu:
         large_pages: bool = False,
         max_roots: int = 16,
         max_tables: int = 4096,
+        counters: Counters | None = None,
     ) -> None:
         self.guest = guest
-        self.counters = Counters()
+        self.counters = counters or Counters()
         self.tables = ShadowTables(guest, self.counters)
         self.walker = GuestWalker(guest, profile)
         self.large_pages = large_pages

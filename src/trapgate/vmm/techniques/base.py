@@ -97,6 +97,10 @@ class Technique(ABC):
         """All of them at once, as a boot protocol leaves them."""
 
     @abstractmethod
+    def memory_changed(self, address: int, length: int) -> None:
+        """The guest-physical pages from `address` on have become memory, or have ceased to be."""
+
+    @abstractmethod
     def set_efer(self, value: int) -> None:
         """The guest has written EFER; the value has been checked."""
 

@@ -81,6 +81,10 @@ class Nested(Technique):
             raise GuestFault(PF, error, linear)
         return walker.physical
 
+    def memory_changed(self, address: int, length: int) -> None:
+        self.tables.follow(address, length)
+        self.loses = Loses.EVERYTHING
+
     def set_a20(self, enabled: bool) -> None:
         """With A20 forced low the second megabyte is the first one again; the ones above are left alone."""
         for address in range(_MEGABYTE, 2 * _MEGABYTE, 4096):

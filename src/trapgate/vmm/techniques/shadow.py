@@ -136,8 +136,16 @@ class Shadow(Technique):
         else:
             frames[pages : 2 * pages] = self._second_megabyte
             self._second_megabyte = None
+        self._begin_again()
+
+    def memory_changed(self, address: int, length: int) -> None:
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        """Frames have changed: new shadow tables, empty ones."""
+        counters = self.mmu.counters
         self.mmu.release()
-        self.mmu = ShadowMmu(self.vm.memory, self.vm.profile)
+        self.mmu = ShadowMmu(self.vm.memory, self.vm.profile, counters=counters)
         self.mmu.set_mode(self._cr0, self._cr3, self._cr4, self._efer)
         self._load()
         self.loses = Loses.EVERYTHING
