@@ -168,7 +168,7 @@ def test_mistakes_of_the_hypervisor_are_said_in_one_line(command: Command, monke
 
     for error in (EntryRefused("ASID is 0"), UnexpectedExit("task_switch", 0x7C00)):
 
-        def run(vm: VirtualMachine, error: Exception = error) -> str:
+        def run(vm: VirtualMachine, pause_at: int | None, error: Exception = error) -> str:
             raise error
 
         monkeypatch.setattr(VirtualMachine, "run", run)
@@ -183,7 +183,7 @@ def test_an_instruction_that_the_hypervisor_cannot_carry_out_ends_the_run(
     from trapgate.vmm.errors import DeviceInstruction
     from trapgate.vmm.vm import VirtualMachine
 
-    def run(vm: VirtualMachine) -> str:
+    def run(vm: VirtualMachine, pause_at: int | None) -> str:
         raise DeviceInstruction("fld dword ptr [eax]", 0x1000, 0xFEE0_0000)
 
     monkeypatch.setattr(VirtualMachine, "run", run)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from trapgate.boards.pc import Pc, PcConfig
 from trapgate.boards.pci import NicConfig
+from trapgate.devices.e1000 import phy
 from trapgate.devices.e1000 import registers as reg
 from trapgate.devices.e1000.card import E1000
 from trapgate.firmware.pci_setup import set_up_pci
@@ -148,3 +149,9 @@ class Nic:
         self.rx_next = number
         self.write(reg.RDT, (number - 1) % self.rx_count)
         return data, status, errors, checksum, special
+
+
+def mdic(nic: Nic, number: int, value: int | None = None, address: int = 1) -> int:
+    operation = phy.READ if value is None else phy.WRITE
+    nic.write(reg.MDIC, operation << 26 | address << 21 | number << 16 | (value or 0))
+    return nic.read(reg.MDIC)

@@ -137,7 +137,7 @@ def test_reads_and_writes(machine: Machine) -> None:
 )
 def test_requests_that_cannot_be(machine: Machine, request_: tuple[int, ...], status: int, fault: str) -> None:
     assert machine.request(*request_) == status
-    assert machine.pc.device_faults() == {"hypercall-disk0": {fault: 1}}
+    assert machine.pc.faults() == {"hypercall-disk0": {fault: 1}}
 
 
 def test_requests_take_a_disks_time_one_after_the_other(machine: Machine) -> None:

@@ -10,6 +10,7 @@ from trapgate.arch.cpuid import CpuProfile
 from trapgate.boards.bios_board import BiosBoard
 from trapgate.boards.host import HostMachine
 from trapgate.boards.pc import Pc, PcConfig
+from trapgate.boards.places import InputPlaces
 from trapgate.firmware.fw_cfg import FwCfg
 from trapgate.firmware.image import EntryState
 from trapgate.lab.snapshots import graph
@@ -50,7 +51,8 @@ _STATE = (
 )  # fmt: skip
 #: The machine around the hypervisor, which has a state of its own or none; a board's configuration.
 _AROUND = (
-    HostMachine, PhysicalMemory, Clock, RunControl, Outside, Pc, PcConfig, Bus, FwCfg, BiosBoard, CpuProfile, Costs,
+    HostMachine, PhysicalMemory, Clock, RunControl, Outside, InputPlaces, Pc, PcConfig, Bus, FwCfg, BiosBoard, CpuProfile,
+    Costs,
     EntryState, memoryview, range, types.MappingProxyType,
 )  # fmt: skip
 #: Work of the host's processor that the hypervisor has counted.
