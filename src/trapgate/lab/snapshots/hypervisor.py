@@ -51,9 +51,8 @@ _STATE = (
 )  # fmt: skip
 #: The machine around the hypervisor, which has a state of its own or none; a board's configuration.
 _AROUND = (
-    HostMachine, PhysicalMemory, Clock, RunControl, Outside, InputPlaces, Pc, PcConfig, Bus, FwCfg, BiosBoard, CpuProfile,
-    Costs,
-    EntryState, memoryview, range, types.MappingProxyType,
+    HostMachine, PhysicalMemory, Clock, RunControl, Outside, InputPlaces, Pc, PcConfig, Bus, FwCfg, BiosBoard,
+    CpuProfile, Costs, EntryState, memoryview, range, types.MappingProxyType,
 )  # fmt: skip
 #: Work of the host's processor that the hypervisor has counted.
 _HOST = ("charged", "device_cycles", "emulated", "entries")
