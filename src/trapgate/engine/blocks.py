@@ -22,6 +22,8 @@ from trapgate.isa.decode import Decoder
 from trapgate.isa.decoded import Decoded
 from trapgate.machine.memory import GRANULE, PAGE, PhysicalMemory
 
+#: Writes to the code of a page with which it is still taken for code that stays. Kernels change theirs a few times.
+MOST_WRITES = 200
 #: Blocks of a page, and which of its granules they cover.
 _Covering = tuple[Block | LaidPage, int]
 
@@ -39,6 +41,8 @@ class BlockStore:
         #: Host address of the log of native code (engine/block_table.py).
         self.log = links.log
         self.link, self.read_log, self.note_indirect = links.link, links.read_log, links.note_indirect
+        #: How often code of a page was written to: what changes again and again is not kept for later runs.
+        self._writes: dict[int, int] = {}
         self._by_page: dict[int, list[_Covering]] = {}
         self._translations: list[Translation] = []
         self.breakpoints = Breakpoints(self)
@@ -113,7 +117,8 @@ class BlockStore:
         if mode.decode.bits != 64 and in_segment < len(code):
             code = code[: max(in_segment, 0)]
         block = Block(translation, rip, page)
-        templates = None if single else translation.templates
+        changes = self._writes.get(page // PAGE, 0) > MOST_WRITES
+        templates = None if single or changes else translation.templates
         if templates is not None:
             row = templates.find(code)
             if row is not None:
@@ -161,7 +166,8 @@ class BlockStore:
             wanted = group
             templates.laid_out(where, group[0])
         laid, granules = self._arena.lay_out_group(translation, templates, where, wanted, self._table(translation))
-        translation.pages.setdefault(where, []).append(laid)
+        if wanted is group:
+            translation.pages.setdefault(where, []).append(laid)
         self._note_granules(page // PAGE, laid, granules)
         self.translated += laid.count
         templates.used += laid.count
@@ -303,6 +309,7 @@ class BlockStore:
             mask = (1 << (last + 1)) - (1 << first)
             if not self._memory.code_map[page] & mask:
                 continue
+            self._writes[page] = self._writes.get(page, 0) + 1
             remaining: list[_Covering] = []
             kept = 0
             for entry in self._by_page.pop(page, []):

@@ -12,7 +12,7 @@ from trapgate.boards.pci import DiskConfig, FolderConfig
 from trapgate.cpu.faults import Unimplemented
 from trapgate.devices.vga.adapter import FRAME_BUFFER_SIZE
 from trapgate.firmware.image import BootImage
-from trapgate.lab.bare import usual_handlers
+from trapgate.lab.bare import usual_handlers, without_collection
 from trapgate.lab.characters.opening import PortBackends
 from trapgate.lab.characters.source import board_config, connect
 from trapgate.lab.console import GuestConsole, ProgressCallback, ShownOnce
@@ -138,7 +138,8 @@ class VirtualRun:
         finally:
             if self.supervisor is not None:
                 self.supervisor.close()
-            self._host.processor.blocks.save_templates()
+            with without_collection():
+                self._host.processor.blocks.save_templates()
             if self.machine.firmware is not None:
                 self.machine.firmware.bios.screen.close()
             if self._terminal is not None:
