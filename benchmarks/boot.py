@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from common import QEMU, TRAPGATE, Run, in_turn, parser, quiet, report
+from common import QEMU, TRAPGATE, Run, in_turn, parser, qemu, quiet, report
 
 from trapgate.lab.debian import fetch_debian
 from trapgate.lab.initramfs import build_initramfs
@@ -27,10 +27,7 @@ def main() -> None:
         initramfs.write_bytes(build_initramfs(files.busybox.read_bytes(), COMMAND))
         commands = {"trapgate": [*TRAPGATE, "run", "debian", "--", *COMMAND]}
         if QEMU:
-            commands["qemu"] = [
-                QEMU, "-accel", "tcg", "-M", "pc", "-m", "256", "-nographic", "-no-reboot", "-vga", "none",
-                "-net", "none", "-kernel", str(files.kernel), "-initrd", str(initramfs), "-append", "console=ttyS0",
-            ]  # fmt: skip
+            commands["qemu"] = qemu(files.kernel, initramfs)
         rows = {"boot": in_turn(commands, options.runs, _check)}
     report("Debian: boot, one command, power-off (CPU time)", rows, options.json, is_quiet)
 

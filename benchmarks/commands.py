@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from common import QEMU, TRAPGATE, Run, in_turn, parser, quiet, report
+from common import QEMU, TRAPGATE, Run, in_turn, parser, qemu, quiet, report
 
 from trapgate.lab.debian import fetch_debian
 from trapgate.lab.initramfs import build_initramfs
@@ -36,10 +36,7 @@ def main() -> None:
             initramfs = Path(folder) / f"initramfs{number}"
             initramfs.write_bytes(build_initramfs(files.busybox.read_bytes(), command))
             if QEMU:
-                commands[work, "qemu"] = [
-                    QEMU, "-accel", "tcg", "-M", "pc", "-m", "256", "-nographic", "-no-reboot", "-vga", "none",
-                    "-net", "none", "-kernel", str(files.kernel), "-initrd", str(initramfs), "-append", "console=ttyS0",
-                ]  # fmt: skip
+                commands[work, "qemu"] = qemu(files.kernel, initramfs)
         # Twice before it counts: code that one run has found worth compiling is there in the next.
         times = in_turn(commands, options.runs, _check, warmup=2)
     rows = {work: {who: times[work, who] for other, who in times if other == work} for work in WORKS}

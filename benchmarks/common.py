@@ -87,6 +87,14 @@ def in_turn(
     return times
 
 
+def qemu(kernel: Path, initramfs: Path, *options: str) -> list[str]:
+    """The command that boots a kernel as `trapgate run debian` does, on QEMU's TCG; `options` are more of QEMU's."""
+    return [
+        QEMU or "", "-accel", "tcg", "-M", "pc", "-m", "256", "-nographic", "-no-reboot", "-vga", "none",
+        *(options or ("-net", "none")), "-kernel", str(kernel), "-initrd", str(initramfs), "-append", "console=ttyS0",
+    ]  # fmt: skip
+
+
 def quiet() -> bool:
     """Whether nothing else seems to run on this machine; says so when not."""
     load = os.getloadavg()[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from common import QEMU, TRAPGATE, Run, in_turn, parser, quiet, report
+from common import QEMU, TRAPGATE, Run, in_turn, parser, qemu, quiet, report
 
 from trapgate.lab.debian import fetch_debian
 from trapgate.lab.debian_modules import DISK_DRIVERS, VIRTIO_DRIVERS, fetch_modules
@@ -50,11 +50,9 @@ def main() -> None:
                 initramfs = Path(folder) / f"initramfs-{interface}-{work}"
                 initramfs.write_bytes(build_initramfs(files.busybox.read_bytes(), command, modules=modules))
                 if QEMU:
-                    commands[f"{interface} {work}", "qemu"] = [
-                        QEMU, "-accel", "tcg", "-M", "pc", "-m", "256", "-nographic", "-no-reboot", "-vga", "none",
-                        "-net", "none", "-kernel", str(files.kernel), "-initrd", str(initramfs),
-                        "-append", "console=ttyS0", "-drive", f"{drive},snapshot=on",
-                    ]  # fmt: skip
+                    commands[f"{interface} {work}", "qemu"] = qemu(
+                        files.kernel, initramfs, "-net", "none", "-drive", f"{drive},snapshot=on"
+                    )
         # Twice before it counts: code that one run has found worth compiling is there in the next.
         times = in_turn(commands, options.runs, _check, warmup=2)
     rows: dict[str, dict[str, list[float]]] = {}

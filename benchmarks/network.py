@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import CONSOLE, QEMU, TRAPGATE, BenchmarkFailed, Run, parser, quiet, report
+from common import CONSOLE, QEMU, TRAPGATE, BenchmarkFailed, Run, parser, qemu, quiet, report
 
 from trapgate.lab.debian import fetch_debian
 from trapgate.lab.debian_modules import fetch_modules, needed_modules
@@ -116,11 +116,7 @@ def main() -> None:
         nic = f"user,model=virtio,mtu={arguments.mtu}" + (f",{arguments.nic}" if arguments.nic else "")
         commands = {"trapgate": [*TRAPGATE, "run", "debian", "-nic", nic, "--", *words]}
         if QEMU:
-            commands["qemu"] = [
-                QEMU, "-accel", "tcg", "-M", "pc", "-m", "256", "-nographic", "-no-reboot", "-vga", "none",
-                "-nic", "user,model=virtio-net-pci", "-kernel", str(guest.kernel), "-initrd", str(initramfs),
-                "-append", "console=ttyS0",
-            ]  # fmt: skip
+            commands["qemu"] = qemu(guest.kernel, initramfs, "-nic", "user,model=virtio-net-pci")
         for _ in range(arguments.runs):
             for name, command in commands.items():
                 cpu, wall = measure(command, server)

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from collections import deque
+from errno import EAGAIN
 from pathlib import Path
+from signal import SIGKILL
 
 from trapgate.engine.compile import CodeFolder
 from trapgate.engine.handlers import HandlerStore
@@ -81,4 +83,31 @@ def test_a_compiler_that_ends_costs_a_region_and_nothing_else(tmp_path: Path) ->
     _, same, other = _wait(ready, 3)
     assert same.code == IMPOSSIBLE
     assert other.code.startswith(b"\x7fELF")
+    shop.close()
+
+
+def _dying_of(signal: int) -> subprocess.Popen[bytes]:
+    code = f"import os, sys; sys.stdin.buffer.read(8); os.kill(os.getpid(), {signal})"
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def test_a_compiler_that_the_host_ends_or_refuses_is_tried_again(tmp_path: Path) -> None:
+    """The region stays cold in this run; a later one compiles it."""
+    shop = Workshop()
+    usual = shop.start
+    shop.start = lambda: _dying_of(SIGKILL)
+    ready: deque[Compiled] = deque()
+    shop.give(_job(tmp_path, 5), ready)
+    assert _wait(ready, 1)[0].code == IMPOSSIBLE
+
+    def refused() -> subprocess.Popen[bytes]:
+        raise BlockingIOError(EAGAIN, "no more processes")
+
+    shop.start = refused
+    shop.give(_job(tmp_path, 5), ready)
+    assert _wait(ready, 2)[1].code == IMPOSSIBLE
+    assert shop.kept(_job(tmp_path, 5)) is None
+    shop.start = usual
+    shop.give(_job(tmp_path, 5), ready)
+    assert _wait(ready, 3)[2].code.startswith(b"\x7fELF")
     shop.close()

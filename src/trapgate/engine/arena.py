@@ -207,15 +207,14 @@ class Arena:
         self._one_member[0] = row << 12 | place
         return self._one_member_address, 1
 
-    def lay_out_one(self, templates: Templates, block: Block, row: int, table: int) -> int:
-        """Lay out a block that has just been decoded; the granules that it covers."""
+    def lay_out_one(self, templates: Templates, block: Block, row: int, table: int) -> None:
+        """Lay out a block that has just been decoded."""
         place = block.rip % PAGE
         self._lay_out(templates, (block.rip - place, block.page), *self.one_member(row, place), table)
-        address, _, granules = self._results[: page_code.RESULT]
+        address = self._results[0]
         fill(block, address, templates.row(row))
         self._starts.append(address)
         self._blocks.append(block)
-        return granules
 
     def _lay_out(self, templates: Templates, where: tuple[int, int], members: int, count: int, table: int) -> None:
         """Have native code lay out members of a group; their blocks are in the results."""

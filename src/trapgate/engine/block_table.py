@@ -66,7 +66,7 @@ def remove(words: memoryview, rip: int, address: int) -> None:
     first = (FIRST_BUCKET + bucket_of(rip) * BUCKET) >> 3
     for place in range(first, first + WAYS * 2, 2):
         if words[place] == rip and words[place + 1] == address:
-            words[place + 1] = 0
+            words[place] = words[place + 1] = 0
 
 
 def emit_enter(e: Emitter, cache: Value, rip: Value, address: Value) -> None:

@@ -91,8 +91,6 @@ class BlockStore:
         if block is None:
             block = self._build(translation, rip, page, single)
             blocks[(rip, page)] = block
-            if not single and not block.watched:
-                translation.enter(rip, block.address)
         return block
 
     def _laid(self, translation: Translation, rip: int, page: int) -> Block | None:
@@ -111,8 +109,7 @@ class BlockStore:
         mode = translation.mode
         linear = (mode.code_base + rip) & (0xFFFF_FFFF if mode.decode.bits != 64 else 0xFFFF_FFFF_FFFF_FFFF)
         offset = linear & (PAGE - 1)
-        start = page + offset
-        code = bytes(self._memory.view[start : page + PAGE])
+        code = bytes(self._memory.view[page + offset : page + PAGE])
         in_segment = mode.code_limit - rip + 1
         if mode.decode.bits != 64 and in_segment < len(code):
             code = code[: max(in_segment, 0)]
@@ -132,22 +129,20 @@ class BlockStore:
             decoded = self._until_breakpoint(translation, linear, decoded)
         if mode.decode.bits != 64:
             self._check_branch(block, decoded)
-        keys = self._keys(decoded)
-        if templates is not None and block.second_page is None:
-            row = templates.learn(code, sum(d.length for d in decoded), decoded, keys)
-            if row is not None:
-                where = linear - offset, page
-                templates.stands(where, row, offset)
-                granules = self._arena.lay_out_one(templates, block, row, self._table(translation))
-                block.decoded = decoded
-                block.watched = self.breakpoints.holds(block)
-                self._note_granules(page // PAGE, block, granules)
-                self.translated += 1
-                return block
         block.decoded = decoded
         block.watched = self.breakpoints.holds(block)
-        self._arena.emit(block, linear, single, keys)
-        self._note_code(block, start)
+        keys = self._keys(decoded)
+        row = None
+        if templates is not None and block.second_page is None:
+            row = templates.learn(code, sum(d.length for d in decoded), decoded, keys)
+        if templates is not None and row is not None:
+            templates.stands((linear - offset, page), row, offset)
+            self._arena.lay_out_one(templates, block, row, self._table(translation))
+        else:
+            self._arena.emit(block, linear, single, keys)
+            if not single and not block.watched:
+                translation.enter(rip, block.address)
+        self._note_code(block)
         self.translated += 1
         return block
 
@@ -185,7 +180,7 @@ class BlockStore:
         """Whether a group has been laid out on a page, and most of it is still there."""
         pages = translation.pages.get(where, [])
         for laid in pages:
-            if laid.group == group and laid.count > 1:
+            if laid.group == group:
                 if 2 * laid.left >= laid.count:
                     return True
                 pages.remove(laid)
@@ -259,24 +254,12 @@ class BlockStore:
             handlers.build(missing)
         return keys
 
-    def _note_code(self, block: Block, start: int) -> None:
+    def _note_code(self, block: Block) -> None:
         """Mark the bytes of a block as code, so that writes to them are noticed."""
-        length = block.length
-        first_page_end = (start | (PAGE - 1)) + 1
-        self._mark(block, start, min(length, first_page_end - start))
-        if block.second_page is not None and block.second_page >= 0:
-            self._mark(block, block.second_page, max(length - (first_page_end - start), 1))
-
-    def _mark(self, block: Block, start: int, length: int) -> None:
-        page = start // PAGE
-        code_map = self._memory.code_map
-        old = code_map[page]
-        if not old:
-            self.on_new_code_page(page * PAGE)
-        offset = start % PAGE
-        first, last = offset // GRANULE, (offset + length - 1) // GRANULE
-        code_map[page] = old | ((1 << (last + 1)) - (1 << first))
-        self._by_page.setdefault(page, []).append((block, self._granules(block, page)))
+        for start in (block.page, block.second_page):
+            if start is not None and start >= 0:
+                page = start // PAGE
+                self._note_granules(page, block, self._granules(block, page))
 
     def _note_granules(self, page: int, laid: LaidPage | Block, granules: int) -> None:
         """Mark the granules that a group or a block covers as code."""

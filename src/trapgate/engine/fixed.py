@@ -27,11 +27,11 @@ def _store_exit(e: Emitter, state: Value, uop: Value, budget: Value) -> None:
     e.store(budget, e.offset(state, layout.EXIT_BUDGET))
 
 
-def generate_exit(name: str, code: int, uop_offset: int = 0) -> str:
-    """A handler that only leaves with `code`; exit_uop is its record less `uop_offset` bytes."""
+def generate_exit(name: str, code: int) -> str:
+    """A handler that only leaves with `code`; exit_uop is its record."""
     e = Emitter()
     state, uop, budget = Value(e, "%state", "ptr", 0), Value(e, "%uop", "ptr", 0), Value(e, "%budget", "i64", 64)
-    _store_exit(e, state, e.offset(uop, -uop_offset), budget)
+    _store_exit(e, state, uop, budget)
     e.ret(code)
     return e.text(_header(name))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import dataclass
 
 import trapgate.isa.system  # noqa: F401  (registers the Python forms)
@@ -10,6 +9,7 @@ from trapgate.arch import layout, vectors
 from trapgate.arch.registers import RF, TF
 from trapgate.arch.vmcb import EVENT_INTR, EVENT_NMI, VM_CR_R_INIT
 from trapgate.cpu.faults import Fault, TripleFault, Unimplemented, VmExit
+from trapgate.engine.collection import without_collection
 from trapgate.engine.guest_runs import GuestRuns
 from trapgate.engine.native_core import SLICE
 from trapgate.engine.stepping import UNCOUNTED
@@ -48,18 +48,13 @@ class Processor(GuestRuns):
         cycles, or MOST_IDLE seconds in HLT, without completing an instruction.
         """
         limit = None if max_instructions is None else self.instructions + max_instructions
-        # The collector would look at hundreds of thousands of decoded instructions again and again; none are garbage.
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
-            return self._run(limit, max_stall)
-        except (Unimplemented, UnimplementedDevice) as error:
-            return Stopped("unimplemented", str(error))
-        except TripleFault:
-            return Stopped("triple-fault")
-        finally:
-            if collecting:
-                gc.enable()
+        with without_collection():
+            try:
+                return self._run(limit, max_stall)
+            except (Unimplemented, UnimplementedDevice) as error:
+                return Stopped("unimplemented", str(error))
+            except TripleFault:
+                return Stopped("triple-fault")
 
     def _run(self, limit: int | None, max_stall: int = MOST_STALLED) -> Stopped:
         while True:

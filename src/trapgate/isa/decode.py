@@ -21,16 +21,15 @@ from trapgate.isa.context import DEFINITIONS
 from trapgate.isa.decoded import CHECKED, Decoded, Fields, Kind
 from trapgate.isa.form import Form
 from trapgate.isa.length import MAX_LENGTH, is_too_long
+from trapgate.isa.naming import control_move, name_of, system_operand
 from trapgate.isa.operand_tables import (
     ADDRESS_LETTER,
     BASE_WRITE,
     BITS_MATTER,
     CODES,
-    CONDITION_OF,
     CONTROL_READS,
     CONTROL_WRITES,
     COUNTED,
-    FAR,
     FEATURES,
     IMMEDIATE_BITS,
     IMPLICIT_KINDS,
@@ -108,46 +107,6 @@ CONTROL_MOVES = frozenset((*CONTROL_READS.values(), *CONTROL_WRITES.values()))
 _NAMED_REGISTERS = CONTROL_MOVES | frozenset(SEGMENT_LOADS.values())
 _COSTS_AS = {f"{name}_long{suffix}": name for name in NATIVE_AT for suffix in ("", "_python")}
 _COSTS_AS |= dict.fromkeys(SEGMENT_LOADS.values(), "mov_sreg") | {BASE_WRITE: "wrmsr"}
-
-
-def _control_move(instruction: iced.Instruction) -> str:
-    """MOV CRn at CPL 0: what native code can do has a name of its own."""
-    first = instruction.op_register(0)
-    if Register.CR0 <= first <= Register.CR15:
-        return CONTROL_WRITES.get(first - Register.CR0, "mov_cr")
-    return CONTROL_READS.get(instruction.op_register(1) - Register.CR0, "mov_cr")
-
-
-def _name_of(instruction: iced.Instruction, features: frozenset[str]) -> tuple[str, int]:
-    """(operation, condition)."""
-    mnemonic = MNEMONICS[instruction.mnemonic]
-    if mnemonic in CONDITION_OF:
-        return CONDITION_OF[mnemonic]
-    kind = instruction.op_kind(0) if instruction.op_count else -1
-    if mnemonic in ("jmp", "call"):
-        if kind in NEAR:
-            return mnemonic, -1
-        code = CODES[instruction.code]
-        far = kind in FAR or "M1616" in code or "M1632" in code or "M1664" in code
-        return f"{mnemonic}_{'far' if far else 'indirect'}", -1
-    if mnemonic in ("movsd", "cmpsd") and kind in (*IMPLICIT_KINDS, OpKind.MEMORY_SEG_ESI):
-        return f"{mnemonic}_string", -1
-    if instruction.code == Code.MOVQ_RM64_MM:
-        return "movq_from_mmx", -1  # its operand widths are those of MOVQ mm, r64
-    if mnemonic == "tzcnt" and "BMI1" not in features:
-        return "bsf", -1  # F3 0F BC without BMI1 is BSF (APM vol. 3, TZCNT)
-    if mnemonic == "lzcnt" and "LZCNT" not in features:
-        return "bsr", -1  # F3 0F BD without ABM is BSR (APM vol. 3, LZCNT)
-    return mnemonic, -1
-
-
-def _system_operand(instruction: iced.Instruction) -> str:
-    for i in range(instruction.op_count):
-        if instruction.op_kind(i) == OpKind.REGISTER:
-            kind = SYSTEM_REGISTERS.get(instruction.op_register(i))
-            if kind:
-                return kind
-    return ""
 
 
 def _name_of_decoder(*inputs: object) -> str:
@@ -250,7 +209,7 @@ class Decoder:
         if name == "enter" and instruction.immediate(1) & 31 == 0:
             name, native = "enter0", True
         if name == "mov_cr" and self.mode.bits == 64 and self.mode.cpl == 0:
-            name = _control_move(instruction)
+            name = control_move(instruction)
             native = name in CONTROL_MOVES and name not in self.mode.intercepted
             if name in CONTROL_MOVES and not native:
                 name += "_python"
@@ -271,8 +230,8 @@ class Decoder:
         refused = self._refusal(instruction)
         if refused:
             return refused, -1, False
-        name, condition = _name_of(instruction, self._features)
-        system = _system_operand(instruction)
+        name, condition = name_of(instruction, self._features)
+        system = system_operand(instruction)
         if system and name in ("mov", "push", "pop"):
             name = f"{name}_{system}"
         if (

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 from trapgate.arch.cpuid import PROFILES
 from trapgate.boards.machine import BareMachine, MachineConfig
 from trapgate.boards.pci import DiskConfig, FolderConfig
+from trapgate.engine.collection import without_collection
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Stopped
 from trapgate.firmware.image import BootImage
@@ -124,18 +122,6 @@ class BareRun:
             return End("halted")
         report = "\n".join(part for part in (stopped.report, describe_processor(self.machine.processor)) if part)
         return End("triple-fault" if stopped.reason == "triple-fault" else "unimplemented", report=report)
-
-
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """Nothing of the decoded code is garbage: what is made now is no reason to look for some."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def run_supervised(machine: BareMachine, supervisor: Supervisor, end: int | None) -> Stopped:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from dataclasses import replace
 
@@ -11,8 +10,9 @@ from trapgate.boards.host import HostMachine
 from trapgate.boards.pci import DiskConfig, FolderConfig
 from trapgate.cpu.faults import Unimplemented
 from trapgate.devices.vga.adapter import FRAME_BUFFER_SIZE
+from trapgate.engine.collection import without_collection
 from trapgate.firmware.image import BootImage
-from trapgate.lab.bare import usual_handlers, without_collection
+from trapgate.lab.bare import usual_handlers
 from trapgate.lab.characters.opening import PortBackends
 from trapgate.lab.characters.source import board_config, connect
 from trapgate.lab.console import GuestConsole, ProgressCallback, ShownOnce
@@ -153,22 +153,18 @@ class VirtualRun:
 
     def _run(self, pause_at: int | None) -> End | None:
         started = time.perf_counter()
-        # As the processor's own loop does: nothing of the decoded code is garbage.
-        collecting = gc.isenabled()
-        gc.disable()
         try:
-            if pause_at is not None:
-                reason = self._go_on(pause_at)
-                return None if reason == "paused" else self._end(reason)
-            vm = self.machine
-            with open_displays(self._options, vm.board.vga, vm.outside, vm.input):
-                reason = self._go_on(None)
-            return self._end(reason)
+            with without_collection():  # as the processor's own loop does
+                if pause_at is not None:
+                    reason = self._go_on(pause_at)
+                    return None if reason == "paused" else self._end(reason)
+                vm = self.machine
+                with open_displays(self._options, vm.board.vga, vm.outside, vm.input):
+                    reason = self._go_on(None)
+                return self._end(reason)
         except (Unimplemented, UnimplementedDevice, DeviceInstruction) as error:
             return End("unimplemented", report=f"{error}\n{self._describe()}")
         finally:
-            if collecting:
-                gc.enable()
             self._host_seconds += time.perf_counter() - started
 
     def _go_on(self, pause_at: int | None) -> str:

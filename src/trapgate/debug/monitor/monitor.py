@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -21,16 +22,16 @@ MOST_LINES = 256
 HISTORY = 100
 
 
-class _Lines:
+class _Lines(ABC):
     """Lines to carry out, and how to print: what all monitors have in common."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._lines: deque[str] = deque(maxlen=MOST_LINES)
 
+    @abstractmethod
     def write(self, data: bytes) -> None:
         """Print. Lines end in a newline."""
-        raise NotImplementedError
 
     def serve(self) -> Resume | None:
         """Carry out what waits. How the guest goes on is the session's to know."""
@@ -40,6 +41,7 @@ class _Lines:
 
     def report(self, stop: Stop) -> None:
         """A monitor is not told of stops."""
+        return None
 
 
 class ChannelMonitor(_Lines):

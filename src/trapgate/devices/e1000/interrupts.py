@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from trapgate.devices.e1000.registers import CAUSES
+from trapgate.devices.e1000.registers import CAUSES, DELAY_NANOSECONDS
 from trapgate.machine.clock import Clock, Event
 from trapgate.machine.device import PlainState
 
@@ -26,11 +26,12 @@ class Delay(PlainState):
         self.packet_due = self.absolute_due = -1
 
     def start(self, packet: int, absolute: int) -> None:
-        """A packet: cycles until the interrupt; `absolute` is 0 for no limit."""
-        now = self._clock.now
-        self.packet_due = now + packet
+        """A packet: time until the interrupt, in the registers' units; `absolute` is 0 for no limit."""
+        clock = self._clock
+        packet, absolute = (units * DELAY_NANOSECONDS * clock.hz // 1_000_000_000 for units in (packet, absolute))
+        self.packet_due = clock.now + packet
         if absolute and self.absolute_due < 0:
-            self.absolute_due = now + absolute
+            self.absolute_due = clock.now + absolute
         self._arm()
 
     def stop(self) -> None:

@@ -253,7 +253,7 @@ class Receiver(PlainState):
 
     def _tell(self, length: int, before: int, free: int, count: int) -> None:
         """Interrupt for a packet: at once or after RDTR and RADV; for few descriptors; for a small packet."""
-        registers, hz = self._registers, self._clock.hz
+        registers = self._registers
         threshold = count >> 1 + (registers[reg.RCTL] >> reg.RCTL_RDMTS_SHIFT & 3)
         if before > threshold >= free:
             self._interrupt(reg.RXDMT0)
@@ -262,10 +262,7 @@ class Receiver(PlainState):
         if not registers[reg.RDTR]:
             self._interrupt(reg.RXT0)
             return
-        packet, absolute = (
-            registers[name] * reg.DELAY_NANOSECONDS * hz // 1_000_000_000 for name in (reg.RDTR, reg.RADV)
-        )
-        self.delay.start(packet, absolute)
+        self.delay.start(registers[reg.RDTR], registers[reg.RADV])
 
     # Snapshot
 

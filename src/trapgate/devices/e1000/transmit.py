@@ -206,11 +206,7 @@ class Transmitter(PlainState):
             self.delay.stop()
             self._interrupt(reg.TXDW)
         elif reports:
-            hz = self._clock.hz
-            packet, absolute = (
-                registers[name] * reg.DELAY_NANOSECONDS * hz // 1_000_000_000 for name in (reg.TIDV, reg.TADV)
-            )
-            self.delay.start(packet, absolute)
+            self.delay.start(registers[reg.TIDV], registers[reg.TADV])
 
     # Snapshot
 

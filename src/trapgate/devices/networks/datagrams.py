@@ -49,17 +49,7 @@ class DatagramNetwork(Network):
 
     def fetch(self) -> None:
         """Datagrams that have come."""
-        receive_frames(self, self._receive)
-
-    def _receive(self) -> bytes | None:
-        try:
-            return self._socket.recv(LONGEST + 1)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            # The other side's answer to what was sent: nobody listens there yet.
-            self.faults[f"host: {reason(error)}"] += 1
-            return None
+        receive_frames(self, lambda: self._socket.recv(LONGEST + 1))
 
     def watched(self) -> Sequence[int]:
         """The socket's."""

@@ -121,16 +121,7 @@ class HubNetwork(Network):
                 waiting.popleft()
             if not waiting:
                 del self._unsent[member]
-        receive_frames(self, self._receive)
-
-    def _receive(self) -> bytes | None:
-        try:
-            return self._socket.recv(LONGEST + 1)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            self.faults[f"host: {reason(error)}"] += 1
-            return None
+        receive_frames(self, lambda: self._socket.recv(LONGEST + 1))
 
     def watched(self) -> Sequence[int]:
         """The socket's."""

@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from trapgate.devices.networks.errors import reason
 from trapgate.machine.clock import Clock
 from trapgate.machine.network import HEADER, LARGEST, LONGEST, Card, LargeCard
 from trapgate.machine.outside import Deliver
@@ -167,10 +168,17 @@ class Network(ABC):
         """Close sockets and files."""
 
 
-def receive_frames(network: Network, receive: Callable[[], bytes | None]) -> None:
-    """Put what `receive` gives, one frame at a time, until it gives None or there is no room."""
+def receive_frames(network: Network, receive: Callable[[], bytes]) -> None:
+    """Put what `receive` gives, one frame at a time, until it would have to wait or there is no room.
+
+    Another error of it (of a datagram socket: nobody listens at the other side yet) is counted.
+    """
     for _ in range(network.room):
-        frame = receive()
-        if frame is None:
+        try:
+            frame = receive()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            network.faults[f"host: {reason(error)}"] += 1
             return
         network.put(frame)

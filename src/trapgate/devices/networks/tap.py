@@ -60,16 +60,7 @@ class TapNetwork(Network):
 
     def fetch(self) -> None:
         """What the host sends."""
-        receive_frames(self, self._receive)
-
-    def _receive(self) -> bytes | None:
-        try:
-            return os.read(self._file, LONGEST + 1)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            self.faults[f"host: {reason(error)}"] += 1
-            return None
+        receive_frames(self, lambda: os.read(self._file, LONGEST + 1))
 
     def watched(self) -> Sequence[int]:
         """The interface's."""

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -31,6 +32,8 @@ MOST_KEPT = 4000
 UNNAMED = "region"
 #: The code of a region that LLVM cannot compile.
 IMPOSSIBLE = b""
+#: How the process ends when it is not LLVM's doing: out of memory, a container that stops.
+ENDED_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)
 
 
 def named(function: str, declarations: Iterable[str]) -> tuple[str, str]:
@@ -129,17 +132,24 @@ class Workshop:
                 code = self._outside(job.text)
                 if self._thread is None:
                     break  # the process was killed in the middle of it
-                self._keep(job, code)
-            ready.append(Compiled(code, job))
+                if code is not None:
+                    self._keep(job, code)
+            ready.append(Compiled(code or IMPOSSIBLE, job))
         if self._worker is not None:
             self._worker.kill()
             self._worker.communicate()
             self._worker = None
 
-    def _outside(self, text: str) -> bytes:
-        """Compile in the other process, which is started where there is none."""
+    def _outside(self, text: str) -> bytes | None:
+        """Compile in the other process, which is started where there is none.
+
+        None: it could not be started, or the host ended it; another run may have more luck.
+        """
         if self._worker is None:
-            self._worker = self.start()
+            try:
+                self._worker = self.start()
+            except OSError:
+                return None
         worker, data = self._worker, text.encode()
         assert worker.stdin is not None
         assert worker.stdout is not None
@@ -154,6 +164,8 @@ class Workshop:
             worker.kill()
             worker.communicate()
             self._worker = None
+            if worker.returncode in ENDED_FROM_OUTSIDE:
+                return None
         return code
 
 
