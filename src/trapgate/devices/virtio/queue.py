@@ -242,6 +242,8 @@ class Virtqueue(PlainState):
         for address, size in chain.readable:
             if length <= 0:
                 break
+            if not size:
+                continue  # its address need not be one of memory
             parts.append(self._memory.read(address, min(size, length)))
             length -= size
         return b"".join(parts)
