@@ -45,6 +45,7 @@ from trapgate.arch.segments import ATTRIBUTE_DB, ATTRIBUTE_G, ATTRIBUTE_L, CODE_
 from trapgate.cpu.faults import Fault
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Processor, Stopped
+from trapgate.engine.record import CODE_SIZE
 from trapgate.machine.bus import Bus
 from trapgate.machine.clock import Clock
 from trapgate.machine.control import RunControl
@@ -150,6 +151,7 @@ class Guest:
         memory: PhysicalMemory | None = None,
         profile: CpuProfile = OPTERON_2007,
         hot: str | None = None,
+        code_size: int = CODE_SIZE,
     ) -> None:
         self.memory = memory or PhysicalMemory(MEMORY_SIZE)
         self.profile = profile
@@ -170,6 +172,7 @@ class Guest:
             self._acknowledge,
             PLAIN_COSTS,
             hot,
+            code_size,
         )
         self.memory.write(STUBS, (b"\xf4" + bytes(15)) * 256)
         self._next_table = TABLES

@@ -8,6 +8,7 @@ import pytest
 
 from engine.assembly import assemble
 from engine.harness import CODE, DATA, DEVICE, Guest, P, U, W
+from trapgate.engine.handlers import HandlerStore
 
 Make = Callable[[], Guest]
 
@@ -433,19 +434,9 @@ def test_page_tables_that_are_code(guest: Make) -> None:
     assert (g["r10"], g["rax"]) == (0x160, 0)
 
 
-def test_the_arena_is_started_over_when_it_is_full(guest: Make) -> None:
+def test_the_arena_is_started_over_when_it_is_full(handlers: HandlerStore) -> None:
     """More code than the arena holds: everything goes, and the guest notices nothing."""
-    from trapgate.engine.blocks import BlockStore
-    from trapgate.engine.hot.tier import HotTier
-
-    g = guest().enter_long()
-    store = g.processor.blocks
-    g.processor.blocks = BlockStore(g.memory, g.processor.handlers, 1 << 16)
-    g.processor.blocks.on_new_code_page = store.on_new_code_page
-    g.processor.blocks.peek_page = store.peek_page
-    g.memory.on_code_write = g.processor.blocks.drop
-    g.processor.hot = HotTier.chosen(g.processor.blocks, g.processor.handlers.folder)
-    g.processor._translations.clear()
+    g = Guest(handlers, code_size=1 << 16).enter_long()
     # 2000 blocks of `add eax, 1; jmp next`, run twice.
     count = 2000
     body = b"\x83\xc0\x01\xeb\x00" * count

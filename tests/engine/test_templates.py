@@ -21,9 +21,11 @@ pytestmark = pytest.mark.engine
 class Run:
     """One run of the `bench` image, with what it has kept of earlier ones in a folder."""
 
-    def __init__(self, handlers: HandlerStore, line: str = "bench=quicksort n=1") -> None:
+    def __init__(
+        self, handlers: HandlerStore, line: str = "bench=quicksort n=1", code_size: int = record.CODE_SIZE
+    ) -> None:
         console = MemoryConsole()
-        machine = BareMachine(MachineConfig(memory_size=32 << 20), console, handlers)
+        machine = BareMachine(MachineConfig(memory_size=32 << 20, code_size=code_size), console, handlers)
         blocks = machine.processor.blocks
         blocks.keeps_templates = True
         machine.load(MultibootImage(image("bench"), line))
@@ -189,3 +191,12 @@ def test_full_buckets_lose_the_oldest() -> None:
         word for rip, address in ((rips[2], rips[2] + 1), (rips[3], rips[3] + 1), (rips[0], 7), (rips[5], rips[5] + 1))
         for word in (rip, address)
     ]  # fmt: skip
+
+
+def test_an_arena_that_is_full_to_the_last_byte(kept: HandlerStore) -> None:
+    """All blocks go then: where one more begins exactly at the limit, and where a group takes all the room."""
+    first = Run(kept)
+    for size in range(14 << 10, 22 << 10, 144):
+        small = Run(kept, code_size=size)
+        assert small.blocks.generation > 0
+        assert (small.console, small.counts, small.tlb) == (first.console, first.counts, first.tlb)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lab.played_apt import install_apt
 from trapgate.cli.compare_tables import write_csv
-from trapgate.cli.errors import CannotWrite, InvalidJobs
+from trapgate.cli.errors import CannotWrite, InvalidCodeSize, InvalidJobs
 from trapgate.lab import debian_files
 from trapgate.lab.compare import Comparison
 from trapgate.lab.debian import DownloadFailed
@@ -92,6 +92,11 @@ case(
     InvalidJobs,
     "wanted a whole number of runs at a time, from 1 to 64, got '0': correct --jobs",
     _cli("compare", "--jobs", "0"),
+)
+case(
+    InvalidCodeSize,
+    "wanted a whole number of megabytes, from 1 to 1024, got '0': correct --tb-size",
+    _cli("run", "--tb-size", "0"),
 )
 case(
     CannotWrite,

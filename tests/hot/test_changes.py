@@ -10,7 +10,6 @@ import pytest
 
 from engine.assembly import assemble
 from engine.harness import CODE, CODE32, CODE64, DATA, DEVICE, Guest, P, U, W
-from trapgate.engine.blocks import BlockStore
 from trapgate.engine.compile import CodeFolder
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.hot import tier as tier_module
@@ -331,13 +330,6 @@ def test_the_arena_starts_over(handlers: HandlerStore) -> None:
     """More blocks than the arena holds: all regions go with it, and new ones are made."""
 
     def make(g: Guest) -> Guest:
-        p, old = g.processor, g.processor.blocks
-        blocks = p.blocks = BlockStore(g.memory, handlers, 1 << 15)
-        blocks.on_new_code_page, blocks.peek_page = old.on_new_code_page, old.peek_page
-        g.memory.on_code_write = blocks.drop
-        if p.hot is not None:
-            p.hot = HotTier.chosen(blocks, handlers.folder, "always")
-        p._translations.clear()
         g.enter_long()
         # Straight blocks with a small loop in every eighth.
         body = b""
@@ -349,7 +341,7 @@ def test_the_arena_starts_over(handlers: HandlerStore) -> None:
         main = assemble(64, "ff d3  call rbx\nff d3  call rbx\nf4     hlt")
         return g.load(main).set(rax=0, rbx=0x20_0000)
 
-    both = Pair(handlers, make)
+    both = Pair(handlers, make, code_size=1 << 15)
     both.run_to_halt()
     assert both.hot["rax"] == 320
     assert both.hot.processor.blocks.generation > 1

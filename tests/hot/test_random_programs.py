@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from trapgate.engine.handlers import HandlerStore
-from trapgate.engine.hot.compile import workshop
 
 from .random_runs import compare_case, make_case
 
@@ -19,6 +18,4 @@ def test_random_programs(handlers: HandlerStore, request: pytest.FixtureRequest)
     regions = 0
     for number in range(first, first + count):
         regions += compare_case(make_case(f"{seed} {number}"), handlers, always=number % 4 == 3)
-        # Machine code stays to the end of the process, and the tier has a limit for it.
-        workshop().loaded = 0
     assert regions > count / 2

@@ -12,6 +12,7 @@ from trapgate.arch.cpuid import CpuProfile
 from trapgate.arch.registers import CR4_PAE, EFER_LMA, EFER_LME, EFER_NXE, EFER_SVME
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Processor
+from trapgate.engine.record import CODE_SIZE
 from trapgate.machine.bus import Bus
 from trapgate.machine.clock import Clock
 from trapgate.machine.control import RunControl
@@ -20,7 +21,7 @@ from trapgate.machine.memory import PhysicalMemory
 
 class HostMachine:
     """What vmm/backend.py asks for. `memory_size` is in bytes, `costs` the name of a cost profile,
-    `model` what of translation is modelled (arch/costs)."""
+    `model` what of translation is modelled (arch/costs), `code_size` as in MachineConfig."""
 
     def __init__(
         self,
@@ -29,6 +30,7 @@ class HostMachine:
         handlers: HandlerStore,
         costs: str = DEFAULT_COSTS,
         model: str = FULL,
+        code_size: int = CODE_SIZE,
     ) -> None:
         self.profile = profile
         self.costs = cost_profile(costs, model)
@@ -38,7 +40,15 @@ class HostMachine:
         self.clock = Clock(profile.frequency)
         self.control = RunControl()
         self.processor = Processor(
-            profile, self.memory, Bus(), self.clock, self.control, handlers, _no_interrupt, self.costs
+            profile,
+            self.memory,
+            Bus(),
+            self.clock,
+            self.control,
+            handlers,
+            _no_interrupt,
+            self.costs,
+            code_size=code_size,
         )
         processor = self.processor
         processor.python_host = True

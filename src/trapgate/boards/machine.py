@@ -18,6 +18,7 @@ from trapgate.boards.places import add_input_places
 from trapgate.devices.uart16550a import IER_RECEIVED
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Processor, Stopped
+from trapgate.engine.record import CODE_SIZE
 from trapgate.firmware.bios.bios import Bios
 from trapgate.firmware.bios.disk_image import DiskImage
 from trapgate.firmware.fw_cfg import FIRST_PORT, PORT_COUNT, FwCfg
@@ -43,6 +44,8 @@ class MachineConfig:
     model: str = FULL
     #: When the hot tier is used: "auto", "off" or "always"; None: as TRAPGATE_HOT says. The guest cannot tell.
     hot: str | None = None
+    #: Bytes of decoded code, and of regions' machine code, that are kept at most.
+    code_size: int = CODE_SIZE
 
 
 class _Pins:
@@ -91,7 +94,7 @@ class BareMachine:
         self.board = Pc(self.memory, self.clock, self.control, pins, console, config.board)
         self.processor = Processor(
             config.profile, self.memory, self.board.bus, self.clock, self.control, handlers, self.board.acknowledge,
-            cost_profile(config.costs, config.model), config.hot,
+            cost_profile(config.costs, config.model), config.hot, config.code_size,
         )  # fmt: skip
         self.fw_cfg = FwCfg(self.memory)
         self.board.bus.map_ports(FIRST_PORT, PORT_COUNT, self.fw_cfg)

@@ -48,6 +48,13 @@ class InvalidUnits(CommandLineError):
         super().__init__("a whole number of frames, blocks and lines above 0", repr(text), "correct --units")
 
 
+class InvalidCodeSize(CommandLineError):
+    """--tb-size is not a number of megabytes."""
+
+    def __init__(self, text: str, most: int) -> None:
+        super().__init__(f"a whole number of megabytes, from 1 to {most}", repr(text), "correct --tb-size")
+
+
 class InvalidJobs(CommandLineError):
     """--jobs is not a number of processes."""
 

@@ -25,6 +25,9 @@ EPILOG = (
     "Keys on a terminal: Ctrl-A X ends the run, Ctrl-A H shows help, Ctrl-A Ctrl-A sends Ctrl-A."
 )
 Serial = Annotated[str, typer.Option("--serial", "-serial", metavar="stdio|FILE|none", help="Where COM1 goes.")]
+CodeSize = Annotated[
+    str | None, typer.Option("--tb-size", metavar="MB", help="Megabytes for translated code (default 64).")
+]
 Costs = Annotated[str, typer.Option(metavar="NAME", help="Cost profile: what things take in modelled cycles.")]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trapgate.cli.errors import CommandLineError
-from trapgate.cli.guest_options import refuse_devices, takes_guest
+from trapgate.cli.guest_options import CodeSize, refuse_devices, takes_guest
 from trapgate.lab.options import RunOptions
 
 SETTINGS = ("auto", "always")
@@ -28,6 +28,7 @@ def lockstep(
     hot: Annotated[str, typer.Option(metavar="auto|always", help="When the second machine makes regions.")] = "auto",
     skip: Annotated[str | None, typer.Option(metavar="N", help="Compare only from N instructions on.")] = None,
     max_instructions: Annotated[str | None, typer.Option(metavar="N", help="End after N instructions.")] = None,
+    tb_size: CodeSize = None,
 ) -> int:
     """Run a guest with the hot tier and without it, side by side, and compare everything as they go."""
     import sys
@@ -41,6 +42,8 @@ def lockstep(
     first = 0 if skip is None else sizes.parse_count(skip, "--skip")
     if max_instructions is not None:
         options = replace(options, max_instructions=sizes.parse_count(max_instructions))
+    if tb_size is not None:
+        options = replace(options, code_size=sizes.parse_code_size(tb_size))
     with console.open_console("none", False) as nobody, console.progress(nobody) as show:
         from trapgate.lab.lockstep import run_lockstep
 

@@ -10,7 +10,7 @@ import typer
 from trapgate.arch.costs import DEFAULT_COSTS, FULL
 from trapgate.cli.characters import Parallel, Serials, parse_characters, parse_serials
 from trapgate.cli.debugging import Gdb, GdbAt1234, MonitorAt, Stopped, debug_options, prepare_debugging
-from trapgate.cli.guest_options import Costs, takes_guest
+from trapgate.cli.guest_options import CodeSize, Costs, takes_guest
 from trapgate.cli.saved_runs import LoadVm, Record, Replay, SaveVm, SaveVmAt, choose_course
 from trapgate.lab.options import BARE, RunOptions
 
@@ -41,6 +41,7 @@ def run(
     stopped: Stopped = False,
     monitor: MonitorAt = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="full, or none: no model of TLB, walks, caches.")] = FULL,
+    tb_size: CodeSize = None,
 ) -> int:
     """Run a guest on the bare machine, or under a hypervisor."""
     first, second = parse_serials(serial)
@@ -51,6 +52,8 @@ def run(
 
     if max_instructions is not None:
         options = replace(options, max_instructions=sizes.parse_count(max_instructions))
+    if tb_size is not None:
+        options = replace(options, code_size=sizes.parse_code_size(tb_size))
     if json is not None:
         console.check_writable("--json", json)
     options, course = choose_course(options, loadvm, savevm, savevm_at, record, replay)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from trapgate.cli.errors import InvalidCount, InvalidJobs, InvalidMemory, InvalidUnits
+from trapgate.cli.errors import InvalidCodeSize, InvalidCount, InvalidJobs, InvalidMemory, InvalidUnits
 
 #: QEMU's suffixes (qemu(1), option -m, and util/cutils.c for the letters): powers of 1024, either case.
 SHIFTS = {"b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
@@ -16,6 +16,8 @@ LONGEST = 24
 #: Digits: ten million blocks are 40 GB.
 LONGEST_UNITS = 7
 MOST_JOBS = 64
+#: Megabytes of code.
+MOST_CODE = 1024
 
 
 def parse_memory(text: str) -> int:
@@ -48,3 +50,10 @@ def parse_jobs(text: str) -> int:
     if not COUNT.fullmatch(text) or len(text) > LONGEST or not 1 <= int(text) <= MOST_JOBS:
         raise InvalidJobs(text, MOST_JOBS)
     return int(text)
+
+
+def parse_code_size(text: str) -> int:
+    """Bytes of so many megabytes, 1 to 1024. Raises InvalidCodeSize."""
+    if not COUNT.fullmatch(text) or len(text) > LONGEST or not 1 <= int(text) <= MOST_CODE:
+        raise InvalidCodeSize(text, MOST_CODE)
+    return int(text) << 20

@@ -65,7 +65,7 @@ class Arena:
     @property
     def is_full(self) -> bool:
         """Whether there may be no room for another block."""
-        return self._used + _LONGEST > self._size
+        return self._used + _LONGEST >= self._size
 
     def clear(self) -> None:
         """Forget all blocks."""
@@ -211,6 +211,7 @@ class Arena:
         """Lay out a block that has just been decoded."""
         place = block.rip % PAGE
         self._lay_out(templates, (block.rip - place, block.page), *self.one_member(row, place), table)
+        assert self._arguments[page_code.LAID] == 1, "there is room: the store has asked whether it is full"
         address = self._results[0]
         fill(block, address, templates.row(row))
         self._starts.append(address)

@@ -31,7 +31,7 @@ _Covering = tuple[Block | LaidPage, int]
 class BlockStore:
     """The arena and everything in it. `size` is the arena's in bytes; when it is full, all blocks go."""
 
-    def __init__(self, memory: PhysicalMemory, handlers: HandlerStore, size: int = 64 << 20) -> None:
+    def __init__(self, memory: PhysicalMemory, handlers: HandlerStore, size: int = record.CODE_SIZE) -> None:
         self._memory = memory
         self._handlers = handlers
         self._arena = arena = Arena(handlers, memory.base, size)
@@ -120,8 +120,12 @@ class BlockStore:
             row = templates.find(code)
             if row is not None:
                 found = self._lay_out(translation, templates, linear, page, row)
-                if found is not None:
-                    return found
+                if found is None:
+                    # Others of its group have taken all the room: it comes first, and alone.
+                    self.drop_all()
+                    found = self._lay_out(translation, templates, linear, page, row, alone=True)
+                assert found is not None
+                return found
         decoded, _ = translation.decoder.block(code, MAX_INSTRUCTIONS, single)
         if not decoded:
             decoded = self._crossing(block, linear, code)
@@ -147,13 +151,14 @@ class BlockStore:
         return block
 
     def _lay_out(
-        self, translation: Translation, templates: Templates, linear: int, page: int, row: int
+        self, translation: Translation, templates: Templates, linear: int, page: int, row: int, alone: bool = False
     ) -> Block | None:
-        """Lay out a block that an earlier run has decoded, and all of its group; None where there is no room."""
+        """Lay out a block that an earlier run has decoded, and all of its group, or it alone; None where there is no
+        room."""
         place = linear % PAGE
         where = (linear - place, page)
-        group = None if self.breakpoints.addresses else templates.group(row << 12 | place)
-        if group is None:
+        group = None if self.breakpoints.addresses or alone else templates.group(row << 12 | place)
+        if group is None and not alone:
             templates.stands(where, row, place)
         if group is None or self._stands(translation, where, group[0]):
             wanted: tuple[int | None, int, int] = (None, *self._arena.one_member(row, place))

@@ -82,7 +82,12 @@ class Exits(NativeCore):
         block = self.blocks.block_at(uop)
         self.run_profile.add(block, self.clock.now)
         if self.hot is not None:
+            generation, rip = self.blocks.generation, block.rip_of(uop)
             self.hot.sample(block)
+            if self.blocks.generation != generation:
+                # The blocks of a kept region were one too many for the arena: all have gone.
+                self.rip = rip
+                return 0
         return uop
 
     def _exit_unlinked_target(self, uop: int) -> int:

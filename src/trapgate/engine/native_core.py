@@ -30,6 +30,7 @@ from trapgate.engine.blocks import BlockStore
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.hot.tier import HotTier
 from trapgate.engine.profile import RunProfile
+from trapgate.engine.record import CODE_SIZE
 from trapgate.isa.decode import Decoder
 from trapgate.isa.processor import PYTHON_FORMS, PythonForm
 from trapgate.machine.bus import Bus
@@ -69,13 +70,14 @@ class NativeCore(GuestMode):
         acknowledge: Callable[[], int],
         costs: Costs | None = None,
         hot: str | None = None,
+        code_size: int = CODE_SIZE,
     ) -> None:
         super().__init__(profile, memory.view, memory.base, bus, costs or cost_profile(DEFAULT_COSTS))
         self.memory, self.clock, self.control = memory, clock, control
         self._acknowledge = acknowledge
         self.handlers = handlers
-        self.blocks = BlockStore(memory, handlers)
-        self.hot = HotTier.chosen(self.blocks, handlers.folder, hot)
+        self.blocks = BlockStore(memory, handlers, code_size)
+        self.hot = HotTier.chosen(self.blocks, handlers.folder, hot, code_size)
         self.blocks.finds_natively = self.hot is None or not self.hot.always
         self._exception_counts = {}
         self.interrupt_counts: dict[int, int] = {}

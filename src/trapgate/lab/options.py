@@ -140,6 +140,8 @@ class RunOptions:
     costs: str = DEFAULT_COSTS
     #: Whether the TLB, walks and caches are modelled (arch/costs: MODELS).
     model: str = FULL
+    #: Bytes of decoded code, and of regions' machine code, that are kept at most; None: as many as usual.
+    code_size: int | None = None
     drives: tuple[DriveOptions, ...] = ()
     #: PCI devices without a back end, names of boards.pci.DEVICES.
     devices: tuple[str, ...] = ()

@@ -72,8 +72,6 @@ class Workshop:
         self._addresses: dict[str, int] = {}
         self._kept = 0
         self.start = start_worker
-        #: Bytes of machine code that have been loaded; they stay to the end of the process.
-        self.loaded = 0
 
     def kept(self, job: Job) -> bytes | None:
         """The object file of a job where it was compiled before."""
@@ -101,7 +99,6 @@ class Workshop:
         if address is None:
             self._compiler.load(code)
             address = self._addresses[job.name] = self._compiler.address(job.name)
-            self.loaded += len(code)
         return address
 
     def close(self) -> None:

@@ -18,13 +18,12 @@ from trapgate.engine.hot import recipes
 from trapgate.engine.hot.compile import IMPOSSIBLE, UNNAMED, Compiled, Job, Workshop, named, workshop
 from trapgate.engine.hot.context import TABLE, RegionContext
 from trapgate.engine.hot.shape import Former, Shape, can_hold
+from trapgate.engine.record import CODE_SIZE
 from trapgate.machine.errors import UnknownTierSetting
 
 #: Samples for each instruction of a region that make it worth compiling: an instruction takes about as long to compile
 #: as half a million to two million executions of it save (docs/engine.md).
 SAMPLES_PER_INSTRUCTION = 0.1
-#: Bytes of machine code at most; they are kept to the end of the process.
-MOST_CODE = 64 << 20
 #: More samples than there can be.
 NEVER = 1 << 60
 #: Regions at most that wait to be compiled.
@@ -47,10 +46,14 @@ class Region:
 
 
 class HotTier:
-    """The regions of one processor. `when` is "auto", or "always" (every block, at once: for tests)."""
+    """The regions of one processor. `when` is "auto", or "always" (every block, at once: for tests).
 
-    def __init__(self, store: BlockStore, folder: CodeFolder, when: str) -> None:
+    `size`: bytes of machine code after which no more regions are made; they stay to the process's end.
+    """
+
+    def __init__(self, store: BlockStore, folder: CodeFolder, when: str, size: int = CODE_SIZE) -> None:
         self._store = store
+        self._size, self._loaded = size, 0
         self._former = Former(store)
         self._folder = folder
         self._ready: deque[Compiled] = deque()
@@ -65,7 +68,9 @@ class HotTier:
         store.on_all_gone = self._all_gone
 
     @classmethod
-    def chosen(cls, store: BlockStore, folder: CodeFolder, when: str | None = None) -> HotTier | None:
+    def chosen(
+        cls, store: BlockStore, folder: CodeFolder, when: str | None = None, size: int = CODE_SIZE
+    ) -> HotTier | None:
         """The tier that `when` asks for, "auto", "off" or "always". Raises UnknownTierSetting.
 
         None: as the environment variable TRAPGATE_HOT says, "auto" by default.
@@ -75,7 +80,7 @@ class HotTier:
             when, source = os.environ.get(VARIABLE) or SETTINGS[0], VARIABLE
         if when not in SETTINGS:
             raise UnknownTierSetting(when, source)
-        return None if when == "off" else cls(store, folder, when)
+        return None if when == "off" else cls(store, folder, when, size)
 
     @property
     def _workshop(self) -> Workshop:
@@ -105,7 +110,7 @@ class HotTier:
     def _made_before(self, block: Block) -> bool:
         """Install the region around a block that an earlier run has made, if there is one and its code is the same."""
         recipe = recipes.read(self._folder, block)
-        if recipe is None or self._workshop.loaded >= MOST_CODE:
+        if recipe is None or self._loaded >= self._size:
             return False
         followed = recipes.follow(recipe, self._store, block, self._original)
         code = self._folder.read(recipe.name)
@@ -118,7 +123,7 @@ class HotTier:
 
     def _consider(self, block: Block, count: int) -> None:
         self._due[block] = 2 * count
-        if self._waiting >= MOST_WAITING or self._workshop.loaded >= MOST_CODE:
+        if self._waiting >= MOST_WAITING or self._loaded >= self._size:
             return
         shape = self._former.form(block)
         if shape is None:
@@ -139,7 +144,7 @@ class HotTier:
 
     def force(self, block: Block) -> None:
         """Where the tier is "always" used: have a region around a block, and another one when it has got links."""
-        if not self.always or len(block.regions) >= 2 or self._workshop.loaded >= MOST_CODE:
+        if not self.always or len(block.regions) >= 2 or self._loaded >= self._size:
             return
         shape = self._former.form(block)
         if shape is None or (block.regions and len(shape.blocks) == 1):
@@ -186,6 +191,7 @@ class HotTier:
                 self._due.pop(block, None)
             return False
         region.address = self._workshop.load(compiled.job, compiled.code)
+        self._loaded += len(compiled.code)
         words, base = self._store.words, self._store.base
         for block in shape.entries:
             place = (block.first - base) >> 3
