@@ -13,7 +13,7 @@ from trapgate.engine.block import Block
 from trapgate.engine.blocks import BlockStore
 
 #: Instructions of a region at most, and of one that is no loop.
-MOST_INSTRUCTIONS = 800
+MOST_INSTRUCTIONS = 300
 MOST_STRAIGHT = 120
 #: Places at most where a region can be entered.
 MOST_ENTRIES = 24
