@@ -21,10 +21,11 @@ MODULES = (
     "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk", "virtio-rng", "virtio_console",
     "failover", "net_failover", "virtio_net", "virtio_mmio",
 )  # fmt: skip
-#: Those that the generic kernel alone has: the cloud kernel lacks the card's, and has ext4 built in.
+#: Those that the generic kernel alone has: the cloud kernel lacks 9p, the card's and the parallel port's, and has ext4
+#: built in.
 GENERIC_MODULES = (
     "e1000", "crc16", "crc32c_generic", "mbcache", "jbd2", "ext4", "crc64", "crc64-rocksoft", "crct10dif_common",
-    "crc-t10dif", "t10-pi",
+    "crc-t10dif", "t10-pi", "fscache", "netfs", "9pnet", "9pnet_virtio", "9p", "parport", "parport_pc", "lp",
 )  # fmt: skip
 DISK_DRIVERS = ("sd_mod", "ata_piix")
 CD_DRIVERS = ("sr_mod", "isofs", "ata_piix")
@@ -33,6 +34,9 @@ VIRTIO_DRIVERS = ("virtio_pci", "virtio_blk")
 NIC_DRIVERS = {"virtio": ("virtio_pci", "virtio_net"), "e1000": ("e1000",)}
 #: Cards that the cloud kernel knows nothing of.
 GENERIC_NICS = ("e1000",)
+#: Of a folder of the host's, and of the parallel port, which the cloud kernel does not know either.
+FOLDER_DRIVERS = ("virtio_pci", "9pnet_virtio", "9p")
+PARALLEL_DRIVERS = ("parport_pc", "lp")
 #: What a file system on a disk needs of the generic kernel.
 FILE_SYSTEMS = ("crc32c_generic", "ext4")
 GENERIC_KERNEL = "vmlinuz"
@@ -47,10 +51,18 @@ DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 
 
 def needed_modules(
-    drives: Sequence[DriveOptions], devices: Sequence[str] = (), nics: Sequence[str] = (), is_generic: bool = False
+    drives: Sequence[DriveOptions],
+    devices: Sequence[str] = (),
+    nics: Sequence[str] = (),
+    is_generic: bool = False,
+    folders: bool = False,
+    parallel: bool = False,
 ) -> tuple[str, ...]:
-    """The drivers for `drives`, `devices` and network cards of models `nics`, without what they depend on."""
+    """The drivers for `drives`, `devices`, network cards of models `nics`, folders of the host and a parallel port,
+    without what they depend on."""
     names: list[str] = [*FILE_SYSTEMS] if is_generic and drives else []
+    names += FOLDER_DRIVERS if folders else ()
+    names += PARALLEL_DRIVERS if parallel else ()
     for device in devices:
         names += DEVICE_DRIVERS.get(device, ())
     for drive in drives:

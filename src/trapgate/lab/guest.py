@@ -114,8 +114,10 @@ def _debian(options: RunOptions, progress: ProgressCallback) -> Guest:
         raise TooLittleMemory("Debian's kernel and busybox", DEBIAN_MEMORY, options.memory_size)
     files = fetch_debian(lambda what, share: progress(what, round(share * 1000), 1000))
     models = [model_of(nic) for nic in options.nics]
-    is_generic = options.generic_kernel or any(model in GENERIC_NICS for model in models)
-    modules = (*needed_modules(options.drives, options.devices, models, is_generic), *options.modules)
+    folders, parallel = bool(options.folders), options.parallel is not None
+    is_generic = options.generic_kernel or folders or parallel or any(model in GENERIC_NICS for model in models)
+    needed = needed_modules(options.drives, options.devices, models, is_generic, folders, parallel)
+    modules = (*needed, *options.modules)
     if modules or is_generic:
         fetch = fetch_generic if is_generic else fetch_modules
         files, drivers = fetch(files, modules, lambda what, share: progress(what, round(share * 1000), 1000))
