@@ -16,7 +16,7 @@ from trapgate.engine import page_code, record
 from trapgate.engine.block import MAX_INSTRUCTIONS, Block, Site, Translation
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.laid_page import LaidPage, fill
-from trapgate.engine.templates import MOST_MEMBERS, Templates
+from trapgate.engine.templates import MOST_MEMBERS, Row, Templates
 from trapgate.isa.form import Form
 from trapgate.isa.system.input_output import port_access
 from trapgate.machine.memory import PAGE
@@ -207,15 +207,17 @@ class Arena:
         self._one_member[0] = row << 12 | place
         return self._one_member_address, 1
 
-    def lay_out_one(self, templates: Templates, block: Block, row: int, table: int) -> None:
-        """Lay out a block that has just been decoded."""
+    def lay_out_one(self, templates: Templates, block: Block, learned: tuple[int, Row], table: int) -> int:
+        """Lay out a block that has just been decoded and learned; the granules that it covers."""
+        number, row = learned
         place = block.rip % PAGE
-        self._lay_out(templates, (block.rip - place, block.page), *self.one_member(row, place), table)
+        self._lay_out(templates, (block.rip - place, block.page), *self.one_member(number, place), table)
         assert self._arguments[page_code.LAID] == 1, "there is room: the store has asked whether it is full"
-        address = self._results[0]
-        fill(block, address, templates.row(row))
+        address, _, granules = self._results[: page_code.RESULT]
+        fill(block, address, row)
         self._starts.append(address)
         self._blocks.append(block)
+        return granules
 
     def _lay_out(self, templates: Templates, where: tuple[int, int], members: int, count: int, table: int) -> None:
         """Have native code lay out members of a group; their blocks are in the results."""

@@ -41,6 +41,8 @@ class BlockStore:
         #: Host address of the log of native code (engine/block_table.py).
         self.log = links.log
         self.link, self.read_log, self.note_indirect = links.link, links.read_log, links.note_indirect
+        #: Keys of handlers that are known to be there.
+        self._built: set[str] = set()
         #: How often code of a page was written to: what changes again and again is not kept for later runs.
         self._writes: dict[int, int] = {}
         self._by_page: dict[int, list[_Covering]] = {}
@@ -136,17 +138,18 @@ class BlockStore:
         block.decoded = decoded
         block.watched = self.breakpoints.holds(block)
         keys = self._keys(decoded)
-        row = None
+        learned = None
         if templates is not None and block.second_page is None:
-            row = templates.learn(code, sum(d.length for d in decoded), decoded, keys)
-        if templates is not None and row is not None:
-            templates.stands((linear - offset, page), row, offset)
-            self._arena.lay_out_one(templates, block, row, self._table(translation))
+            learned = templates.learn(code, sum([d.length for d in decoded]), decoded, keys)
+        if templates is not None and learned is not None:
+            templates.stands((linear - offset, page), learned[0], offset)
+            granules = self._arena.lay_out_one(templates, block, learned, self._table(translation))
+            self._note_granules(page // PAGE, block, granules)
         else:
             self._arena.emit(block, linear, single, keys)
             if not single and not block.watched:
                 translation.enter(rip, block.address)
-        self._note_code(block)
+            self._note_code(block)
         self.translated += 1
         return block
 
@@ -252,11 +255,13 @@ class BlockStore:
 
     def _keys(self, decoded: list[Decoded]) -> list[str]:
         """The keys of the handlers of a block's instructions, which are there then."""
-        handlers = self._handlers
         keys = handler_keys(decoded)
-        missing = [key for key in keys if key and not handlers.has(key)]
-        if missing:
-            handlers.build(missing)
+        if not self._built.issuperset(keys):
+            handlers = self._handlers
+            missing = [key for key in keys if key and not handlers.has(key)]
+            if missing:
+                handlers.build(missing)
+            self._built.update(keys)
         return keys
 
     def _note_code(self, block: Block) -> None:

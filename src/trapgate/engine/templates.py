@@ -78,10 +78,9 @@ class _Growing:
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self.size = 0
 
-    @property
-    def has_room(self) -> bool:
-        """Whether there is room for another block's part."""
-        return self.size + page_code.POOL_SIZE * 64 <= len(self.view)
+    def has_room(self, blocks: int) -> bool:
+        """Whether there is room for so many blocks' parts."""
+        return self.size + page_code.POOL_SIZE * 64 * blocks <= len(self.view)
 
     def append(self, data: bytes) -> None:
         """Put `data` behind what is there."""
@@ -121,7 +120,7 @@ class Templates:
         self._kept, self._kept_heads = self.row_count, self._heads.content()
         self.members = self._members.buffer_info()[0]
         self._pages: dict[tuple[int, int], _Page] = {}
-        self._news = 0
+        self._news = self._blocks_left = 0
         #: Blocks found here in this run.
         self.used = 0
 
@@ -209,9 +208,9 @@ class Templates:
 
     # -- learning
 
-    def learn(self, code: bytes, length: int, decoded: list[Decoded], keys: list[str]) -> int | None:
-        """Keep a block of `length` bytes at the start of `code` for later runs, if it is one that is kept; the number
-        of its row then."""
+    def learn(self, code: bytes, length: int, decoded: list[Decoded], keys: list[str]) -> tuple[int, Row] | None:
+        """Keep a block of `length` bytes at the start of `code` for later runs, if it is one that is kept; its row and
+        its number then."""
         last = decoded[-1]
         if last.python or len(code) < max(HEAD, length) or not length:
             return None
@@ -219,24 +218,23 @@ class Templates:
             return None
         if not last.ends_block and (len(decoded) < 64 or length == len(code)):
             return None
-        if not all(part.has_room for part in (self._pool, self._indices, self._rows, self._code, self._heads)):
-            return None
-        numbers = []
-        cycles = 0
-        for d, key in zip(decoded, keys, strict=True):
-            number = d.numbers.get(key)
-            if number is None:
-                number = d.numbers[key] = self._add(d, key)
-            numbers.append(number)
-            cycles += d.cycles
+        if not self._blocks_left:
+            self._blocks_left = self._look_for_room()
+            if not self._blocks_left:
+                return None
+        self._blocks_left -= 1
+        numbers = [d.numbers.get(key, -1) for d, key in zip(decoded, keys, strict=True)]
+        if -1 in numbers:
+            numbers = [self._number(d, key) for d, key in zip(decoded, keys, strict=True)]
         flags, target = page_code.ENDS if last.ends_block else 0, 0
         if last.target is not None:
             flags |= page_code.HAS_TARGET
             target = last.target - last.length & _M64
         place = self._indices.size >> 2
+        own, cycles = code[:length], sum([d.cycles for d in decoded])
         self._rows.append(_ROW.pack(self._code.size, place, length, len(numbers), cycles, flags, target))
         self._indices.append(array("I", numbers).tobytes())
-        self._code.append(code[:length])
+        self._code.append(own)
         head = code[:HEAD]
         self._heads.append(head)
         row = self.row_count
@@ -245,10 +243,21 @@ class Templates:
         if known != row:
             self._same_head.setdefault(head, []).append(row)
         self._news += 1
-        return row
+        return row, Row(own, len(numbers), cycles, last.ends_block, None if last.target is None else target)
+
+    def _look_for_room(self) -> int:
+        """For how many more blocks there is room."""
+        parts = (self._pool, self._indices, self._rows, self._code, self._heads)
+        return next((count for count in (256, 1) if all(part.has_room(count) for part in parts)), 0)
+
+    def _number(self, d: Decoded, key: str) -> int:
+        """The number of an instruction with a handler in the pool, where it is put if it is not there."""
+        number = d.numbers.get(key)
+        if number is None:
+            number = d.numbers[key] = self._add(d, key)
+        return number
 
     def _add(self, d: Decoded, key: str) -> int:
-        """Put an instruction with a handler into the pool; its number."""
         number = self._keys.get(key)
         if number is None:
             number = self._keys[key] = len(self._keys)
