@@ -8,6 +8,7 @@ import pytest
 
 from engine.assembly import assemble
 from engine.harness import CODE64, DATA, DEVICE, Guest
+from trapgate.engine.hot import shape
 
 from .pair import Make, Pair
 
@@ -105,8 +106,9 @@ def _make(g: Guest, code: bytes) -> Guest:
 
 @pytest.mark.parametrize("width", PREFIXES)
 @pytest.mark.parametrize("consumer", CONSUMERS)
-def test_seen_in_another_block(pair: Pairs, consumer: str, width: int) -> None:
+def test_seen_in_another_block(pair: Pairs, consumer: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every kind of result, one after the other, then the same with other operands: a region with all of them."""
+    monkeypatch.setattr(shape, "MOST_INSTRUCTIONS", 800)
     body = OPERANDS
     for kind in KINDS:
         body += _operation(kind, width) + JUMP + CONSUMERS[consumer] + JUMP
