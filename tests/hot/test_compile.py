@@ -10,8 +10,11 @@ from errno import EAGAIN
 from pathlib import Path
 from signal import SIGKILL
 
+import pytest
+
 from trapgate.engine.compile import CodeFolder
 from trapgate.engine.handlers import HandlerStore
+from trapgate.engine.hot import compile as compile_module
 from trapgate.engine.hot.compile import IMPOSSIBLE, Compiled, Job, Workshop, named
 
 from .programs import Program
@@ -111,3 +114,28 @@ def test_a_compiler_that_the_host_ends_or_refuses_is_tried_again(tmp_path: Path)
     shop.give(_job(tmp_path, 5), ready)
     assert _wait(ready, 3)[2].code.startswith(b"\x7fELF")
     shop.close()
+
+
+@pytest.mark.parametrize(("seconds", "patience"), [(0.2, 60), (60, 0.05)])
+def test_what_is_being_compiled_at_the_end_is_kept_if_that_takes_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, patience: float
+) -> None:
+    monkeypatch.setattr(compile_module, "PATIENCE", patience)
+    code = (
+        f"import sys, time; sys.stdin.buffer.read(8); time.sleep({seconds}); "
+        "sys.stdout.buffer.write(bytes([4, 0, 0, 0]) + b'code'); sys.stdout.flush()"
+    )
+    shop = Workshop()
+    shop.start = lambda: subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    job, waits = _job(tmp_path, 6), _job(tmp_path, 7)
+    shop.give(job, deque())
+    shop.give(waits, deque())
+    end = time.monotonic() + 60
+    while shop._worker is None:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    begin = time.monotonic()
+    shop.close()
+    assert time.monotonic() - begin < 30
+    assert shop.kept(job) == (b"code" if patience > seconds else None)
+    assert shop.kept(waits) is None

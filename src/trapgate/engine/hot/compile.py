@@ -32,6 +32,8 @@ MOST_KEPT = 4000
 UNNAMED = "region"
 #: The code of a region that LLVM cannot compile.
 IMPOSSIBLE = b""
+#: Seconds that the end of this process waits for a region.
+PATIENCE = 0.5
 #: How the process ends when it is not LLVM's doing: out of memory, a container that stops.
 ENDED_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)
 
@@ -69,6 +71,7 @@ class Workshop:
         self._jobs: queue.SimpleQueue[tuple[Job, deque[Compiled]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._worker: subprocess.Popen[bytes] | None = None
+        self._killed = False
         self._addresses: dict[str, int] = {}
         self._kept = 0
         self.start = start_worker
@@ -88,6 +91,7 @@ class Workshop:
     def give(self, job: Job, ready: deque[Compiled]) -> None:
         """Compile it when its turn comes; it then appears at the end of `ready`."""
         if self._thread is None:
+            self._killed = False
             self._thread = threading.Thread(target=self._work, name="trapgate regions", daemon=True)
             self._thread.start()
             atexit.register(self.close)
@@ -102,14 +106,20 @@ class Workshop:
         return address
 
     def close(self) -> None:
-        """End the thread and the process; what waits is forgotten."""
+        """End the thread and the process; what waits is forgotten.
+
+        What is being compiled is finished and kept, if it takes no longer than PATIENCE: else short runs that are made
+        again and again would begin it each time, and never have it.
+        """
         thread, self._thread = self._thread, None
         if thread is not None:
             while not self._jobs.empty():
                 self._jobs.get()
             self._jobs.put(None)
+            thread.join(PATIENCE)
             worker = self._worker
-            if worker is not None:
+            if thread.is_alive() and worker is not None:
+                self._killed = True
                 worker.kill()
             thread.join()
 
@@ -127,8 +137,8 @@ class Workshop:
             code = self.kept(job)
             if code is None:
                 code = self._outside(job.text)
-                if self._thread is None:
-                    break  # the process was killed in the middle of it
+                if self._killed:
+                    break  # in the middle of it
                 if code is not None:
                     self._keep(job, code)
             ready.append(Compiled(code or IMPOSSIBLE, job))
