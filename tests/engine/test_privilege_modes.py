@@ -116,4 +116,4 @@ def test_blocks_lead_to_blocks_of_their_own_mode(guest: Callable[[], Guest]) -> 
     g.run(3000)
     blocks = g.processor.blocks.valid_blocks()
     assert {block.translation.mode.decode.cpl for block in blocks} == {0, 3}
-    assert all(to.translation is block.translation for block in blocks for to in block.indirect)
+    assert all(to.translation is block.translation for block in blocks for to in g.processor.blocks.targets_of(block))

@@ -23,7 +23,7 @@ class Block:
     """A decoded block. `address` is the host address of its header record."""
 
     __slots__ = (
-        "_decoded", "address", "code", "cost", "end", "first", "indirect", "length", "next_rip", "page",
+        "_decoded", "address", "code", "cost", "end", "first", "length", "next_rip", "page",
         "regions", "rip", "second_page", "supported", "target", "translation", "valid", "watched",
     )  # fmt: skip
 
@@ -45,8 +45,6 @@ class Block:
         self.target: int | None = None
         #: What the whole block costs: (modelled cycles << 32) + instructions.
         self.cost = 0
-        #: Blocks that its indirect branch was seen to go to.
-        self.indirect: list[Block] = []
         #: How many of its instructions the hot tier can have in a region, from the first; -1: not yet known.
         self.supported = -1
         #: Regions of the hot tier that it is part of (engine/hot/).

@@ -40,7 +40,8 @@ class BlockStore:
         self.block_at = arena.block_at
         #: Host address of the log of native code (engine/block_table.py).
         self.log = links.log
-        self.link, self.read_log, self.note_indirect = links.link, links.read_log, links.note_indirect
+        self.link, self.read_log = links.link, links.read_log
+        self.note_indirect, self.targets_of = links.note_indirect, links.targets_of
         #: Keys of handlers that are known to be there.
         self._built: set[str] = set()
         #: How often code of a page was written to: what changes again and again is not kept for later runs.

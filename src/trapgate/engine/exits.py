@@ -261,11 +261,10 @@ class Exits(NativeCore):
             self.rip = rip
             return 0
         self.blocks.read_log()  # it may be full
-        source = self.blocks.block_at(uop)
         generation = self.blocks.generation
         found = self._exit_lookup_at(rip)
         if found and self.blocks.generation == generation:
-            self.blocks.note_indirect(source, self.blocks.block_at(found))
+            self.blocks.note_indirect(uop, found)
         if found and self.hot is not None:
             self.hot.force(self.blocks.block_at(found))
         return found

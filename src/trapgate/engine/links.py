@@ -25,12 +25,15 @@ class Links:
         self._log = mmap.mmap(-1, LOG_SIZE + LOG_START)
         self._log_words = memoryview(self._log).cast("Q")
         self._log_words[0] = LOG_START
+        #: Headers that indirect branches have led to, by the branch's record.
+        self._went: dict[int, list[int]] = {}
         #: Host address of the log of native code (engine/block_table.py).
         self.log = ctypes.addressof(ctypes.c_char.from_buffer(self._log))
 
     def clear(self) -> None:
         """Forget all links."""
         self._incoming.clear()
+        self._went.clear()
         self._log_words[0] = LOG_START
 
     def link(self, block: Block, is_target: bool, to: Block) -> int:
@@ -67,7 +70,7 @@ class Links:
         for what, to in zip(entries[::2], entries[1::2], strict=True):
             kind = what & KIND_MASK
             if kind == INDIRECT:
-                self.note_indirect(self._arena.block_at(what - kind), self._arena.block_at(to))
+                self.note_indirect(what - kind, to)
                 continue
             field = what - kind
             # Between a link and what stands in its place until it is made there are eight bytes.
@@ -78,9 +81,16 @@ class Links:
             )
             incoming.setdefault(to, []).append((field, unlinked))
 
-    @staticmethod
-    def note_indirect(source: Block, to: Block) -> None:
-        """The indirect branch at the end of `source` has gone to `to`."""
-        if source.valid and len(source.indirect) < MOST_SEEN and to.translation is source.translation:
-            # With a change of privilege it is not noted: a region has one mode.
-            source.indirect.append(to)
+    def note_indirect(self, branch: int, to: int) -> None:
+        """The indirect branch with the record at `branch` has led to the block whose header is at `to`."""
+        went = self._went.setdefault(branch, [])
+        if len(went) < MOST_SEEN:
+            went.append(to)
+
+    def targets_of(self, block: Block) -> list[Block]:
+        """Blocks that the indirect branch at the end of a block was seen to go to; the log has been read.
+
+        Not those behind a change of privilege: a region has one mode.
+        """
+        found = [self._arena.block_at(to) for to in self._went.get(block.end, ())]
+        return [to for to in found if to.translation is block.translation]

@@ -159,8 +159,10 @@ class Former:
         ways = [(edge.to, False) for _, edge in self._direct(block)]
         name = block.decoded[-1].name
         # A function that is called from many places belongs to none of them.
-        if name in INDIRECT and (name != "ret" or len(block.indirect) <= FEW_CALLERS):
-            ways += [(to, False) for to in block.indirect if can_hold(to)]
+        if name in INDIRECT:
+            targets = self._store.targets_of(block)
+            if name != "ret" or len(targets) <= FEW_CALLERS:
+                ways += [(to, False) for to in targets if can_hold(to)]
         site = self._return_site(block)
         if site is not None:
             ways.append((site, True))
@@ -222,7 +224,7 @@ class Former:
                         heads[edge.to] = None
             name = block.decoded[-1].name
             if name in INDIRECT:
-                targets = sites if name == "ret" else [to for to in block.indirect if to in inside]
+                targets = sites if name == "ret" else [to for to in self._store.targets_of(block) if to in inside]
                 shape.indirect[block] = list(dict.fromkeys(targets))[:MOST_TARGETS]
                 for to in shape.indirect[block]:
                     if name != "ret" and order[to] <= order[block]:
