@@ -108,7 +108,7 @@ def _make(g: Guest, code: bytes) -> Guest:
 @pytest.mark.parametrize("consumer", CONSUMERS)
 def test_seen_in_another_block(pair: Pairs, consumer: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every kind of result, one after the other, then the same with other operands: a region with all of them."""
-    monkeypatch.setattr(shape, "MOST_INSTRUCTIONS", 800)
+    monkeypatch.setattr(shape, "MOST_COST", 3000)
     body = OPERANDS
     for kind in KINDS:
         body += _operation(kind, width) + JUMP + CONSUMERS[consumer] + JUMP

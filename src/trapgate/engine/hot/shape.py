@@ -12,8 +12,11 @@ from trapgate.engine import record
 from trapgate.engine.block import Block
 from trapgate.engine.blocks import BlockStore
 
-#: Instructions of a region at most, and of one that is no loop.
-MOST_INSTRUCTIONS = 300
+#: What a region costs at most: an instruction 1, and a block besides, for LLVM's time grows faster than the number of
+#: ways in a region. A long loop of few blocks may have 900 instructions, one with branches everywhere some 340.
+MOST_COST = 1000
+BLOCK_COST = 8
+#: Instructions of a region that is no loop, at most.
 MOST_STRAIGHT = 120
 #: Places at most where a region can be entered.
 MOST_ENTRIES = 24
@@ -172,12 +175,13 @@ class Former:
         """Blocks on the ways from the seed, nearest first, as many as a region may have."""
         found = {seed: None}
         waiting = deque([seed])
-        total = len(seed.decoded)
+        total = len(seed.decoded) + BLOCK_COST
         while waiting:
             for to, _ in self._links(waiting.popleft()):
-                if to in found or total + len(to.decoded) > MOST_INSTRUCTIONS:
+                cost = len(to.decoded) + BLOCK_COST
+                if to in found or total + cost > MOST_COST:
                     continue
-                total += len(to.decoded)
+                total += cost
                 found[to] = None
                 waiting.append(to)
         return list(found)
