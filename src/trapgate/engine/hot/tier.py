@@ -23,7 +23,7 @@ from trapgate.machine.errors import UnknownTierSetting
 
 #: Samples for each instruction of a region that make it worth compiling: an instruction takes about as long to compile
 #: as half a million to two million executions of it save (docs/engine.md).
-SAMPLES_PER_INSTRUCTION = 0.1
+SAMPLES_PER_INSTRUCTION = 0.05
 #: More samples than there can be.
 NEVER = 1 << 60
 #: Regions at most that wait to be compiled.
