@@ -18,13 +18,6 @@ from .nic_world import (
 )
 
 
-@pytest.fixture
-def nic() -> Nic:
-    found = Nic()
-    found.start()
-    return found
-
-
 def test_configuration_space() -> None:
     """4.1: identity, windows, INTA#."""
     nic = Nic()

@@ -27,14 +27,6 @@ from .nic_world import (
     mdic,
 )
 
-
-@pytest.fixture
-def nic() -> Nic:
-    found = Nic()
-    found.start()
-    return found
-
-
 # -- interrupts
 
 

@@ -23,14 +23,6 @@ from .nic_world import (
     frame,
 )
 
-
-@pytest.fixture
-def nic() -> Nic:
-    found = Nic()
-    found.start()
-    return found
-
-
 # -- transmit
 
 

@@ -45,7 +45,6 @@ from trapgate.arch.segments import ATTRIBUTE_DB, ATTRIBUTE_G, ATTRIBUTE_L, CODE_
 from trapgate.cpu.faults import Fault
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Processor, Stopped
-from trapgate.engine.record import CODE_SIZE
 from trapgate.machine.bus import Bus
 from trapgate.machine.clock import Clock
 from trapgate.machine.control import RunControl
@@ -151,7 +150,7 @@ class Guest:
         memory: PhysicalMemory | None = None,
         profile: CpuProfile = OPTERON_2007,
         hot: str | None = None,
-        code_size: int = CODE_SIZE,
+        code_size: int | None = None,
     ) -> None:
         self.memory = memory or PhysicalMemory(MEMORY_SIZE)
         self.profile = profile

@@ -21,9 +21,7 @@ pytestmark = pytest.mark.engine
 class Run:
     """One run of the `bench` image, with what it has kept of earlier ones in a folder."""
 
-    def __init__(
-        self, handlers: HandlerStore, line: str = "bench=quicksort n=1", code_size: int = record.CODE_SIZE
-    ) -> None:
+    def __init__(self, handlers: HandlerStore, line: str = "bench=quicksort n=1", code_size: int | None = None) -> None:
         console = MemoryConsole()
         machine = BareMachine(MachineConfig(memory_size=32 << 20, code_size=code_size), console, handlers)
         blocks = machine.processor.blocks

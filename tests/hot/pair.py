@@ -9,7 +9,6 @@ from trapgate.engine.blocks import Block
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.hot.tier import Region
 from trapgate.engine.processor import Stopped
-from trapgate.engine.record import CODE_SIZE
 from trapgate.lab.lockstep import memory_difference
 from trapgate.lab.processor_state import read_state, read_tlb
 
@@ -19,7 +18,7 @@ Make = Callable[[Guest], Guest]
 class Pair:
     """Two guests made by the same function; `cold` and `hot` for what a test does to one of them."""
 
-    def __init__(self, handlers: HandlerStore, make: Make, hot: str = "always", code_size: int = CODE_SIZE) -> None:
+    def __init__(self, handlers: HandlerStore, make: Make, hot: str = "always", code_size: int | None = None) -> None:
         self.cold, self.hot = (make(Guest(handlers, hot=when, code_size=code_size)) for when in ("off", hot))
         tier = self.hot.processor.hot
         assert self.cold.processor.hot is None

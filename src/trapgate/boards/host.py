@@ -12,7 +12,6 @@ from trapgate.arch.cpuid import CpuProfile
 from trapgate.arch.registers import CR4_PAE, EFER_LMA, EFER_LME, EFER_NXE, EFER_SVME
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Processor
-from trapgate.engine.record import CODE_SIZE
 from trapgate.machine.bus import Bus
 from trapgate.machine.clock import Clock
 from trapgate.machine.control import RunControl
@@ -30,7 +29,7 @@ class HostMachine:
         handlers: HandlerStore,
         costs: str = DEFAULT_COSTS,
         model: str = FULL,
-        code_size: int = CODE_SIZE,
+        code_size: int | None = None,
     ) -> None:
         self.profile = profile
         self.costs = cost_profile(costs, model)
@@ -40,16 +39,9 @@ class HostMachine:
         self.clock = Clock(profile.frequency)
         self.control = RunControl()
         self.processor = Processor(
-            profile,
-            self.memory,
-            Bus(),
-            self.clock,
-            self.control,
-            handlers,
-            _no_interrupt,
-            self.costs,
+            profile, self.memory, Bus(), self.clock, self.control, handlers, _no_interrupt, self.costs,
             code_size=code_size,
-        )
+        )  # fmt: skip
         processor = self.processor
         processor.python_host = True
         # Nested tables are in the format of the host's own paging: long mode with NX.

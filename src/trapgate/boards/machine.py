@@ -18,7 +18,6 @@ from trapgate.boards.places import add_input_places
 from trapgate.devices.uart16550a import IER_RECEIVED
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Processor, Stopped
-from trapgate.engine.record import CODE_SIZE
 from trapgate.firmware.bios.bios import Bios
 from trapgate.firmware.bios.disk_image import DiskImage
 from trapgate.firmware.fw_cfg import FIRST_PORT, PORT_COUNT, FwCfg
@@ -44,8 +43,8 @@ class MachineConfig:
     model: str = FULL
     #: When the hot tier is used: "auto", "off" or "always"; None: as TRAPGATE_HOT says. The guest cannot tell.
     hot: str | None = None
-    #: Bytes of decoded code, and of regions' machine code, that are kept at most.
-    code_size: int = CODE_SIZE
+    #: Bytes of decoded code, and of regions' machine code, that are kept at most; None: as many as usual.
+    code_size: int | None = None
 
 
 class _Pins:

@@ -47,13 +47,18 @@ def parse_units(text: str) -> int:
 
 def parse_jobs(text: str) -> int:
     """How many runs at a time, 1 to 64. Raises InvalidJobs."""
-    if not COUNT.fullmatch(text) or len(text) > LONGEST or not 1 <= int(text) <= MOST_JOBS:
+    if not _is_count(text, MOST_JOBS):
         raise InvalidJobs(text, MOST_JOBS)
     return int(text)
 
 
 def parse_code_size(text: str) -> int:
     """Bytes of so many megabytes, 1 to 1024. Raises InvalidCodeSize."""
-    if not COUNT.fullmatch(text) or len(text) > LONGEST or not 1 <= int(text) <= MOST_CODE:
+    if not _is_count(text, MOST_CODE):
         raise InvalidCodeSize(text, MOST_CODE)
     return int(text) << 20
+
+
+def _is_count(text: str, most: int) -> bool:
+    """Whether it is a whole number from 1 to `most`."""
+    return COUNT.fullmatch(text) is not None and len(text) <= LONGEST and 1 <= int(text) <= most

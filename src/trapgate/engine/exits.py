@@ -21,7 +21,8 @@ from trapgate.cpu.lookup import NON_CANONICAL
 from trapgate.cpu.walk import NESTED_PAGE_FAULT
 from trapgate.engine import record
 from trapgate.engine.block import Block
-from trapgate.engine.native_core import NativeCore, signed
+from trapgate.engine.native_core import NativeCore
+from trapgate.isa.ir.value import signed
 
 _M64 = (1 << 64) - 1
 
@@ -181,7 +182,7 @@ class Exits(NativeCore):
             return False
         if decoded.form.stack:
             # Pushes and pops are near rSP; a memory operand (PUSH, POP, CALL) may be anywhere.
-            distance = signed(self.q[layout.FAULT_ADDRESS >> 3] - self.register(RSP, 64) & _M64)
+            distance = signed(self.q[layout.FAULT_ADDRESS >> 3] - self.register(RSP, 64), 64)
             if abs(distance) <= 64:
                 return True
         # The base register decides; overrides by ES, CS, SS and DS do nothing in 64-bit code.

@@ -25,6 +25,7 @@ from trapgate.cpu.mode import KeptMode, Mode
 from trapgate.cpu.peek import peek
 from trapgate.cpu.svm.guest_mode import GuestMode
 from trapgate.cpu.walk import NESTED_PAGE_FAULT
+from trapgate.engine import native_calls
 from trapgate.engine.block import Block, Translation
 from trapgate.engine.blocks import BlockStore
 from trapgate.engine.handlers import HandlerStore
@@ -32,6 +33,7 @@ from trapgate.engine.hot.tier import HotTier
 from trapgate.engine.profile import RunProfile
 from trapgate.engine.record import CODE_SIZE
 from trapgate.isa.decode import Decoder
+from trapgate.isa.ir.value import signed
 from trapgate.isa.processor import PYTHON_FORMS, PythonForm
 from trapgate.machine.bus import Bus
 from trapgate.machine.clock import Clock
@@ -47,10 +49,6 @@ SLICE = 1_000_000
 MOST_TRANSLATIONS = 256
 #: How many of the last exceptions a report shows.
 RECENT_EXCEPTIONS = 8
-
-
-def signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
 
 
 class NativeCore(GuestMode):
@@ -70,12 +68,13 @@ class NativeCore(GuestMode):
         acknowledge: Callable[[], int],
         costs: Costs | None = None,
         hot: str | None = None,
-        code_size: int = CODE_SIZE,
+        code_size: int | None = None,
     ) -> None:
         super().__init__(profile, memory.view, memory.base, bus, costs or cost_profile(DEFAULT_COSTS))
         self.memory, self.clock, self.control = memory, clock, control
         self._acknowledge = acknowledge
         self.handlers = handlers
+        code_size = code_size or CODE_SIZE
         self.blocks = BlockStore(memory, handlers, code_size)
         self.hot = HotTier.chosen(self.blocks, handlers.folder, hot, code_size)
         self.blocks.finds_natively = self.hot is None or not self.hot.always
@@ -124,27 +123,11 @@ class NativeCore(GuestMode):
         runtime = self.handlers.runtime
         prototype = ctypes.CFUNCTYPE
         word = ctypes.c_uint64
+        native_calls.connect(self, runtime)
         self._enter = prototype(word, word, word, word)(runtime["enter"])
-        self.native_translate = prototype(word, word, word, word)(runtime["translate_data"])
         self._translate_code = prototype(word, word, word, word)(runtime["translate_instruction"])
-        self.native_nested_walk = prototype(word, word, word, word)(runtime["nested_walk"])
-        self.native_flush = prototype(None, word, word)(runtime["flush"])
-        self.native_flush_asid = prototype(None, word, word, word)(runtime["flush_asid"])
-        self.native_flush_all = prototype(None, word)(runtime["flush_all"])
-        self.native_flush_page = prototype(None, word, word)(runtime["flush_page"])
-        self.native_flush_page_asid = prototype(None, word, word, word)(runtime["flush_page_asid"])
-        self.native_reset_fast = prototype(None, word)(runtime["reset_fast"])
-        self.native_world_enter = prototype(word, word)(runtime["world_enter"])
-        self.native_world_exchange = prototype(word, word)(runtime["world_exchange"])
-        self.native_world_run = prototype(word, word)(runtime["world_run"])
-        self.native_world_round_trip = prototype(word, word)(runtime["world_round_trip"])
-        self.native_world_restore = prototype(None, word)(runtime["world_restore"])
-        self.native_world_load = prototype(None, word)(runtime["world_load"])
-        self.native_world_accept = prototype(None, word)(runtime["world_accept"])
-        self.native_world_save = prototype(None, word)(runtime["world_save"])
-        self._protect = prototype(None, word, word)(runtime["protect"])
-        nothing = prototype(None)
-        pair = prototype(None, word, word)
+        nothing, pair = prototype(None), prototype(None, word, word)
+        self._protect = pair(runtime["protect"])
         self._callbacks = (nothing(self._on_device_read), nothing(self._on_device_write), pair(self._on_code_write))
         set_ = self.state.set
         address = self.state.address
@@ -282,7 +265,7 @@ class NativeCore(GuestMode):
         if q[layout.CPL >> 3] != self._selected_cpl:
             self._follow_privilege()
         uop = q[layout.EXIT_UOP >> 3]
-        budget = signed(q[layout.EXIT_BUDGET >> 3])
+        budget = signed(q[layout.EXIT_BUDGET >> 3], 64)
         block = self.blocks.block_at(uop)
         self.instruction_rip = block.rip_of(uop)
         inside = block.cycles_before(block.index_of(uop))
@@ -301,7 +284,7 @@ class NativeCore(GuestMode):
             self._force_exit()
 
     def _force_exit(self) -> None:
-        budget = signed(self.q[layout.EXIT_BUDGET >> 3])
+        budget = signed(self.q[layout.EXIT_BUDGET >> 3], 64)
         cycles = (budget >> 32) + 1
         if cycles > 0:
             self._forced = cycles

@@ -11,7 +11,6 @@ from trapgate.boards.pci import DiskConfig, FolderConfig
 from trapgate.engine.collection import without_collection
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.processor import Stopped
-from trapgate.engine.record import CODE_SIZE
 from trapgate.firmware.image import BootImage
 from trapgate.lab.characters.opening import PortBackends
 from trapgate.lab.characters.source import board_config, connect
@@ -47,7 +46,7 @@ class BareRun:
         ports = ports or PortBackends()
         config = MachineConfig(
             memory_size=options.memory_size, profile=PROFILES[options.processor], costs=options.costs,
-            model=options.model, code_size=options.code_size or CODE_SIZE,
+            model=options.model, code_size=options.code_size,
             board=board_config(options, disks, nics, ports, folders),
         )  # fmt: skip
         self._options = options

@@ -10,7 +10,6 @@ from trapgate.arch.registers import CS
 from trapgate.boards.machine import BareMachine, MachineConfig
 from trapgate.boards.pc import PcConfig
 from trapgate.engine.processor import Stopped
-from trapgate.engine.record import CODE_SIZE
 from trapgate.lab.bare import usual_handlers
 from trapgate.lab.console import ProgressCallback
 from trapgate.lab.displays import board_vga, with_vga
@@ -61,7 +60,7 @@ class _Pair:
                 profile=PROFILES[options.processor],
                 costs=options.costs,
                 hot=setting,
-                code_size=options.code_size or CODE_SIZE if setting == hot else CODE_SIZE,
+                code_size=options.code_size if setting == hot else None,
                 board=PcConfig(vga=board_vga(options)),
             )
             made = BareMachine(config, self.consoles[setting], handlers)

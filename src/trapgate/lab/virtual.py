@@ -11,7 +11,6 @@ from trapgate.boards.pci import DiskConfig, FolderConfig
 from trapgate.cpu.faults import Unimplemented
 from trapgate.devices.vga.adapter import FRAME_BUFFER_SIZE
 from trapgate.engine.collection import without_collection
-from trapgate.engine.record import CODE_SIZE
 from trapgate.firmware.image import BootImage
 from trapgate.lab.bare import usual_handlers
 from trapgate.lab.characters.opening import PortBackends
@@ -103,7 +102,7 @@ class VirtualRun:
         self._options = options
         self.host = self._host = HostMachine(
             host, host_memory(options.memory_size, board_vga(options) is not None), usual_handlers(progress),
-            options.costs, options.model, options.code_size or CODE_SIZE,
+            options.costs, options.model, options.code_size,
         )  # fmt: skip
         shown = ShownOnce(serial_output(options, output), lambda: vm.outside.repeating)
         self.machine = vm = VirtualMachine(
