@@ -1,4 +1,4 @@
-"""Null selectors and the bases of FS and GS, which native code loads in 64-bit mode, and what it leaves to Python."""
+"""Data segments and the bases of FS and GS, which native code loads in 64-bit mode, and what it leaves to Python."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from engine.assembly import assemble
-from engine.harness import DATA0, Guest
+from engine.harness import DATA0, USER_DATA, Guest
+from trapgate.arch import layout
 from trapgate.arch.msrs import MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE
 from trapgate.arch.vectors import GP
 from trapgate.engine.exits import Exits
@@ -59,14 +60,58 @@ def test_null_selectors(guest: Make, in_python: Counter[str]) -> None:
     assert not in_python
 
 
-def test_other_selectors_are_python_s(guest: Make, in_python: Counter[str]) -> None:
+@pytest.mark.parametrize("rpl", [0, 3])
+def test_data_segments(guest: Make, in_python: Counter[str], rpl: int) -> None:
+    """What native code loads is what Python loads; a DPL below the RPL faults (APM vol. 2, 4.10.2)."""
     g = guest().enter_long().load(LOADS)
-    g.set(rax=DATA0, rcx=DATA0, rdx=DATA0, rbx=DATA0)
+    ram, table = g.memory.view, g.processor.gdtr_base
+    # 1 MB at 12345678h, accessed: writable data of DPL 3, and the same without being writable.
+    for place, access in ((0x60, 0xF3), (0x68, 0xF1)):
+        ram[table + place : table + place + 8] = bytes((0xFF, 0xFF, 0x78, 0x56, 0x34, access, 0x4F, 0x12))
+    g.processor.gdtr_limit = max(g.processor.gdtr_limit, 0x6F)
+    g.set(rax=0x60 | rpl, rcx=0x68 | rpl, rdx=0x60 | rpl, rbx=0x68 | rpl)
     g.run_to_halt()
-    segments = g.processor.segments
-    assert [segments[n].selector for n in (3, 0, 4, 5)] == [DATA0] * 4
-    assert all(segments[n].attributes & 0x80 for n in (3, 0, 4, 5))
-    assert in_python == dict.fromkeys(("mov_to_ds", "mov_to_es", "mov_to_fs", "mov_to_gs"), 1)
+    assert not in_python
+    state = g.processor.state.bytes
+    for number in (3, 0, 4, 5):
+        segment = g.processor.segments[number]
+        natively = segment.selector, segment.base, segment.limit, segment.attributes
+        place = layout.segment(number)
+        hidden = bytes(state[place : place + layout.SEGMENT_SIZE])
+        g.processor.load_data_segment(number, natively[0])
+        assert natively == (segment.selector, segment.base, segment.limit, segment.attributes)
+        assert bytes(state[place : place + layout.SEGMENT_SIZE]) == hidden
+        assert segment.base == 0x1234_5678
+        assert segment.limit == 0xF_FFFF
+
+
+@pytest.mark.parametrize(
+    ("access", "flags"), [(0xF2, 0x4F), (0xF7, 0x4F), (0xFB, 0x4F)], ids=["not accessed", "expands down", "code"]
+)
+def test_other_segments_are_python_s(guest: Make, in_python: Counter[str], access: int, flags: int) -> None:
+    g = guest().enter_long().load(LOADS)
+    ram, table = g.memory.view, g.processor.gdtr_base
+    ram[table + 0x60 : table + 0x68] = bytes((0xFF, 0xFF, 0, 0, 0, access, flags, 0))
+    g.processor.gdtr_limit = max(g.processor.gdtr_limit, 0x6F)
+    g.set(rax=0x60, rcx=0, rdx=0, rbx=0)
+    g.run_to_halt()
+    assert g.processor.segments[3].attributes & 0xFF == access | 1
+    assert in_python == {"mov_to_ds": 1}
+
+
+def test_a_segment_of_another_level_faults(guest: Make) -> None:
+    """DPL 0 and RPL 3: #GP(selector)."""
+    g = guest().enter_long().load(LOADS)
+    g.set(rax=DATA0 | 3)
+    assert g.first_exception() == (GP, DATA0)
+
+
+def test_user_code_loads_them_in_python(guest: Make, in_python: Counter[str]) -> None:
+    g = guest().enter_long(cpl=3).load(LOADS)
+    g.set(rax=USER_DATA, rcx=0, rdx=0, rbx=0)
+    g.first_exception()
+    assert g.processor.segments[3].selector == USER_DATA
+    assert in_python["mov_to_ds"] == 1
 
 
 def test_a_selector_beyond_the_table_faults(guest: Make) -> None:

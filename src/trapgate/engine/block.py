@@ -121,6 +121,8 @@ class Translation:
         self.templates: Templates | None = None
         #: Blocks that were laid out together, by linear and guest-physical address of their page.
         self.pages: dict[tuple[int, int], list[LaidPage]] = {}
+        #: A name of the mode, for what is kept for later runs.
+        self.name = f"{decoder.name} {mode.code_base:x} {mode.code_limit:x} {mode.breakpoints}".encode()
         self._has_table = has_table
         size = block_table.SIZE if has_table else block_table.FIRST_BUCKET
         self._cache = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -21,7 +21,7 @@ from trapgate.cpu.lookup import NON_CANONICAL
 from trapgate.cpu.walk import NESTED_PAGE_FAULT
 from trapgate.engine import record
 from trapgate.engine.block import Block
-from trapgate.engine.native_core import NativeCore
+from trapgate.engine.native_core import SLICE, NativeCore
 from trapgate.isa.ir.value import signed
 
 _M64 = (1 << 64) - 1
@@ -81,7 +81,12 @@ class Exits(NativeCore):
 
     def _exit_budget(self, uop: int) -> int:
         block = self.blocks.block_at(uop)
-        self.run_profile.add(block, self.clock.now)
+        now = self.clock.now
+        if now >= self._sample_at:
+            self._sample_at = now + SLICE
+            self.run_profile.add(block, now)
+        elif self.hot is None or not self.hot.always:
+            return uop
         if self.hot is not None:
             generation, rip = self.blocks.generation, block.rip_of(uop)
             self.hot.sample(block)

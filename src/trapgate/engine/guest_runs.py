@@ -12,7 +12,7 @@ from trapgate.cpu.svm.guest_mode import NOWHERE
 from trapgate.cpu.svm.guest_state import Host
 from trapgate.cpu.svm.world_switch import EXIT_LEFT_GUEST, NOT_RUN, SAME_ALL
 from trapgate.engine import record
-from trapgate.engine.native_core import LOW, SLICE
+from trapgate.engine.native_core import LOW
 from trapgate.engine.ports import Ports
 from trapgate.engine.stepping import UNCOUNTED
 from trapgate.machine.errors import UnimplementedDevice
@@ -120,7 +120,7 @@ class GuestRuns(Ports):
         clock.now += self.charged
         self.charged = 0
         now, deadline = clock.now, clock.deadline
-        zero = now + SLICE
+        zero = max(self._sample_at, now + 1)
         if deadline is not None and deadline <= zero:
             if deadline <= now:
                 return 0

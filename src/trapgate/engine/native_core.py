@@ -43,7 +43,7 @@ from trapgate.machine.memory import PhysicalMemory
 LOW = 0xFFFF_FFFF
 _M64 = (1 << 64) - 1
 _CPL, _EXIT_BUDGET = layout.CPL >> 3, layout.EXIT_BUDGET >> 3
-#: Longest stretch of native code, in cycles: a request to stop the run is looked at in between.
+#: Cycles between samples, and so the longest stretch of native code: a request to stop the run is looked at in between.
 SLICE = 1_000_000
 #: Modes whose blocks are kept; one more, for the other privilege of the last, does not matter.
 MOST_TRANSLATIONS = 256
@@ -89,6 +89,8 @@ class NativeCore(GuestMode):
         self.idle_cycles = 0
         self.tsc_offset = 0
         self._zero = 0
+        #: The cycle of the next sample; one that is late is taken at the end of the next block.
+        self._sample_at = 0
         self._intr = False
         self._nmi = False
         self._reset_wanted = False
@@ -485,6 +487,12 @@ class NativeCore(GuestMode):
     def instructions_done(self) -> int:
         """Instructions so far."""
         return self.instructions
+
+    def keep_code(self) -> None:
+        """Keep what was decoded, and where the run was found to be, for later runs."""
+        self.blocks.save_templates()
+        if self.hot is not None:
+            self.hot.save()
 
     def _ram_page(self, physical: int) -> int | None:
         page = physical & ~0xFFF & self._a20_mask()

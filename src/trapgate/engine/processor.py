@@ -11,7 +11,6 @@ from trapgate.arch.vmcb import EVENT_INTR, EVENT_NMI, VM_CR_R_INIT
 from trapgate.cpu.faults import Fault, TripleFault, Unimplemented, VmExit
 from trapgate.engine.collection import without_collection
 from trapgate.engine.guest_runs import GuestRuns
-from trapgate.engine.native_core import SLICE
 from trapgate.engine.stepping import UNCOUNTED
 from trapgate.machine.errors import UnimplementedDevice
 
@@ -157,7 +156,7 @@ class Processor(GuestRuns):
                 clock.now += self.charged
                 self.charged = 0
             now = clock.now
-            zero = now + SLICE
+            zero = max(self._sample_at, now + 1)
             if deadline is not None and deadline <= zero:
                 # Native code is left at the first block's end at or behind the deadline, whatever else it is left for.
                 zero = deadline - 1

@@ -77,7 +77,7 @@ _TUPLES = frozenset(("shadow_place", "host_lbr", "_under_smm"))
 NOT_STATE = frozenset((
     "_acknowledge", "_callbacks", "_decoders", "_enter", "_exits", "_fast_context", "_forced", "_inside_cycles",
     "_kept_by_reset", "_limit", "_mode", "_modes", "_paused", "_pending_error", "_privileges", "_protect",
-    "_python_forms", "_python_host", "_saves_bytes", "_saves_next_rip", "_selected_cpl", "_stall_at",
+    "_python_forms", "_python_host", "_sample_at", "_saves_bytes", "_saves_next_rip", "_selected_cpl", "_stall_at",
     "_translate_code", "_translation", "_translations", "_zero", "apic", "before_write", "blocks", "breakpoints", "bus",
     "clock", "control", "costs", "expects_unmaskable", "forms", "guest_segments", "handlers", "hot", "intercepted",
     "_intercepted_inside", "_host_forms", "_forms_inside", "is_ram", "kept_guest", "last_instruction", "last_operation",

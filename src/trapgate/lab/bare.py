@@ -79,7 +79,7 @@ class BareRun:
             if self.supervisor is not None:
                 self.supervisor.close()
             with without_collection():
-                self.machine.processor.blocks.save_templates()
+                self.machine.processor.keep_code()
             if self.machine.bios is not None:
                 self.machine.bios.screen.close()
             if self._terminal is not None:

@@ -139,7 +139,7 @@ class VirtualRun:
             if self.supervisor is not None:
                 self.supervisor.close()
             with without_collection():
-                self._host.processor.blocks.save_templates()
+                self._host.processor.keep_code()
             if self.machine.firmware is not None:
                 self.machine.firmware.bios.screen.close()
             if self._terminal is not None:

@@ -17,31 +17,30 @@ from trapgate.engine import record
 from trapgate.engine.block import Block
 from trapgate.engine.blocks import BlockStore
 from trapgate.engine.compile import CodeFolder
-from trapgate.engine.hot.shape import Shape, can_hold
+from trapgate.engine.hot.shape import Shape, can_hold, supported
 from trapgate.machine.memory import PAGE
 
 #: Recipes that are kept on disk, a few kilobytes each.
 MOST_KEPT = 4000
 #: Of the files: part of their names.
-FORMAT = 1
+FORMAT = 2
 #: What an entry of a region's table is: an address in the records of a block, the page of a block, or the handler that
 #: a block's first record had.
 _RECORD, _PAGE, _HANDLER = range(3)
 
 
 class Recipe(NamedTuple):
-    """`blocks`: rip, number of the page among those of the region, and bytes; `entries`: numbers of blocks; `table`:
-    what, number of the block, offset from its header."""
+    """`blocks`: rip, number of the page among those of the region, bytes, and how many instructions a region can have;
+    `entries`: numbers of blocks; `table`: what, number of the block, offset from its header."""
 
     name: str
-    blocks: list[tuple[int, int, bytes]]
+    blocks: list[tuple[int, int, bytes, int]]
     entries: list[int]
     table: list[tuple[int, int, int]]
 
 
 def _file(seed: Block) -> str:
-    mode = seed.translation.mode
-    return f"recipe-{FORMAT}-" + hashlib.sha256(repr((tuple(mode), seed.rip)).encode()).hexdigest()[:32]
+    return f"recipe-{FORMAT}-" + hashlib.sha256(b"%x " % seed.rip + seed.translation.name).hexdigest()[:32]
 
 
 def write(folder: CodeFolder, store: BlockStore, name: str, shape: Shape, table: list[int]) -> None:
@@ -56,11 +55,11 @@ def write(folder: CodeFolder, store: BlockStore, name: str, shape: Shape, table:
     read = store.code_of
     recipe = Recipe(
         name,
-        [(block.rip, pages.index(block.page), read(block)) for block in shape.blocks],
+        [(block.rip, pages.index(block.page), read(block), supported(block)) for block in shape.blocks],
         [shape.blocks.index(block) for block in shape.entries],
         entries,
     )
-    text = json.dumps([name, [(rip, page, code.hex()) for rip, page, code in recipe.blocks], *recipe[2:]])
+    text = json.dumps([name, [(rip, page, code.hex(), most) for rip, page, code, most in recipe.blocks], *recipe[2:]])
     folder.write(_file(shape.seed), text.encode())
 
 
@@ -81,7 +80,7 @@ def read(folder: CodeFolder, seed: Block) -> Recipe | None:
     if data is None:
         return None
     name, blocks, entries, table = json.loads(data)
-    return Recipe(name, [(rip, page, bytes.fromhex(code)) for rip, page, code in blocks], entries, table)
+    return Recipe(name, [(rip, page, bytes.fromhex(code), most) for rip, page, code, most in blocks], entries, table)
 
 
 def follow(
@@ -96,7 +95,7 @@ def follow(
     pages: dict[int, int] = {}
     by_linear = {_linear(seed): seed.page}
     places: list[tuple[int, int]] = []
-    for rip, number, code in recipe.blocks:
+    for rip, number, code, _ in recipe.blocks:
         linear = mode.code_base + rip & mode.linear_mask
         page = by_linear.get(linear & ~(PAGE - 1))
         if page is None:
@@ -107,9 +106,13 @@ def follow(
         places.append((rip, page))
     generation = store.generation
     blocks = [store.find(translation, rip, page) for rip, page in places]
-    if store.generation != generation or not all(map(can_hold, blocks)):
+    if store.generation != generation:
         return None
-    if any(block.length != len(code) for block, (_, _, code) in zip(blocks, recipe.blocks, strict=True)):
+    for block, (_, _, code, most) in zip(blocks, recipe.blocks, strict=True):
+        if block.length != len(code):
+            return None
+        block.supported = most  # the same bytes in the same mode: they need not be decoded to know it
+    if not all(map(can_hold, blocks)):
         return None
     shape = Shape(blocks, [blocks[number] for number in recipe.entries], seed)
     shape.originals = {block: original(block) for block in shape.entries}

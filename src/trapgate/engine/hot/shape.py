@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from trapgate.engine import record
 from trapgate.engine.block import Block
 from trapgate.engine.blocks import BlockStore
+from trapgate.isa.operand_tables import SEGMENT_LOADS
 
 #: What a region costs at most: an instruction 1, and a block besides, for LLVM's time grows faster than the number of
 #: ways in a region. A long loop of few blocks may have 900 instructions, one with branches everywhere some 340.
@@ -32,6 +33,7 @@ ENDS = frozenset((
 ))  # fmt: skip
 INDIRECT = frozenset(("jmp_indirect", "call_indirect", "ret"))
 _CALLS = frozenset(("call", "call_indirect"))
+_SEGMENT_LOADS = frozenset(SEGMENT_LOADS.values())
 
 
 @dataclass(slots=True)
@@ -70,8 +72,8 @@ def can_hold(block: Block) -> bool:
 def supported(block: Block) -> int:
     """How many of a block's instructions, from its first, a region can have.
 
-    Not those of x87, which take the host's unit as long in a region, and not FXSAVE and FXRSTOR, whose registers lie
-    where TOP says.
+    Not those of x87, which take the host's unit as long in a region, not FXSAVE and FXRSTOR, whose registers lie where
+    TOP says, and not loads of segment registers, which read memory only sometimes.
     """
     if block.supported < 0:
         block.supported = _supported(block)
@@ -80,7 +82,7 @@ def supported(block: Block) -> int:
 
 def _supported(block: Block) -> int:
     for i, d in enumerate(block.decoded):
-        if d.python or d.form is None or d.form.repeat or d.name.endswith("_checked"):
+        if d.python or d.form is None or d.form.repeat or d.name.endswith("_checked") or d.name in _SEGMENT_LOADS:
             return i
         if (d.ends_block and d.name not in ENDS) or d.name[0] == "f" or d.name.startswith("maskmov"):
             return i

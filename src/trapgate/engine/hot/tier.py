@@ -17,6 +17,7 @@ from trapgate.engine.compile import CodeFolder
 from trapgate.engine.hot import recipes
 from trapgate.engine.hot.compile import IMPOSSIBLE, UNNAMED, Compiled, Job, Workshop, named, workshop
 from trapgate.engine.hot.context import TABLE, RegionContext
+from trapgate.engine.hot.samples import Samples
 from trapgate.engine.hot.shape import Former, Shape, can_hold
 from trapgate.engine.record import CODE_SIZE
 from trapgate.machine.errors import UnknownTierSetting
@@ -59,7 +60,7 @@ class HotTier:
         self._ready: deque[Compiled] = deque()
         self._waiting = 0
         self.always = when == "always"
-        self._samples: dict[Block, int] = {}
+        self._samples = Samples(store, folder)
         self._due: dict[Block, int] = {}
         self._originals: dict[Block, int] = {}
         #: Regions installed so far, regions dropped, samples, and those in regions.
@@ -101,11 +102,16 @@ class HotTier:
         if block.regions:
             self.samples_inside += 1
             return
-        count = self._samples[block] = self._samples.get(block, 0) + 1
-        if count == 1 and can_hold(block) and self._made_before(block):
+        count, is_first = self._samples.add(block)
+        if is_first and block.second_page is None and self._made_before(block):
             return
-        if count >= self._due.get(block, 2):
+        # What was considered in earlier runs and has not twice as many samples since is not considered again.
+        if count >= self._due.get(block, max(2, 1 << (count - 1).bit_length())):
             self._consider(block, count)
+
+    def save(self) -> None:
+        """Keep what was sampled for later runs."""
+        self._samples.save()
 
     def _made_before(self, block: Block) -> bool:
         """Install the region around a block that an earlier run has made, if there is one and its code is the same."""
@@ -128,7 +134,7 @@ class HotTier:
         shape = self._former.form(block)
         if shape is None:
             return
-        weight = sum(self._samples.get(b, 0) for b in shape.blocks)
+        weight = sum(self._samples.of(b) for b in shape.blocks)
         if weight < SAMPLES_PER_INSTRUCTION * shape.instructions:
             return
         job = self._generate(shape)
@@ -210,7 +216,7 @@ class HotTier:
         for region in list(block.regions):
             assert isinstance(region, Region)
             self._uninstall(region)
-        self._samples.pop(block, None)
+        self._samples.forget(block)
         self._due.pop(block, None)
         self._originals.pop(block, None)
 
@@ -220,7 +226,7 @@ class HotTier:
         for block in region.shape.blocks:
             block.regions.remove(region)
             self._due.pop(block, None)
-            self._samples.pop(block, None)
+            self._samples.forget(block)
         for block in region.shape.entries:
             place = (block.first - base) >> 3
             if words[place] == region.address:

@@ -1,7 +1,8 @@
 """What kernels do to system registers with every page fault and every change of the task, natively in 64-bit mode.
 
-Reads of CR0, CR2, CR3 and CR4, and writes of CR3 (APM vol. 3, MOV CRn); null selectors loaded into data segments;
-writes of the base addresses of FS and GS (APM vol. 2, 4.5.3). All else is Python's (control_registers.py, segments.py).
+Reads of CR0, CR2, CR3 and CR4, and writes of CR3 (APM vol. 3, MOV CRn); null selectors, and at CPL 0 those of data
+segments in the GDT, loaded into data segments (Linux clears the base of FS and GS with one of each); writes of the base
+addresses of FS and GS (APM vol. 2, 4.5.3). All else is Python's (control_registers.py, segments.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from trapgate.arch.msrs import MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE
 from trapgate.arch.registers import FS, GS, RAX, RCX, RDX
 from trapgate.isa.context import Context, Operand, semantics
 from trapgate.isa.operand_tables import BASE_WRITE, CONTROL_READS, CONTROL_WRITES, SEGMENT_LOADS
-from trapgate.isa.system.privilege import load_segment
+from trapgate.isa.system.privilege import is_data, load_data, load_segment
 
 _PLACES = {0: layout.CR0, 2: layout.CR2, 3: layout.CR3, 4: layout.CR4}
 
@@ -41,10 +42,18 @@ def _define_segment_load(number: int, name: str) -> None:
     @semantics(name)
     def load(c: Context, source: Operand) -> None:
         """AMD keeps the base of FS and GS when a null selector is loaded (APM vol. 2, 4.5.3 and 4.8.3)."""
+        e = c.emit
         selector = source.read().zext(64) & 0xFFFF
-        c.plain_python_if((selector & ~3).ne(0))
-        base = c.field(layout.segment(number) + layout.SEGMENT_BASE) if number in (FS, GS) else 0
-        load_segment(c, c.state, number, selector, base, 0, 0, -1, -1)
+        is_null = (selector & ~3).eq(0)
+        in_table = (selector & 4).eq(0) & (selector | 7).ule(c.field(layout.GDTR_LIMIT)) & c.field(layout.CPL).eq(0)
+        c.plain_python_if((is_null | in_table) ^ 1)
+        with e.when(is_null):
+            base = c.field(layout.segment(number) + layout.SEGMENT_BASE) if number in (FS, GS) else 0
+            load_segment(c, c.state, number, selector, base, 0, 0, -1, -1)
+        with e.when(is_null ^ 1):
+            descriptor = c.load_system(c.field(layout.GDTR_BASE) + (selector & 0xFFF8), 64)
+            c.plain_python_if(is_data(descriptor, selector & 3) ^ 1)
+            load_data(c, c.state, number, selector, descriptor)
 
 
 for _number, _name in SEGMENT_LOADS.items():

@@ -134,6 +134,24 @@ def load_long_code(h: Holder, state: Value, selector: Value, descriptor: Value) 
     set_field(h, state, layout.CODE_DESCRIPTOR, descriptor)
 
 
+def is_data(descriptor: Value, rpl: Value) -> Value:
+    """Whether code at CPL 0 may load a descriptor with that RPL, and it is that of a present, accessed data segment
+    that does not expand down (i1; APM vol. 2, 4.10.2: its DPL is not below the RPL)."""
+    looked_at = ATTRIBUTE_P | ATTRIBUTE_S | ATTRIBUTE_CODE | ATTRIBUTE_DC | ATTRIBUTE_A
+    attributes = attributes_of(descriptor)
+    is_usual = (attributes & looked_at).eq(ATTRIBUTE_P | ATTRIBUTE_S | ATTRIBUTE_A)
+    return is_usual & rpl.ule((attributes & ATTRIBUTE_DPL) >> DPL_SHIFT)
+
+
+def load_data(h: Holder, state: Value, number: int, selector: Value, descriptor: Value) -> None:
+    """A data segment register from a descriptor that `is_data`."""
+    limit, attributes = _limit_of(h, descriptor), attributes_of(descriptor)
+    writable = (attributes & ATTRIBUTE_RW).ne(0)
+    none = h.emit.constant(-1, 64)
+    base = _base_of(descriptor)
+    load_segment(h, state, number, selector, base, limit, attributes, limit, writable.select(limit, none))
+
+
 def _load_flat(c: Context, cs: Value, ss: Value, cpl: int) -> None:
     """CS and SS as SYSCALL and SYSRET load them, without looking at descriptors; SYSRET leaves SS's hidden part."""
     attributes = CODE_ACCESSED | ATTRIBUTE_L | ATTRIBUTE_G | cpl << DPL_SHIFT

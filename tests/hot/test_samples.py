@@ -1,0 +1,152 @@
+"""Samples: taken at even distances of modelled time, kept for later runs; regions that later runs find again."""
+
+from __future__ import annotations
+
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.assembly import assemble
+from engine.harness import CODE, Guest
+from trapgate.engine import exits as exits_module
+from trapgate.engine.block import Block
+from trapgate.engine.compile import CodeFolder
+from trapgate.engine.handlers import HandlerStore
+from trapgate.engine.hot import samples as samples_module
+from trapgate.engine.hot import tier as tier_module
+from trapgate.engine.hot.samples import Samples
+from trapgate.engine.hot.shape import Former
+from trapgate.engine.hot.tier import HotTier
+
+LOOP = assemble(
+    64,
+    """
+    b9 64 00 00 00  mov ecx, 100
+    body:
+    01 c8           add eax, ecx
+    ff c9           dec ecx
+    75 fa           jne body
+    f4              hlt
+    """,
+)
+
+
+def _guest(handlers: HandlerStore, folder: CodeFolder) -> tuple[Guest, HotTier, Block]:
+    """A guest that has run, its tier, and the block of its loop."""
+    g = Guest(handlers, hot="off").enter_long().load(LOOP).set(rax=0)
+    g.run_to_halt()
+    store = g.processor.blocks
+    g.processor.hot = tier = HotTier(store, folder, "auto")
+    return g, tier, next(b for b in store.valid_blocks() if b.rip == LOOP["body"])
+
+
+def test_earlier_runs_count(handlers: HandlerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples_module, "ENOUGH", 2)
+    folder = CodeFolder(tmp_path)
+    for earlier in (0, 2, 4):
+        g, _, block = _guest(handlers, folder)
+        samples = Samples(g.processor.blocks, folder)
+        assert samples.of(block) == earlier
+        assert samples.add(block) == (earlier + 1, True)
+        assert samples.add(block) == (earlier + 2, False)
+        samples.save()
+        samples.save()
+    others = Guest(handlers, hot="off").enter_protected().load(LOOP), Guest(handlers, hot="off").enter_long().load(LOOP)
+    others[1].memory.write(LOOP["body"] + 1, b"\xc0")
+    for g in others:
+        g.set(rax=0).run_to_halt()
+        other = next(b for b in g.processor.blocks.valid_blocks() if b.rip == LOOP["body"])
+        assert Samples(g.processor.blocks, folder).of(other) == 0
+
+
+def test_a_run_with_few_samples_writes_nothing(handlers: HandlerStore, tmp_path: Path) -> None:
+    folder = CodeFolder(tmp_path)
+    _, tier, block = _guest(handlers, folder)
+    tier.sample(block)
+    tier.save()
+    assert not folder.names()
+
+
+@pytest.mark.parametrize("damage", [b"", b"three", struct.pack("<8sI", b"no block", 5) + b"?"])
+def test_a_file_that_is_none_counts_nothing(handlers: HandlerStore, tmp_path: Path, damage: bytes) -> None:
+    folder = CodeFolder(tmp_path)
+    folder.write(f"samples-{samples_module.FORMAT}", damage)
+    g, _, block = _guest(handlers, folder)
+    assert Samples(g.processor.blocks, folder).add(block) == (1, True)
+
+
+def test_the_file_keeps_those_with_the_most(
+    handlers: HandlerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples_module, "ENOUGH", 1)
+    monkeypatch.setattr(samples_module, "MOST_KEPT", 1)
+    folder = CodeFolder(tmp_path)
+    g, _, block = _guest(handlers, folder)
+    other = next(b for b in g.processor.blocks.valid_blocks() if b.rip == CODE)
+    samples = Samples(g.processor.blocks, folder)
+    for one in (other, block, block):
+        samples.add(one)
+    samples.save()
+    again = Samples(g.processor.blocks, folder)
+    assert (again.of(block), again.of(other)) == (2, 0)
+
+
+def test_runs_that_are_too_short_each_have_their_region_after_some(
+    handlers: HandlerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sample in each run, four wanted: the fourth run makes the region, the fifth finds it and forms none."""
+    monkeypatch.setattr(samples_module, "ENOUGH", 1)
+    monkeypatch.setattr(tier_module, "SAMPLES_PER_INSTRUCTION", 4 / 3)
+    folder = CodeFolder(tmp_path)
+    for number in range(1, 5):
+        _, tier, block = _guest(handlers, folder)
+        tier.sample(block)
+        assert tier._waiting == (number == 4)
+        tier.save()
+    end = time.monotonic() + 60
+    while not tier._ready:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    tier.sample(block)
+    assert tier.installed == 1
+
+    def form(self: Former, seed: Block) -> None:
+        raise AssertionError("it was kept")
+
+    monkeypatch.setattr(Former, "form", form)
+    g, tier, block = _guest(handlers, folder)
+    monkeypatch.setattr(Block, "decoded", property(lambda self: pytest.fail("it need not be decoded")))
+    tier.sample(block)
+    assert tier.installed == 1
+    assert block.regions
+    monkeypatch.undo()
+    g.processor.halted = False
+    g.set(rax=0, rip=CODE).run_to_halt()
+    assert g["rax"] == 5050
+
+
+def test_what_leaves_native_code_again_and_again_is_sampled_as_often(
+    handlers: HandlerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPUID each 30 instructions, a sample each 500 cycles."""
+    monkeypatch.setattr(exits_module, "SLICE", 500)
+    body = "".join(f"01 c8  add eax, ecx ; {i}\n" for i in range(26))
+    code = assemble(
+        64,
+        f"""
+        be f4 01 00 00  mov esi, 500
+        body:
+        {body}
+        0f a2           cpuid
+        ff ce           dec esi
+        75 {0x100 - 26 * 2 - 6:02x}           jne body
+        f4              hlt
+        """,
+    )
+    g = Guest(handlers, hot="auto").enter_long().load(code).set(rax=0)
+    g.run_to_halt()
+    tier = g.processor.hot
+    assert tier is not None
+    assert tier.samples == pytest.approx(g.clock.now / 530, rel=0.1)
