@@ -17,7 +17,7 @@ from trapgate.engine.handler_keys import handler_keys
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.laid_page import LaidPage
 from trapgate.engine.links import Links
-from trapgate.engine.templates import Templates
+from trapgate.engine.templates import Row, Templates
 from trapgate.isa.decode import Decoder
 from trapgate.isa.decoded import Decoded
 from trapgate.machine.memory import GRANULE, PAGE, PhysicalMemory
@@ -116,19 +116,32 @@ class BlockStore:
         in_segment = mode.code_limit - rip + 1
         if mode.decode.bits != 64 and in_segment < len(code):
             code = code[: max(in_segment, 0)]
-        block = Block(translation, rip, page)
         changes = self._writes.get(page // PAGE, 0) > MOST_WRITES
         templates = None if single or changes else translation.templates
-        if templates is not None:
-            row = templates.find(code)
-            if row is not None:
-                found = self._lay_out(translation, templates, linear, page, row)
-                if found is None:
-                    # Others of its group have taken all the room: it comes first, and alone.
-                    self.drop_all()
-                    found = self._lay_out(translation, templates, linear, page, row, alone=True)
-                assert found is not None
-                return found
+        if templates is None:
+            return self._decode(translation, rip, page, linear, code, single)
+        row = templates.find(code)
+        if row is not None:
+            found = self._lay_out(translation, templates, linear, page, row)
+            if found is None:
+                # Others of its group have taken all the room: it comes first, and alone.
+                self.drop_all()
+                found = self._lay_out(translation, templates, linear, page, row, alone=True)
+            assert found is not None
+            return found
+        learned = templates.decode(self._memory.base + page, offset)
+        if learned is None:
+            return self._decode(translation, rip, page, linear, code, single, templates)
+        return self._lay_out_learned(Block(translation, rip, page), templates, learned)
+
+    def _decode(
+        self, translation: Translation, rip: int, page: int, linear: int, code: bytes, single: bool,
+        templates: Templates | None = None,
+    ) -> Block:  # fmt: skip
+        """The block whose code begins with `code`, decoded in Python; what native code can lay out is put among the
+        templates."""
+        mode = translation.mode
+        block = Block(translation, rip, page)
         decoded, _ = translation.decoder.block(code, MAX_INSTRUCTIONS, single)
         if not decoded:
             decoded = self._crossing(block, linear, code)
@@ -137,20 +150,26 @@ class BlockStore:
         if mode.decode.bits != 64:
             self._check_branch(block, decoded)
         block.decoded = decoded
-        block.watched = self.breakpoints.holds(block)
         keys = self._keys(decoded)
-        learned = None
         if templates is not None and block.second_page is None:
             learned = templates.learn(code, sum([d.length for d in decoded]), decoded, keys)
-        if templates is not None and learned is not None:
-            templates.stands((linear - offset, page), learned[0], offset)
-            granules = self._arena.lay_out_one(templates, block, learned, self._table(translation))
-            self._note_granules(page // PAGE, block, granules)
-        else:
-            self._arena.emit(block, linear, single, keys)
-            if not single and not block.watched:
-                translation.enter(rip, block.address)
-            self._note_code(block)
+            if learned is not None:
+                return self._lay_out_learned(block, templates, learned)
+        block.watched = self.breakpoints.holds(block)
+        self._arena.emit(block, linear, single, keys)
+        if not single and not block.watched:
+            translation.enter(rip, block.address)
+        self._note_code(block)
+        self.translated += 1
+        return block
+
+    def _lay_out_learned(self, block: Block, templates: Templates, learned: tuple[int, Row]) -> Block:
+        """Lay out a block that has just been put among the templates."""
+        page, place = block.page, block.rip % PAGE
+        templates.stands((block.rip - place, page), learned[0], place)
+        granules = self._arena.lay_out_one(templates, block, learned, self._table(block.translation))
+        self._note_granules(page // PAGE, block, granules)
+        block.watched = self.breakpoints.holds(block)
         self.translated += 1
         return block
 

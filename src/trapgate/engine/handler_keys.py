@@ -5,7 +5,7 @@ from __future__ import annotations
 from trapgate.isa.decoded import Decoded
 
 #: Instructions whose flags a conditional jump behind them may take straight from their result.
-_FUSIBLE = frozenset(("cmp", "test", "and", "sub", "add", "or", "xor", "dec", "inc"))
+FUSIBLE = frozenset(("cmp", "test", "and", "sub", "add", "or", "xor", "dec", "inc"))
 
 
 def liveness(decoded: list[Decoded]) -> list[bool]:
@@ -34,6 +34,6 @@ def handler_keys(decoded: list[Decoded]) -> list[str]:
             keys.append(d.text if live or d.writes_memory else d.dead_text)
     if len(decoded) > 1 and decoded[-1].name == "jcc":
         before = decoded[-2]
-        if before.name in _FUSIBLE and not before.writes_memory:
+        if before.name in FUSIBLE and not before.writes_memory:
             keys[-2] = f"{keys[-2]}|{keys[-1]}"
     return keys

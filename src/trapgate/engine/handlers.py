@@ -23,6 +23,7 @@ from trapgate.engine.block_table import generate_link, generate_lookup
 from trapgate.engine.cold import ColdContext
 from trapgate.engine.compile import CodeFolder, Compiler, assemble
 from trapgate.engine.fixed import generate_exit, generate_page_check, generate_python_exit
+from trapgate.engine.native_decode import generate_decode
 from trapgate.engine.page_code import generate_lay_out
 from trapgate.isa.form import Form
 
@@ -34,7 +35,7 @@ RUNTIME = (
     "reset_fast", "protect", "nested_walk",
     "world_enter", "world_exchange", "world_run", "world_round_trip", "world_load", "world_accept", "world_save",
     "world_restore",
-    "translate_data", "translate_instruction", "lay_out",
+    "translate_data", "translate_instruction", "lay_out", "decode",
 )  # fmt: skip
 FIXED: Mapping[str, Callable[[str], str]] = {
     "python": generate_python_exit,
@@ -73,7 +74,7 @@ class HandlerStore:
         if code is None:
             self._progress("native helpers", 0, 1)
             functions, declarations = emit_runtime()
-            functions.append(generate_lay_out(declarations))
+            functions += [generate_lay_out(declarations), generate_decode(declarations)]
             functions += [generate("fixed_" + name) for name, generate in FIXED.items()]
             code = self._compiler.compile(assemble(functions, declarations))
             self.folder.write("runtime", code)

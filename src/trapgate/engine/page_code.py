@@ -35,13 +35,14 @@ ARGUMENTS = 20
 #: Words of a result.
 RESULT = 3
 
-#: An instruction of the pool, in bytes: handler, bytes 8 to 31 of its record, and these.
+#: An instruction of the pool, in bytes: handler, bytes 8 to 31 of its record, and these. KEY: number of the handler's
+#: key (engine/templates.py).
 POOL_SIZE = 64
-_RELATIVE, _IS_RELATIVE, _CYCLES, _LENGTH = 32, 40, 44, 48
+RELATIVE, IS_RELATIVE, CYCLES, LENGTH, KEY = 32, 40, 44, 48, 52
 #: A row, in bytes: where its code and its indices begin (u32 each), bytes and instructions (u16 each), cycles (u32),
 #: flags (u8), three bytes of nothing, and what a direct branch's target has over the block's end (u64).
 ROW_SIZE = 28
-_CODE, _INDICES, _BYTES, _INSTRUCTIONS, _ROW_CYCLES, _FLAGS, _TARGET = 0, 4, 8, 10, 12, 16, 20
+ROW_CODE, ROW_INDICES, ROW_BYTES, ROW_INSTRUCTIONS, ROW_CYCLES, ROW_FLAGS, ROW_TARGET = 0, 4, 8, 10, 12, 16, 20
 #: Flags of rows: its last instruction ends a block by itself; it is a direct branch.
 ENDS, HAS_TARGET = 1, 2
 
@@ -68,9 +69,9 @@ def generate_lay_out(declarations: set[str]) -> str:
         member = e.load(64, e.offset(pointer(MEMBERS), i << 3))
         place = member & 0xFFF
         row = e.offset(pointer(ROWS), (member >> 12) * ROW_SIZE)
-        length = e.load(16, e.offset(row, _BYTES), 1).zext(64)
+        length = e.load(16, e.offset(row, ROW_BYTES), 1).zext(64)
         loop.continue_if((place + length).ugt(4096))
-        code = e.offset(pointer(CODE), e.load(32, e.offset(row, _CODE), 1).zext(64))
+        code = e.offset(pointer(CODE), e.load(32, e.offset(row, ROW_CODE), 1).zext(64))
         loop.continue_if(_differ(e, e.offset(pointer(BYTES), place), code, length))
         header = out.get()
         rip = linear + place
@@ -122,8 +123,8 @@ def _lay_out_block(f: NativeFunction, word: _Word, pointer: _Word, row: Value, h
     nothing = e.constant(0, 64)
     write(here, 0, word(PAGE_CHECK), word(LINEAR), word(PHYSICAL), nothing)
     note(side, 0, SIDE_PAGE_CHECK)
-    instructions = e.load(16, e.offset(row, _INSTRUCTIONS), 1).zext(64)
-    indices = e.offset(pointer(INDICES), e.load(32, e.offset(row, _INDICES), 1).zext(64) << 2)
+    instructions = e.load(16, e.offset(row, ROW_INSTRUCTIONS), 1).zext(64)
+    indices = e.offset(pointer(INDICES), e.load(32, e.offset(row, ROW_INDICES), 1).zext(64) << 2)
     with e.loop() as loop:
         index = i.get()
         loop.break_if(index.eq(instructions))
@@ -132,21 +133,21 @@ def _lay_out_block(f: NativeFunction, word: _Word, pointer: _Word, row: Value, h
         for offset in range(0, record.LINK, 8):
             e.store(e.load(64, e.offset(known, offset)), e.offset(place, offset))
         plain = e.load(64, e.offset(known, record.LINK))
-        relative = rip.get() + e.load(64, e.offset(known, _RELATIVE))
-        is_relative = e.load(32, e.offset(known, _IS_RELATIVE)).ne(0)
+        relative = rip.get() + e.load(64, e.offset(known, RELATIVE))
+        is_relative = e.load(32, e.offset(known, IS_RELATIVE)).ne(0)
         e.store(is_relative.select(relative, plain), e.offset(place, record.LINK))
         note(e.offset(side, (index << 4) + SIDE_ENTRY), index, SIDE_INSTRUCTION)
-        rip.set(rip.get() + e.load(32, e.offset(known, _LENGTH)).zext(64))
-        cycles.set(cycles.get() + e.load(32, e.offset(known, _CYCLES)).zext(64))
+        rip.set(rip.get() + e.load(32, e.offset(known, LENGTH)).zext(64))
+        cycles.set(cycles.get() + e.load(32, e.offset(known, CYCLES)).zext(64))
         i.set(index + 1)
-    flags = e.load(8, e.offset(row, _FLAGS), 1)
+    flags = e.load(8, e.offset(row, ROW_FLAGS), 1)
     end = e.variable(header + (instructions << 5))
     with e.when((flags & ENDS).eq(0)):
         end.set(end.get() + record.RECORD_SIZE)
         write(e.pointer(end.get()), 0, word(END_OF_BLOCK), nothing, nothing, nothing)
     last = e.pointer(end.get())
-    cost = (e.load(32, e.offset(row, _ROW_CYCLES), 1).zext(64) << 32) + instructions
-    target = rip.get() + e.load(64, e.offset(row, _TARGET), 1)
+    cost = (e.load(32, e.offset(row, ROW_CYCLES), 1).zext(64) << 32) + instructions
+    target = rip.get() + e.load(64, e.offset(row, ROW_TARGET), 1)
     write(
         last, record.UNLINKED_TARGET, word(UNLINKED_TARGET), word(UNLINKED_NEXT), end.get() + record.UNLINKED_NEXT,
         rip.get(), cost, nothing, target, header,

@@ -11,20 +11,20 @@ blocks may be.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import mmap
 import struct
 from array import array
 from typing import NamedTuple
 
 from trapgate.engine import page_code
 from trapgate.engine.compile import CodeFolder
+from trapgate.engine.growing import Growing
 from trapgate.engine.handlers import HandlerStore
+from trapgate.engine.native_decoding import NativeDecoding
 from trapgate.isa.decoded import Decoded
 
 #: Of the files: part of their names.
-FORMAT = 3
+FORMAT = 4
 #: Bytes by which blocks are looked for.
 HEAD = 16
 #: Blocks that are kept for a mode; when there are more, the next run starts over.
@@ -35,10 +35,12 @@ MOST_NEW = 200_000
 MOST_MEMBERS = 1000
 #: So much that is new makes it worth writing the file.
 ENOUGH = 500
+#: The same of instructions that native code can decode.
+ENOUGH_PATTERNS = 50
 
-#: An instruction of the pool: handler (the number of a key in the file, its address in memory), bytes 8 to 31 of the
-#: record, what is added to rip, whether it is, cycles, bytes.
-_INSTRUCTION = struct.Struct("<Q24sQIII12x")
+#: An instruction of the pool: handler's address (in the file the number of its key), bytes 8 to 31 of the record, what
+#: is added to rip, whether it is, cycles, bytes, number of the key.
+_INSTRUCTION = struct.Struct("<Q24sQIIII8x")
 _ROW = struct.Struct("<IIHHIBxxxQ")
 _HEADER = struct.Struct("<8Q")
 _PARTS = 8
@@ -66,33 +68,6 @@ class _Page:
         self.added: list[int] = []
 
 
-class _Growing:
-    """Bytes that grow at a host address that stays."""
-
-    __slots__ = ("_memory", "address", "size", "view")
-
-    def __init__(self, room: int) -> None:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-        self._memory = mmap.mmap(-1, room, flags=flags)
-        self.view = memoryview(self._memory)
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-        self.size = 0
-
-    def has_room(self, blocks: int) -> bool:
-        """Whether there is room for so many blocks' parts."""
-        return self.size + page_code.POOL_SIZE * 64 * blocks <= len(self.view)
-
-    def append(self, data: bytes) -> None:
-        """Put `data` behind what is there."""
-        end = self.size + len(data)
-        self.view[self.size : end] = data
-        self.size = end
-
-    def content(self) -> bytes:
-        """All of it."""
-        return bytes(self.view[: self.size])
-
-
 class Templates:
     """The blocks of one decode mode: those of earlier runs, and those that this run adds."""
 
@@ -100,12 +75,10 @@ class Templates:
         self._folder, self._handlers, self._name = folder, handlers, f"decoded-{FORMAT}-{mode}"
         self._keys: dict[str, int] = {}
         self._addresses: list[int] = []
-        #: Numbers of keys, of the pool's instructions.
-        self._pool_keys = array("I")
         # Room that hardly any guest fills (there are five instructions to a block); what is not used takes no memory.
         rows = MOST_BLOCKS + MOST_NEW
-        self._pool, self._indices = _Growing(rows * 5 * _INSTRUCTION.size), _Growing(rows * 16 * 4)
-        self._rows, self._code, self._heads = _Growing(rows * _ROW.size), _Growing(rows * 64), _Growing(rows * HEAD)
+        self._pool, self._indices = Growing(rows * 5 * _INSTRUCTION.size), Growing(rows * 16 * 4)
+        self._rows, self._code, self._heads = Growing(rows * _ROW.size), Growing(rows * 64), Growing(rows * HEAD)
         #: Host addresses of what native code looks at.
         self.pool, self.indices, self.rows, self.code = (
             part.address for part in (self._pool, self._indices, self._rows, self._code)
@@ -123,6 +96,9 @@ class Templates:
         self._news = self._blocks_left = 0
         #: Blocks found here in this run.
         self.used = 0
+        self._decoding = NativeDecoding(handlers)
+        self._patterns_name = f"patterns-{FORMAT}-{mode}"
+        self._has_patterns = False
 
     # -- reading
 
@@ -150,7 +126,6 @@ class Templates:
         ):
             part.append(data)
         words = memoryview(parts[1]).cast("Q")[:: _INSTRUCTION.size // 8].tolist()
-        self._pool_keys = array("I", words)
         addresses = array("Q", [self._addresses[number] for number in words])
         self._pool.view.cast("Q")[: self._pool.size // 8 : _INSTRUCTION.size // 8] = memoryview(addresses)
         heads = parts[4]
@@ -218,14 +193,16 @@ class Templates:
             return None
         if not last.ends_block and (len(decoded) < 64 or length == len(code)):
             return None
-        if not self._blocks_left:
-            self._blocks_left = self._look_for_room()
-            if not self._blocks_left:
-                return None
+        if not self._has_room():
+            return None
         self._blocks_left -= 1
         numbers = [d.numbers.get(key, -1) for d, key in zip(decoded, keys, strict=True)]
         if -1 in numbers:
-            numbers = [self._number(d, key) for d, key in zip(decoded, keys, strict=True)]
+            end = 0
+            for i, (d, key) in enumerate(zip(decoded, keys, strict=True)):
+                end += d.length
+                if numbers[i] < 0:
+                    numbers[i] = d.numbers[key] = self._add(d, code[end - d.length : end], key)
         flags, target = page_code.ENDS if last.ends_block else 0, 0
         if last.target is not None:
             flags |= page_code.HAS_TARGET
@@ -235,39 +212,70 @@ class Templates:
         self._rows.append(_ROW.pack(self._code.size, place, length, len(numbers), cycles, flags, target))
         self._indices.append(array("I", numbers).tobytes())
         self._code.append(own)
-        head = code[:HEAD]
+        row, head = self.row_count, code[:HEAD]
         self._heads.append(head)
+        self._note_head(head)
+        return row, Row(own, len(numbers), cycles, last.ends_block, None if last.target is None else target)
+
+    def _has_room(self) -> bool:
+        """Whether there is room for another block."""
+        if not self._blocks_left:
+            parts = (self._pool, self._indices, self._rows, self._code, self._heads)
+            rooms = (count for count in (256, 1) if all(part.has_room(count) for part in parts))
+            self._blocks_left = next(rooms, 0)
+        return self._blocks_left > 0
+
+    def _add(self, d: Decoded, code: bytes, key: str) -> int:
+        """Put an instruction with these bytes and the handler of a key into the pool; its number."""
+        number, relative = self._number(key), d.relative
+        address = self._addresses[number]
+        self._pool.append(
+            _INSTRUCTION.pack(address, d.body, relative or 0, relative is not None, d.cycles, d.length, number)
+        )
+        self._decoding.patterns.learn(d, code, key, number, address)
+        return self._pool.size // _INSTRUCTION.size - 1
+
+    def _number(self, key: str) -> int:
+        """The number of a handler's key."""
+        number = self._keys.get(key)
+        if number is None:
+            number = self._keys[key] = len(self._keys)
+            self._addresses.append(self._handlers.address(key))
+        return number
+
+    def decode(self, page: int, place: int) -> tuple[int, Row] | None:
+        """As `learn`, of the block at a place of the page with the host address `page`, which native code decodes if it
+        knows all of its instructions."""
+        if not self._has_room():
+            return None
+        if not self._has_patterns:
+            self._has_patterns = True
+            self._load_patterns()
+        parts = (self._pool, self._indices, self._rows, self._code, self._heads)
+        if not self._decoding.decode(page, place, parts):
+            return None
+        self._blocks_left -= 1
+        row = self.row_count
+        self._note_head(bytes(self._heads.view[row * HEAD : (row + 1) * HEAD]))
+        return row, self.row(row)
+
+    def _load_patterns(self) -> None:
+        """Take what earlier runs have learned of instructions."""
+        data = self._folder.read(self._patterns_name)
+        if data:
+            size = struct.unpack_from("<I", data)[0]
+            names, _ = json.loads(data[16 : 16 + size])
+            self._handlers.build(name for name in names if not self._handlers.has(name))
+            self._decoding.patterns.load(data, self._number, lambda key: self._addresses[self._number(key)])
+
+    def _note_head(self, head: bytes) -> None:
+        """There is one row more, whose block begins so."""
         row = self.row_count
         self.row_count += 1
         known = self._by_head.setdefault(head, row)
         if known != row:
             self._same_head.setdefault(head, []).append(row)
         self._news += 1
-        return row, Row(own, len(numbers), cycles, last.ends_block, None if last.target is None else target)
-
-    def _look_for_room(self) -> int:
-        """For how many more blocks there is room."""
-        parts = (self._pool, self._indices, self._rows, self._code, self._heads)
-        return next((count for count in (256, 1) if all(part.has_room(count) for part in parts)), 0)
-
-    def _number(self, d: Decoded, key: str) -> int:
-        """The number of an instruction with a handler in the pool, where it is put if it is not there."""
-        number = d.numbers.get(key)
-        if number is None:
-            number = d.numbers[key] = self._add(d, key)
-        return number
-
-    def _add(self, d: Decoded, key: str) -> int:
-        number = self._keys.get(key)
-        if number is None:
-            number = self._keys[key] = len(self._keys)
-            self._addresses.append(self._handlers.address(key))
-        relative = d.relative
-        self._pool.append(
-            _INSTRUCTION.pack(self._addresses[number], d.body, relative or 0, relative is not None, d.cycles, d.length)
-        )
-        self._pool_keys.append(number)
-        return len(self._pool_keys) - 1
 
     def laid_out(self, page: tuple[int, int], group: int) -> None:
         """A group has been laid out on a page (linear and physical address)."""
@@ -282,6 +290,9 @@ class Templates:
 
     def save(self) -> None:
         """Write what is new, with what was there, if it is enough."""
+        if self._decoding.patterns.news >= ENOUGH_PATTERNS:
+            self._folder.write(self._patterns_name, self._decoding.patterns.content(list(self._keys)))
+            self._decoding.patterns.news = 0
         if self._news < ENOUGH:
             return
         parts = self._parts() or [b""] * _PARTS
@@ -291,8 +302,8 @@ class Templates:
             self._folder.write(self._name, b"")  # too many: the next run starts over
             return
         pool = bytearray(self._pool.content())
-        words = memoryview(pool).cast("Q")
-        words[:: _INSTRUCTION.size // 8] = memoryview(array("Q", self._pool_keys))
+        keys = memoryview(pool).cast("I")[page_code.KEY // 4 :: _INSTRUCTION.size // 4].tolist()
+        memoryview(pool).cast("Q")[:: _INSTRUCTION.size // 8] = memoryview(array("Q", keys))
         members, groups = self._new_groups()
         names = json.dumps(list(self._keys)).encode()
         middle = (part.content() for part in (self._indices, self._rows, self._heads, self._code))

@@ -21,7 +21,7 @@ class Decoded:
 
     __slots__ = (
         "body", "cycles", "dead_text", "ends_block", "flags_killed", "flags_read", "form", "instruction", "length",
-        "may_fault", "name", "numbers", "python", "records", "relative", "target", "target_mask", "text",
+        "may_fault", "name", "numbers", "patterned", "python", "records", "relative", "target", "target_mask", "text",
         "writes_memory",
     )  # fmt: skip
 
@@ -42,6 +42,8 @@ class Decoded:
         self.records: dict[str, bytes] = {}
         #: For the engine: its number among the instructions that are kept (engine/templates.py), by the same key.
         self.numbers: dict[str, int] = {}
+        #: For the engine: the handlers' keys with which its pattern is known; all of one pattern share it.
+        self.patterned: set[str] = set()
         #: The 64-bit field is rip plus this (rip-relative operands), or None.
         self.relative: int | None = None
         #: A direct branch goes to (rip + target) & target_mask, or None.

@@ -40,6 +40,7 @@ class Pattern(NamedTuple):
             d.target_mask = example.target_mask
             d.target = (instruction.near_branch_target - instruction.ip) & d.target_mask
         d.form, d.text, d.dead_text = example.form, example.text, example.dead_text
+        d.patterned = example.patterned
         d.ends_block, d.may_fault, d.writes_memory = example.ends_block, example.may_fault, example.writes_memory
         d.flags_read, d.flags_killed = example.flags_read, example.flags_killed
         return d
