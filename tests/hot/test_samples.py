@@ -17,7 +17,7 @@ from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.hot import samples as samples_module
 from trapgate.engine.hot import tier as tier_module
 from trapgate.engine.hot.samples import Samples
-from trapgate.engine.hot.shape import Former
+from trapgate.engine.hot.shape import Former, Shape
 from trapgate.engine.hot.tier import HotTier
 
 LOOP = assemble(
@@ -48,9 +48,9 @@ def test_earlier_runs_count(handlers: HandlerStore, tmp_path: Path, monkeypatch:
     for earlier in (0, 2, 4):
         g, _, block = _guest(handlers, folder)
         samples = Samples(g.processor.blocks, folder)
-        assert samples.of(block) == earlier
-        assert samples.add(block) == (earlier + 1, True)
-        assert samples.add(block) == (earlier + 2, False)
+        assert samples.total(block) == earlier
+        assert [samples.add(block), samples.add(block)] == [1, 2]
+        assert (samples.own(block), samples.total(block)) == (2, earlier + 2)
         samples.save()
         samples.save()
     others = Guest(handlers, hot="off").enter_protected().load(LOOP), Guest(handlers, hot="off").enter_long().load(LOOP)
@@ -58,7 +58,7 @@ def test_earlier_runs_count(handlers: HandlerStore, tmp_path: Path, monkeypatch:
     for g in others:
         g.set(rax=0).run_to_halt()
         other = next(b for b in g.processor.blocks.valid_blocks() if b.rip == LOOP["body"])
-        assert Samples(g.processor.blocks, folder).of(other) == 0
+        assert Samples(g.processor.blocks, folder).total(other) == 0
 
 
 def test_a_run_with_few_samples_writes_nothing(handlers: HandlerStore, tmp_path: Path) -> None:
@@ -69,12 +69,14 @@ def test_a_run_with_few_samples_writes_nothing(handlers: HandlerStore, tmp_path:
     assert not folder.names()
 
 
-@pytest.mark.parametrize("damage", [b"", b"three", struct.pack("<8sI", b"no block", 5) + b"?"])
+@pytest.mark.parametrize("damage", [b"", b"three", struct.pack("<8sII", b"no block", 5, 2) + b"?"])
 def test_a_file_that_is_none_counts_nothing(handlers: HandlerStore, tmp_path: Path, damage: bytes) -> None:
     folder = CodeFolder(tmp_path)
     folder.write(f"samples-{samples_module.FORMAT}", damage)
     g, _, block = _guest(handlers, folder)
-    assert Samples(g.processor.blocks, folder).add(block) == (1, True)
+    samples = Samples(g.processor.blocks, folder)
+    samples.add(block)
+    assert samples.total(block) == 1
 
 
 def test_the_file_keeps_those_with_the_most(
@@ -90,7 +92,7 @@ def test_the_file_keeps_those_with_the_most(
         samples.add(one)
     samples.save()
     again = Samples(g.processor.blocks, folder)
-    assert (again.of(block), again.of(other)) == (2, 0)
+    assert (again.total(block), again.total(other)) == (2, 0)
 
 
 def test_runs_that_are_too_short_each_have_their_region_after_some(
@@ -125,6 +127,44 @@ def test_runs_that_are_too_short_each_have_their_region_after_some(
     g.processor.halted = False
     g.set(rax=0, rip=CODE).run_to_halt()
     assert g["rax"] == 5050
+
+
+def test_what_only_earlier_runs_make_worth_it_is_made_little_by_little(
+    handlers: HandlerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that has spent its share leaves the region to the next one, which considers it at once."""
+    monkeypatch.setattr(samples_module, "ENOUGH", 1)
+    monkeypatch.setattr(tier_module, "SAMPLES_PER_INSTRUCTION", 4 / 3)
+    folder = CodeFolder(tmp_path)
+    for number in range(1, 8):
+        _, tier, block = _guest(handlers, folder)
+        tier._spent = 1 if number < 7 else 0
+        tier.sample(block)
+        assert tier._waiting == (number == 7)
+        tier.save()
+
+
+def test_what_was_put_off_is_not_formed_again_in_the_next_run(
+    handlers: HandlerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is considered with 2, 4, 8 and 16 samples, whichever runs they are of."""
+    monkeypatch.setattr(samples_module, "ENOUGH", 1)
+    monkeypatch.setattr(tier_module, "SAMPLES_PER_INSTRUCTION", 1000)
+    folder, seeds = CodeFolder(tmp_path), []
+    right = Former.form
+
+    def form(self: Former, seed: Block) -> Shape | None:
+        seeds.append(seed)
+        return right(self, seed)
+
+    monkeypatch.setattr(Former, "form", form)
+    formed = []
+    for _ in range(17):
+        _, tier, block = _guest(handlers, folder)
+        tier.sample(block)
+        tier.save()
+        formed.append(len(seeds))
+    assert formed == [0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4]
 
 
 def test_what_leaves_native_code_again_and_again_is_sampled_as_often(

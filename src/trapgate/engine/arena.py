@@ -8,6 +8,7 @@ import mmap
 import struct
 from array import array
 from bisect import bisect_right
+from collections.abc import Callable
 
 from trapgate.cpu.native_delivery import SIDE_INSTRUCTION, SIDE_PAGE_CHECK
 from trapgate.cpu.svm.intercepts import SIMPLE_EXITS
@@ -39,7 +40,6 @@ class Arena:
         # Beside the records: what the delivery of faults must know of each (cpu/native_delivery.py).
         self._side = mmap.mmap(-1, size // 2)
         self.side_base = ctypes.addressof(ctypes.c_char.from_buffer(self._side))
-        self._used = 0
         self._starts: list[int] = []
         self._blocks: list[Block | LaidPage] = []
         #: Instructions that Python carries out, by their number in the record.
@@ -61,23 +61,36 @@ class Arena:
             (page_code.UNLINKED_NEXT, fixed["unlinked_next"]), (page_code.END_OF_BLOCK, handlers.address(_END)),
         ):  # fmt: skip
             self._arguments[number] = value
+        #: Host address of the arguments.
+        self.laying = self._arguments_address
+        self._arguments[page_code.LIMIT] = self.base + size - _LONGEST
+        self.clear()
+        #: Called before blocks are looked at that native code has laid out by itself.
+        self.take_in: Callable[[], None] = lambda: None
+
+    @property
+    def end(self) -> int:
+        """The host address behind the last block."""
+        return self._arguments[page_code.OUT]
 
     @property
     def is_full(self) -> bool:
         """Whether there may be no room for another block."""
-        return self._used + _LONGEST >= self._size
+        return self.end >= self._arguments[page_code.LIMIT]
 
     def clear(self) -> None:
         """Forget all blocks."""
         self._starts.clear()
         self._blocks.clear()
         self.sites.clear()
-        self._used = 0
+        self._known = self._arguments[page_code.OUT] = self.base
 
     # -- blocks
 
     def block_at(self, uop: int) -> Block:
         """The block that a record (host address) belongs to."""
+        if uop >= self._known:
+            self.take_in()
         number = bisect_right(self._starts, uop) - 1
         block = self._blocks[number]
         if type(block) is LaidPage:
@@ -102,7 +115,7 @@ class Arena:
         decoded = block.decoded
         handlers, fixed = self._handlers, self._fixed
         mode = block.translation.mode
-        address = self.base + self._used
+        address = self.end
         page_linear = linear & ~(PAGE - 1)
         parts = [self._header, struct.pack("<QQQ", page_linear, block.page, 0)]
         count = 1
@@ -171,12 +184,12 @@ class Arena:
             )
         )
         data = b"".join(parts)
-        used = self._used
+        used = address - self.base
         self._view[used : used + len(data)] = data
         _side_entries(len(side) // 4).pack_into(self._side, used >> 1, *side)
         if block.target is not None:
             self.words[(end + record.LINK - self.base) >> 3] = end + record.UNLINKED_TARGET
-        self._used = used + (len(data) + 15 & ~15)
+        self._known = self._arguments[page_code.OUT] = address + (len(data) + 15 & ~15)
         self._starts.append(address)
         self._blocks.append(block)
 
@@ -196,11 +209,19 @@ class Arena:
             rows = [self._one_member[0]] * laid
         else:
             rows = [templates.member(members, index) for index in results[1::3]]
+        laid_page = self.adopt(translation, where, number, addresses, rows, granules, self.end)
+        return laid_page, laid_page.covered
+
+    def adopt(
+        self, translation: Translation, where: tuple[int, int], group: int | None, addresses: list[int],
+        members: list[int], granules: list[int], end: int,
+    ) -> LaidPage:  # fmt: skip
+        """Take in blocks of a page that native code has laid out one after the other, up to `end`."""
         self._starts += addresses
-        addresses.append(self._arguments[page_code.OUT])
-        made = LaidPage(translation, *where, number, len(self._blocks), addresses, rows, granules)
-        self._blocks += [made] * laid
-        return made, made.covered
+        laid = LaidPage(translation, *where, group, len(self._blocks), [*addresses, end], members, granules)
+        self._blocks += [laid] * len(addresses)
+        self._known = end
+        return laid
 
     def one_member(self, row: int, place: int) -> tuple[int, int]:
         """A group of one: a row at a place of a page."""
@@ -223,14 +244,12 @@ class Arena:
         """Have native code lay out members of a group; their blocks are in the results."""
         linear, page = where
         a = self._arguments
-        a[page_code.OUT] = self.base + self._used
-        a[page_code.LIMIT] = self.base + self._size - _LONGEST
         a[page_code.BYTES], a[page_code.LINEAR], a[page_code.PHYSICAL] = self._ram + page, linear, page
         a[page_code.POOL], a[page_code.INDICES] = templates.pool, templates.indices
         a[page_code.ROWS], a[page_code.CODE] = templates.rows, templates.code
         a[page_code.MEMBERS], a[page_code.COUNT], a[page_code.TABLE] = members, count, table
         self._native_lay_out(0, self._arguments_address)
-        self._used = a[page_code.OUT] - self.base
+        self._known = a[page_code.OUT]
 
 
 @functools.cache

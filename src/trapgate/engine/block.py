@@ -130,6 +130,7 @@ class Translation:
         self.jump_cache = ctypes.addressof(ctypes.c_char.from_buffer(self._cache))
         #: The same where native code finds blocks by itself, else 0.
         self.table = self.jump_cache if has_table else 0
+        self._decoding = self._number = 0
         self.clear_jump_cache()
 
     def clear_jump_cache(self) -> None:
@@ -138,6 +139,13 @@ class Translation:
         self._cache_words[0] = 1
         if self._has_table:
             self._cache_words[layout.JUMP_CACHE_SIZE >> 3] = block_table.BUCKETS - 1
+            self.decode_natively(self._decoding, self._number)
+
+    def decode_natively(self, arguments: int, number: int) -> None:
+        """Let native code decode blocks with arguments at a host address (0: no more); it calls this one `number`."""
+        if self._has_table:
+            self._cache_words[block_table.DECODING >> 3] = self._decoding = arguments
+            self._cache_words[block_table.NUMBER >> 3] = self._number = number
 
     def remember(self, rip: int, address: int) -> None:
         """An indirect branch to `rip` finds the block whose header is at `address`."""

@@ -10,6 +10,8 @@ finds out, as for links and the jump cache.
 | offset | behind the jump cache |
 |---|---|
 | 0 | number of buckets less one; 0: there is no table, Python finds everything |
+| 8 | host address of the arguments with which native code decodes (engine/native_translate.py); 0: Python decodes |
+| 16 | number of the mode's translation |
 | 64 | buckets of four entries of 16 bytes: rip, address of the header (0: free) |
 
 The log tells Python which links were made and where indirect branches went, as pairs of words: the address of a link's
@@ -31,6 +33,8 @@ BUCKET = WAYS * ENTRY
 #: Buckets of a mode's table: two for each block of a Debian boot.
 BUCKETS = 1 << 16
 FIRST_BUCKET = layout.JUMP_CACHE_SIZE + 64
+#: What stands between them.
+DECODING, NUMBER = layout.JUMP_CACHE_SIZE + 8, layout.JUMP_CACHE_SIZE + 16
 #: Bytes of jump cache and table together.
 SIZE = FIRST_BUCKET + BUCKETS * BUCKET
 
@@ -114,7 +118,7 @@ class _Handler:
         return self.emit.load(64, self.emit.offset(self.state, offset))
 
     def find(self, rip: Value) -> Value:
-        """The header (i64) of the block at `rip`; leaves to Python where there is none."""
+        """The header (i64) of the block at `rip`, which is decoded if need be; leaves to Python where there is none."""
         e = self.emit
         cache = e.pointer(self.field(layout.JUMP_CACHE))
         mask = e.load(64, e.offset(cache, layout.JUMP_CACHE_SIZE))
@@ -124,8 +128,11 @@ class _Handler:
         for way in range(WAYS):
             entry = e.offset(first, way * ENTRY)
             found = e.load(64, entry).eq(rip).select(e.load(64, e.offset(entry, 8)), found)
-        self.unless(found.ne(0))
-        return found
+        header = e.variable(found)
+        with e.when(found.eq(0)):
+            header.set(e.call("@translate", "i64", [self.state, rip]))
+        self.unless(header.get().ne(0))
+        return header.get()
 
     def log(self, what: Value, where: Value) -> None:
         """Note an entry; leaves to Python where the log is full."""

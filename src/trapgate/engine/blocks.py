@@ -6,10 +6,12 @@ instruction crosses into the next). It is found again by exactly these.
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 from collections.abc import Callable
 
 from trapgate.cpu.mode import Mode
-from trapgate.engine import record
+from trapgate.engine import native_translate, record
 from trapgate.engine.arena import Arena
 from trapgate.engine.block import MAX_INSTRUCTIONS, Block, Translation
 from trapgate.engine.breakpoints import Breakpoints
@@ -24,6 +26,8 @@ from trapgate.machine.memory import GRANULE, PAGE, PhysicalMemory
 
 #: Writes to the code of a page with which it is still taken for code that stays. Kernels change theirs a few times.
 MOST_WRITES = 200
+# Words of what native code decodes with.
+_LOGGED, _LOG = native_translate.USED >> 3, native_translate.LOG >> 3
 #: Blocks of a page, and which of its granules they cover.
 _Covering = tuple[Block | LaidPage, int]
 
@@ -40,7 +44,13 @@ class BlockStore:
         self.block_at = arena.block_at
         #: Host address of the log of native code (engine/block_table.py).
         self.log = links.log
-        self.link, self.read_log = links.link, links.read_log
+        self.link = links.link
+        self._area = links.area
+        self._changing = mmap.mmap(-1, memory.page_count)
+        self._area[native_translate.LAYING >> 3] = arena.laying
+        self._area[native_translate.CHANGING >> 3] = ctypes.addressof(ctypes.c_char.from_buffer(self._changing))
+        self._area[native_translate.ENABLED >> 3] = 1
+        arena.take_in = self._take_in
         self.note_indirect, self.targets_of = links.note_indirect, links.targets_of
         #: Keys of handlers that are known to be there.
         self._built: set[str] = set()
@@ -49,8 +59,8 @@ class BlockStore:
         self._by_page: dict[int, list[_Covering]] = {}
         self._translations: list[Translation] = []
         self.breakpoints = Breakpoints(self)
-        #: Blocks decoded, and blocks dropped because their code was written to.
-        self.translated = 0
+        self._translated = 0
+        #: Blocks dropped because their code was written to.
         self.dropped = 0
         #: Changes when everything is dropped at once.
         self.generation = 0
@@ -60,6 +70,8 @@ class BlockStore:
         self.on_gone: Callable[[Block], None] = lambda block: None
         self.on_all_gone: Callable[[], None] = lambda: None
         self._templates: dict[str, Templates] = {}
+        #: Translations whose blocks native code may decode, by their numbers.
+        self._natively: list[Translation] = []
 
     def translation(self, mode: Mode, decoder: Decoder) -> Translation:
         """A new place for blocks of a mode."""
@@ -71,6 +83,8 @@ class BlockStore:
             if name not in self._templates:
                 self._templates[name] = Templates(self._handlers.folder, self._handlers, name)
             translation.templates = self._templates[name]
+            self._natively.append(translation)
+            translation.decode_natively(translation.templates.decoding, len(self._natively) - 1)
         return translation
 
     #: Whether native code finds blocks by itself; where it does not, Python sees every link that is made.
@@ -80,6 +94,7 @@ class BlockStore:
 
     def save_templates(self) -> None:
         """Keep what was decoded for later runs."""
+        self._take_in()
         for templates in self._templates.values():
             templates.save()
 
@@ -87,6 +102,8 @@ class BlockStore:
 
     def find(self, translation: Translation, rip: int, page: int, single: bool = False) -> Block:
         """The block at `rip`, decoded from guest-physical `page`; decodes it when it is not there."""
+        if self._area[_LOGGED]:
+            self._take_in()
         blocks = translation.single if single else translation.blocks
         block = blocks.get((rip, page))
         if block is None and not single:
@@ -103,6 +120,56 @@ class BlockStore:
             if block is not None:
                 return block
         return None
+
+    # -- what native code does by itself
+
+    @property
+    def translated(self) -> int:
+        """Blocks decoded."""
+        self._take_in()
+        return self._translated
+
+    def allow_native_decoding(self, allowed: bool) -> None:
+        """Whether native code may decode blocks that Python does not see first."""
+        self._area[native_translate.ENABLED >> 3] = int(allowed)
+
+    def read_log(self) -> None:
+        """Take note of what native code has done by itself: blocks, links."""
+        self._take_in()
+        self._links.read_log()
+
+    def _take_in(self) -> None:
+        """Take in the blocks that native code has decoded and laid out by itself (engine/native_translate.py)."""
+        area = self._area
+        logged = area[_LOGGED] >> 3
+        if not logged:
+            return
+        area[_LOGGED] = 0
+        log = area[_LOG : _LOG + logged].tolist()
+        size = native_translate.ENTRY_WORDS
+        headers, pages = log[::size], list(zip(log[5::size], log[2::size], log[3::size], strict=True))
+        ends = [*headers[1:], self._arena.end]
+        first, count = 0, len(pages)
+        for number in {number for number, _, _ in pages}:
+            templates = self._natively[number].templates
+            assert templates is not None
+            templates.take_in()
+        while first < count:
+            place, last = pages[first], first + 1
+            while last < count and pages[last] == place:
+                last += 1
+            part = slice(first * size, last * size)
+            translation, where = self._natively[place[0]], place[1:]
+            templates, members = translation.templates, log[part][1::size]
+            assert templates is not None
+            for member in members:
+                templates.stands(where, member >> 12, member & 0xFFF)
+            granules = log[part][4::size]
+            laid = self._arena.adopt(translation, where, None, headers[first:last], members, granules, ends[last - 1])
+            translation.pages.setdefault(where, []).append(laid)
+            self._note_granules(where[1] // PAGE, laid, laid.covered)
+            self._translated += last - first
+            first = last
 
     # -- building
 
@@ -160,7 +227,7 @@ class BlockStore:
         if not single and not block.watched:
             translation.enter(rip, block.address)
         self._note_code(block)
-        self.translated += 1
+        self._translated += 1
         return block
 
     def _lay_out_learned(self, block: Block, templates: Templates, learned: tuple[int, Row]) -> Block:
@@ -170,7 +237,7 @@ class BlockStore:
         granules = self._arena.lay_out_one(templates, block, learned, self._table(block.translation))
         self._note_granules(page // PAGE, block, granules)
         block.watched = self.breakpoints.holds(block)
-        self.translated += 1
+        self._translated += 1
         return block
 
     def _lay_out(
@@ -192,7 +259,7 @@ class BlockStore:
         if wanted is group:
             translation.pages.setdefault(where, []).append(laid)
         self._note_granules(page // PAGE, laid, granules)
-        self.translated += laid.count
+        self._translated += laid.count
         templates.used += laid.count
         block = laid.at(place)
         if block is not None:
@@ -302,6 +369,7 @@ class BlockStore:
 
     def valid_blocks(self) -> list[Block]:
         """All blocks that can be found."""
+        self._take_in()
         return [block for block in self._arena.all_blocks() if block.valid]
 
     def isolate(self, block: Block) -> None:
@@ -322,7 +390,9 @@ class BlockStore:
             mask = (1 << (last + 1)) - (1 << first)
             if not self._memory.code_map[page] & mask:
                 continue
-            self._writes[page] = self._writes.get(page, 0) + 1
+            writes = self._writes[page] = self._writes.get(page, 0) + 1
+            if writes > MOST_WRITES:
+                self._changing[page] = 1
             remaining: list[_Covering] = []
             kept = 0
             for entry in self._by_page.pop(page, []):
@@ -406,9 +476,11 @@ class BlockStore:
         for translation in self._translations:
             translation.forgotten = True
         self._translations.clear()
+        self._natively.clear()
 
     def drop_all(self) -> None:
         """Start over with an empty arena. Native code must not be running."""
+        self._take_in()
         for page in self._by_page:
             self._memory.code_map[page] = 0
         self._by_page.clear()

@@ -24,6 +24,7 @@ class Breakpoints:
     def set(self, addresses: Iterable[int]) -> None:
         """Make `addresses` (linear) the breakpoints. Native code must not be inside a block that one of them hits."""
         self.addresses = frozenset(addresses)
+        self._store.allow_native_decoding(not self.addresses)
         for block in self._store.valid_blocks():
             watched = self.holds(block)
             if watched and not block.watched:

@@ -34,7 +34,8 @@ _GENERATING = (
     "cpu/tlb.py", "cpu/lookup.py", "cpu/flush.py", "cpu/walk_cache.py", "cpu/walk.py",
     "cpu/walk_memory.py", "cpu/access.py", "cpu/native_delivery.py", "cpu/svm/world_switch.py",
     "engine/block_table.py", "engine/cold.py", "engine/fixed.py", "engine/operands.py", "engine/record.py",
-    "engine/page_code.py", "engine/native_decode.py", "engine/patterns.py", "engine/compile.py", "engine/handlers.py",
+    "engine/page_code.py", "engine/native_decode.py", "engine/native_translate.py", "engine/patterns.py",
+    "engine/compile.py", "engine/handlers.py",
 )  # fmt: skip
 
 

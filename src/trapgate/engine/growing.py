@@ -5,24 +5,24 @@ from __future__ import annotations
 import ctypes
 import mmap
 
-from trapgate.engine import page_code
-
 
 class Growing:
-    """Bytes that grow at a host address that stays."""
+    """Bytes that grow at a host address that stays: at most `for_one` for each block, and usually far less."""
 
-    __slots__ = ("_memory", "address", "size", "view")
+    __slots__ = ("_for_one", "_memory", "address", "size", "view")
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, for_one: int) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
         self._memory = mmap.mmap(-1, room, flags=flags)
         self.view = memoryview(self._memory)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self.size = 0
+        self._for_one = for_one
 
-    def has_room(self, blocks: int) -> bool:
-        """Whether there is room for so many blocks' parts."""
-        return self.size + page_code.POOL_SIZE * 64 * blocks <= len(self.view)
+    @property
+    def room(self) -> int:
+        """For how many more blocks there is room for certain."""
+        return (len(self.view) - self.size) // self._for_one
 
     def append(self, data: bytes) -> None:
         """Put `data` behind what is there."""

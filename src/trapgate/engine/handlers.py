@@ -24,6 +24,7 @@ from trapgate.engine.cold import ColdContext
 from trapgate.engine.compile import CodeFolder, Compiler, assemble
 from trapgate.engine.fixed import generate_exit, generate_page_check, generate_python_exit
 from trapgate.engine.native_decode import generate_decode
+from trapgate.engine.native_translate import generate_translate
 from trapgate.engine.page_code import generate_lay_out
 from trapgate.isa.form import Form
 
@@ -74,7 +75,11 @@ class HandlerStore:
         if code is None:
             self._progress("native helpers", 0, 1)
             functions, declarations = emit_runtime()
-            functions += [generate_lay_out(declarations), generate_decode(declarations)]
+            functions += [
+                generate_lay_out(declarations),
+                generate_decode(declarations),
+                generate_translate(declarations),
+            ]
             functions += [generate("fixed_" + name) for name, generate in FIXED.items()]
             code = self._compiler.compile(assemble(functions, declarations))
             self.folder.write("runtime", code)

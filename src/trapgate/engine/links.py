@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 
-from trapgate.engine import record
+from trapgate.engine import native_translate, record
 from trapgate.engine.arena import Arena
 from trapgate.engine.block import Block
 from trapgate.engine.block_table import INDIRECT, KIND_MASK, LOG_SIZE, LOG_START, TARGET
@@ -22,9 +22,11 @@ class Links:
         self._arena = arena
         #: Link fields by the record that they lead to: (host address of the field, what to put there when that goes).
         self._incoming: dict[int, list[tuple[int, int]]] = {}
-        self._log = mmap.mmap(-1, LOG_SIZE + LOG_START)
+        self._log = mmap.mmap(-1, LOG_SIZE + LOG_START + native_translate.AREA_SIZE)
         self._log_words = memoryview(self._log).cast("Q")
         self._log_words[0] = LOG_START
+        #: What native code needs to decode blocks (engine/native_translate.py), as words.
+        self.area = self._log_words[LOG_SIZE + LOG_START >> 3 :]
         #: Headers that indirect branches have led to, by the branch's record.
         self._went: dict[int, list[int]] = {}
         #: Host address of the log of native code (engine/block_table.py).

@@ -15,20 +15,21 @@ from trapgate.isa.ir import Value, Variable
 #: content. PLACE: where on it the block begins. TABLE, PAIRS, KINDS: engine/patterns.py. POOL, INDICES, ROWS, CODE,
 #: HEADS: of the templates; the _COUNT and _SIZE behind them (instructions, indices, rows, bytes) grow. POOL_INDEX: the
 #: pool's hash table, of POOL_INDEX_SIZE numbers (u32, from 1 on); INDEXED: how many instructions of the pool it has.
-#: SCRATCH: MOST times SCRATCH_SIZE bytes.
+#: SCRATCH: MOST times SCRATCH_SIZE bytes. HEAD_INDEX, HEADS_INDEXED: the same for the heads of rows. ROW_LIMIT: rows
+#: for which there is room. NEW_HEAD: not 0 where a block is to be decoded only if no row has its head.
 (
     BYTES, PLACE, TABLE, PAIRS, KINDS, POOL, POOL_COUNT, INDICES, INDEX_COUNT, ROWS, ROW_COUNT, CODE, CODE_SIZE, HEADS,
-    POOL_INDEX, INDEXED, SCRATCH,
-) = range(17)  # fmt: skip
-ARGUMENTS = 17
+    POOL_INDEX, INDEXED, SCRATCH, HEAD_INDEX, HEADS_INDEXED, ROW_LIMIT, NEW_HEAD,
+) = range(21)  # fmt: skip
+ARGUMENTS = 21
 #: Instructions of a block at most (engine/block.py).
 MOST = 64
 #: An instruction, in bytes: its pattern, displacement and immediate, 64-bit immediate, what is relative to rip, the
 #: branch's target, length; handler, numbers of its key and of its text.
 SCRATCH_SIZE = 72
 _PATTERN, _CONSTANTS, _WIDE, _RELATIVE, _TARGET, _LENGTH, _HANDLER, _KEY, _TEXT = range(0, 72, 8)
-#: Places of the hash table of the pool.
-POOL_INDEX_SIZE = 1 << 20
+#: Places of the hash tables of the pool and of heads.
+POOL_INDEX_SIZE = HEAD_INDEX_SIZE = 1 << 20
 #: Instructions of the pool with which nothing more is decoded here.
 MOST_POOL = POOL_INDEX_SIZE // 2
 #: No instruction that begins in the last bytes of a page is decoded here.
@@ -66,6 +67,7 @@ class _Decode:
     def block(self) -> None:
         """Everything."""
         e = self._e
+        self._index_heads()
         self._index_pool()
         count, end, ended = self._instructions()
         with e.when(ended.get().eq(0)):
@@ -270,9 +272,11 @@ class _Decode:
             e.store(what.trunc(width) if width < 64 else what, e.offset(row, offset), 1)
         code = e.offset(self._pointer(BYTES), self._word(PLACE))
         self._copy(code, e.offset(self._pointer(CODE), size), length)
-        head = e.offset(self._pointer(HEADS), rows << 4)
+        head = self._head(rows)
         for offset in (0, 8):
             e.store(e.load(64, e.offset(code, offset), 1), e.offset(head, offset), 1)
+        self._enter_head(head, rows)
+        self._set(HEADS_INDEXED, rows + 1)
         for argument, value in (
             (INDEX_COUNT, indices + count), (ROW_COUNT, rows + 1), (CODE_SIZE, size + length),
         ):  # fmt: skip
@@ -343,3 +347,58 @@ class _Decode:
             loop.break_if((number.ult(self._word(POOL_COUNT)) & number.ult(MOST_POOL)) ^ 1)
             self._enter(e.offset(self._pointer(POOL), number * page_code.POOL_SIZE), number)
             self._set(INDEXED, number + 1)
+
+    # -- heads
+
+    def _head(self, row: Value) -> Value:
+        return self._e.offset(self._pointer(HEADS), row << 4)
+
+    def _head_place(self, head: Value) -> Variable:
+        e = self._e
+        words = [e.load(64, e.offset(head, offset), 1) for offset in (0, 8)]
+        mixed = (words[0] * e.constant(patterns.FACTOR, 64)) ^ (words[1] * e.constant(patterns.FIXED_FACTOR, 64))
+        return e.variable(mixed ^ (mixed >> 31))
+
+    def _slot(self, place: Variable) -> Value:
+        e = self._e
+        return e.offset(self._pointer(HEAD_INDEX), (place.get() & (HEAD_INDEX_SIZE - 1)) << 2)
+
+    def _enter_head(self, head: Value, row: Value) -> None:
+        """Put a row's head into the hash table, if it is not there for another row."""
+        e = self._e
+        place = self._head_place(head)
+        with e.loop() as loop:
+            slot = self._slot(place)
+            known = e.load(32, slot).zext(64)
+            with e.when(known.eq(0)):
+                e.store((row + 1).trunc(32), slot)
+            loop.break_if(known.eq(0))
+            loop.break_if(self._same_head(known - 1, head))
+            place.set(place.get() + 1)
+
+    def _same_head(self, row: Value, head: Value) -> Value:
+        e = self._e
+        other = self._head(row)
+        pairs = [[e.load(64, e.offset(which, offset), 1) for which in (other, head)] for offset in (0, 8)]
+        return pairs[0][0].eq(pairs[0][1]) & pairs[1][0].eq(pairs[1][1])
+
+    def _index_heads(self) -> None:
+        """Take what Python has added into the hash table; leave if there is no room for a row, or the block's head is
+        wanted new and is not."""
+        e = self._e
+        with e.when(self._word(ROW_COUNT).uge(self._word(ROW_LIMIT))):
+            e.ret(0)
+        with e.loop() as loop:
+            row = self._word(HEADS_INDEXED)
+            loop.break_if(row.uge(self._word(ROW_COUNT)))
+            self._enter_head(self._head(row), row)
+            self._set(HEADS_INDEXED, row + 1)
+        with e.when(self._word(NEW_HEAD).ne(0) & self._word(PLACE).ule(4096 - _MARGIN)):
+            head = e.offset(self._pointer(BYTES), self._word(PLACE))
+            place = self._head_place(head)
+            with e.loop() as loop:
+                known = e.load(32, self._slot(place)).zext(64)
+                loop.break_if(known.eq(0))
+                with e.when(self._same_head(known - 1, head)):
+                    e.ret(0)
+                place.set(place.get() + 1)

@@ -77,8 +77,9 @@ class Templates:
         self._addresses: list[int] = []
         # Room that hardly any guest fills (there are five instructions to a block); what is not used takes no memory.
         rows = MOST_BLOCKS + MOST_NEW
-        self._pool, self._indices = Growing(rows * 5 * _INSTRUCTION.size), Growing(rows * 16 * 4)
-        self._rows, self._code, self._heads = Growing(rows * _ROW.size), Growing(rows * 64), Growing(rows * HEAD)
+        self._pool = Growing(rows * 5 * _INSTRUCTION.size, 64 * _INSTRUCTION.size)
+        self._indices, self._code = Growing(rows * 16 * 4, 64 * 4), Growing(rows * 64, 64 * 15)
+        self._rows, self._heads = Growing(rows * _ROW.size, _ROW.size), Growing(rows * HEAD, HEAD)
         #: Host addresses of what native code looks at.
         self.pool, self.indices, self.rows, self.code = (
             part.address for part in (self._pool, self._indices, self._rows, self._code)
@@ -93,10 +94,11 @@ class Templates:
         self._kept, self._kept_heads = self.row_count, self._heads.content()
         self.members = self._members.buffer_info()[0]
         self._pages: dict[tuple[int, int], _Page] = {}
-        self._news = self._blocks_left = 0
+        self._news = 0
         #: Blocks found here in this run.
         self.used = 0
         self._decoding = NativeDecoding(handlers)
+        self._decoding.connect((self._pool, self._indices, self._rows, self._code, self._heads))
         self._patterns_name = f"patterns-{FORMAT}-{mode}"
         self._has_patterns = False
 
@@ -193,9 +195,8 @@ class Templates:
             return None
         if not last.ends_block and (len(decoded) < 64 or length == len(code)):
             return None
-        if not self._has_room():
+        if not self._decoding.room():
             return None
-        self._blocks_left -= 1
         numbers = [d.numbers.get(key, -1) for d, key in zip(decoded, keys, strict=True)]
         if -1 in numbers:
             end = 0
@@ -215,15 +216,8 @@ class Templates:
         row, head = self.row_count, code[:HEAD]
         self._heads.append(head)
         self._note_head(head)
+        self._decoding.push()
         return row, Row(own, len(numbers), cycles, last.ends_block, None if last.target is None else target)
-
-    def _has_room(self) -> bool:
-        """Whether there is room for another block."""
-        if not self._blocks_left:
-            parts = (self._pool, self._indices, self._rows, self._code, self._heads)
-            rooms = (count for count in (256, 1) if all(part.has_room(count) for part in parts))
-            self._blocks_left = next(rooms, 0)
-        return self._blocks_left > 0
 
     def _add(self, d: Decoded, code: bytes, key: str) -> int:
         """Put an instruction with these bytes and the handler of a key into the pool; its number."""
@@ -246,18 +240,23 @@ class Templates:
     def decode(self, page: int, place: int) -> tuple[int, Row] | None:
         """As `learn`, of the block at a place of the page with the host address `page`, which native code decodes if it
         knows all of its instructions."""
-        if not self._has_room():
-            return None
         if not self._has_patterns:
             self._has_patterns = True
             self._load_patterns()
-        parts = (self._pool, self._indices, self._rows, self._code, self._heads)
-        if not self._decoding.decode(page, place, parts):
-            return None
-        self._blocks_left -= 1
-        row = self.row_count
-        self._note_head(bytes(self._heads.view[row * HEAD : (row + 1) * HEAD]))
-        return row, self.row(row)
+        done = self._decoding.decode(page, place)
+        self.take_in()
+        return (self.row_count - 1, self.row(self.row_count - 1)) if done else None
+
+    def take_in(self) -> None:
+        """Native code may have decoded blocks."""
+        rows = self._decoding.pull()
+        for place in range(self.row_count * HEAD, rows * HEAD, HEAD):
+            self._note_head(bytes(self._heads.view[place : place + HEAD]))
+
+    @property
+    def decoding(self) -> int:
+        """Host address of the arguments with which native code decodes."""
+        return self._decoding.address
 
     def _load_patterns(self) -> None:
         """Take what earlier runs have learned of instructions."""

@@ -19,62 +19,79 @@ FORMAT = 1
 MOST_KEPT = 20_000
 #: A run without this many new ones is not worth writing the file.
 ENOUGH = 20
+#: Samples with which a block is considered for the first time.
+FIRST_DUE = 2
 #: Samples of a block that are told apart.
 MOST = (1 << 32) - 1
-_ENTRY = struct.Struct("<8sI")
+#: Key, samples, and with how many the block is to be considered.
+_ENTRY = struct.Struct("<8sII")
 
 
 class Samples:
-    """Counts by block. A block's earlier runs count from its first sample in this one on."""
+    """Counts by block."""
 
     def __init__(self, store: BlockStore, folder: CodeFolder) -> None:
         self._store, self._folder = store, folder
         self._name = f"samples-{FORMAT}"
-        self._earlier: dict[bytes, int] | None = None
-        self._counts: dict[Block, int] = {}
-        #: Of blocks that are still there.
+        self._earlier: dict[bytes, tuple[int, int]] | None = None
+        #: This run's, of blocks that are still there.
+        self._own: dict[Block, int] = {}
         self._keys: dict[Block, bytes] = {}
-        #: What this run has added.
+        #: What this run has added, and put off.
         self._added: dict[bytes, int] = {}
+        self._due: dict[bytes, int] = {}
 
-    def of(self, block: Block) -> int:
-        """Samples of a block so far."""
-        count = self._counts.get(block)
-        return self._read().get(self._key(block), 0) if count is None else count
-
-    def add(self, block: Block) -> tuple[int, bool]:
-        """One more sample: how many there are, and whether it is the first in this run."""
-        count = self._counts.get(block)
-        is_first = count is None
-        if count is None:
-            key = self._keys[block] = self._key(block)
-            count = self._read().get(key, 0) + self._added.get(key, 0)
-        else:
-            key = self._keys[block]
+    def add(self, block: Block) -> int:
+        """One more sample: how many there are of this run."""
+        own = self._own[block] = self._own.get(block, 0) + 1
+        key = self._key(block)
         self._added[key] = self._added.get(key, 0) + 1
-        self._counts[block] = count + 1
-        return count + 1, is_first
+        return own
+
+    def own(self, block: Block) -> int:
+        """A block's samples of this run."""
+        return self._own.get(block, 0)
+
+    def total(self, block: Block) -> int:
+        """A block's samples of this run and of earlier ones."""
+        return self._own.get(block, 0) + self._kept(self._key(block))[0]
+
+    def due(self, block: Block) -> int:
+        """With how many samples in all a block is to be considered."""
+        key = self._key(block)
+        return self._due.get(key) or self._kept(key)[1]
+
+    def put_off(self, block: Block, due: int) -> None:
+        """A block is not worth a region until it has so many samples."""
+        self._due[self._key(block)] = min(due, MOST)
 
     def forget(self, block: Block) -> None:
         """A block is gone, or begins anew."""
-        self._counts.pop(block, None)
+        self._own.pop(block, None)
         self._keys.pop(block, None)
 
     def clear(self) -> None:
         """All blocks are gone."""
-        self._counts.clear()
+        self._own.clear()
         self._keys.clear()
 
     def _key(self, block: Block) -> bytes:
-        mode = block.translation.name
-        return hashlib.blake2b(struct.pack("<Q", block.rip) + mode + self._store.code_of(block), digest_size=8).digest()
+        key = self._keys.get(block)
+        if key is None:
+            what = struct.pack("<Q", block.rip) + block.translation.name + self._store.code_of(block)
+            key = self._keys[block] = hashlib.blake2b(what, digest_size=8).digest()
+        return key
 
     # -- the file
 
-    def _read(self) -> dict[bytes, int]:
+    def _kept(self, key: bytes) -> tuple[int, int]:
+        return self._read().get(key, (0, FIRST_DUE))
+
+    def _read(self) -> dict[bytes, tuple[int, int]]:
         if self._earlier is None:
             data = self._folder.read(self._name) or b""
-            self._earlier = {} if len(data) % _ENTRY.size else dict(_ENTRY.iter_unpack(data))
+            entries = () if len(data) % _ENTRY.size else _ENTRY.iter_unpack(data)
+            self._earlier = {key: (count, due) for key, count, due in entries}
         return self._earlier
 
     def save(self) -> None:
@@ -82,9 +99,10 @@ class Samples:
         if sum(self._added.values()) < ENOUGH:
             return
         self._earlier = None  # another run may have written it meanwhile
-        counts = self._read()
-        for key, count in self._added.items():
-            counts[key] = min(counts.get(key, 0) + count, MOST)
+        kept = self._read()
+        for key, added in self._added.items():
+            count, due = self._kept(key)
+            kept[key] = min(count + added, MOST), self._due.get(key, due)
         self._added.clear()
-        most = sorted(counts.items(), key=lambda item: item[1], reverse=True)[:MOST_KEPT]
-        self._folder.write(self._name, b"".join(_ENTRY.pack(key, count) for key, count in most))
+        most = sorted(kept.items(), key=lambda item: item[1], reverse=True)[:MOST_KEPT]
+        self._folder.write(self._name, b"".join([_ENTRY.pack(key, *entry) for key, entry in most]))

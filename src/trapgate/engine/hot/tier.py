@@ -17,7 +17,7 @@ from trapgate.engine.compile import CodeFolder
 from trapgate.engine.hot import recipes
 from trapgate.engine.hot.compile import IMPOSSIBLE, UNNAMED, Compiled, Job, Workshop, named, workshop
 from trapgate.engine.hot.context import TABLE, RegionContext
-from trapgate.engine.hot.samples import Samples
+from trapgate.engine.hot.samples import FIRST_DUE, Samples
 from trapgate.engine.hot.shape import Former, Shape, can_hold
 from trapgate.engine.record import CODE_SIZE
 from trapgate.machine.errors import UnknownTierSetting
@@ -25,6 +25,9 @@ from trapgate.machine.errors import UnknownTierSetting
 #: Samples for each instruction of a region that make it worth compiling: an instruction takes about as long to compile
 #: as half a million to two million executions of it save (docs/engine.md).
 SAMPLES_PER_INSTRUCTION = 0.05
+#: What a run may spend on regions that only its earlier runs make worth it: instructions for each sample. A sample
+#: stands for about a millisecond, an instruction takes 1.5 to generate and compile: 15 % of the run's time.
+SPARE = 0.1
 #: More samples than there can be.
 NEVER = 1 << 60
 #: Regions at most that wait to be compiled.
@@ -63,6 +66,8 @@ class HotTier:
         self._samples = Samples(store, folder)
         self._due: dict[Block, int] = {}
         self._originals: dict[Block, int] = {}
+        #: Instructions of regions that only earlier runs have made worth it.
+        self._spent = 0
         #: Regions installed so far, regions dropped, samples, and those in regions.
         self.installed = self.dropped = self.samples = self.samples_inside = 0
         store.on_gone = self._gone
@@ -102,12 +107,12 @@ class HotTier:
         if block.regions:
             self.samples_inside += 1
             return
-        count, is_first = self._samples.add(block)
-        if is_first and block.second_page is None and self._made_before(block):
+        if self._samples.add(block) == 1 and block.second_page is None and self._made_before(block):
             return
-        # What was considered in earlier runs and has not twice as many samples since is not considered again.
-        if count >= self._due.get(block, max(2, 1 << (count - 1).bit_length())):
-            self._consider(block, count)
+        total = self._samples.total(block)
+        due = self._due.get(block) or self._samples.due(block)
+        if total >= due:
+            self._consider(block, total)
 
     def save(self) -> None:
         """Keep what was sampled for later runs."""
@@ -127,16 +132,34 @@ class HotTier:
         self._install(Compiled(code, job))
         return True
 
-    def _consider(self, block: Block, count: int) -> None:
-        self._due[block] = 2 * count
+    def _consider(self, block: Block, total: int) -> None:
+        """Have a region around a block compiled, if it is worth it.
+
+        | | samples of the region's blocks | is compiled |
+        |---|---|---|
+        | a | enough in this run | yes |
+        | b | enough in this run and earlier ones | if little was spent so in this run |
+        | c | not enough | no; not considered again until it has twice as many |
+        """
+        self._due[block] = 2 * total
         if self._waiting >= MOST_WAITING or self._loaded >= self._size:
+            return
+        can_spare = self._spent <= SPARE * self.samples
+        samples = self._samples
+        if samples.own(block) < FIRST_DUE and not can_spare:
             return
         shape = self._former.form(block)
         if shape is None:
+            samples.put_off(block, 2 * total)
             return
-        weight = sum(self._samples.of(b) for b in shape.blocks)
-        if weight < SAMPLES_PER_INSTRUCTION * shape.instructions:
-            return
+        enough = SAMPLES_PER_INSTRUCTION * shape.instructions
+        if sum(map(samples.own, shape.blocks)) < enough:  # else a
+            if sum(map(samples.total, shape.blocks)) < enough:
+                samples.put_off(block, 2 * total)  # c
+                return
+            if not can_spare:
+                return
+            self._spent += shape.instructions  # b
         job = self._generate(shape)
         code = self._workshop.kept(job)
         if code is not None:
