@@ -72,12 +72,18 @@ Check = Callable[[Run], str | None]
 
 
 def in_turn(
-    commands: Mapping[Name, Sequence[str]], runs: int, check: Check, warmup: int = 1
+    commands: Mapping[Name, Sequence[str]],
+    runs: int,
+    check: Check,
+    warmup: int = 1,
+    before: Callable[[], None] = lambda: None,
 ) -> dict[Name, list[float]]:
-    """CPU seconds of every run of every command, the commands in turn; the first turns are not counted."""
+    """CPU seconds of every run of every command, the commands in turn; the first turns are not counted. `before` is
+    called before each run."""
     times: dict[Name, list[float]] = {name: [] for name in commands}
     for turn in range(-warmup, runs):
         for name, command in commands.items():
+            before()
             done = run(command)
             wanted = check(done)
             if wanted is not None:

@@ -24,13 +24,21 @@ class ConsoleSplitter:
         self._end = MARKER_PREFIX + token.encode() + b":status:"
         self._pending = b""
         self._preamble_limit = preamble_limit
-        self.preamble = b""
+        self._preamble = bytearray()
         self.started = False
         self.status: int | None = None
+
+    @property
+    def preamble(self) -> bytes:
+        """What came before the start marker."""
+        return bytes(self._preamble[-self._preamble_limit :])
 
     def feed(self, data: bytes) -> bytes:
         """Take the next console bytes; return the command's output that is certain by now."""
         if self.status is not None:
+            return b""
+        if not self.started and not self._pending and self._start[0] not in data:
+            self._keep_preamble(data)
             return b""
         self._pending += data
         if not self.started and not self._skip_to_start():
@@ -78,7 +86,9 @@ class ConsoleSplitter:
         return False
 
     def _keep_preamble(self, data: bytes) -> None:
-        self.preamble = (self.preamble + data)[-self._preamble_limit :]
+        self._preamble += data
+        if len(self._preamble) > 2 * self._preamble_limit:
+            del self._preamble[: -self._preamble_limit]
 
 
 def _partial_match(data: bytes, marker: bytes) -> int:

@@ -24,7 +24,7 @@ from trapgate.machine.errors import UnknownTierSetting
 
 #: Samples for each instruction of a region that make it worth compiling: an instruction takes about as long to compile
 #: as half a million to two million executions of it save (docs/engine.md).
-SAMPLES_PER_INSTRUCTION = 0.05
+SAMPLES_PER_INSTRUCTION = 0.2
 #: What a run may spend on regions that only its earlier runs make worth it: instructions for each sample. A sample
 #: stands for about a millisecond, an instruction takes 1.5 to generate and compile: 15 % of the run's time.
 SPARE = 0.1
