@@ -69,6 +69,9 @@ class BlockStore:
         #: Called with a block that goes, or that must not be run unseen; and when all have gone.
         self.on_gone: Callable[[Block], None] = lambda block: None
         self.on_all_gone: Callable[[], None] = lambda: None
+        #: Called with the translation, linear and guest-physical address of a page where an earlier run's blocks were
+        #: laid out.
+        self.on_laid_out: Callable[[Translation, int, int], None] = lambda translation, linear, page: None
         self._templates: dict[str, Templates] = {}
         #: Translations whose blocks native code may decode, by their numbers.
         self._natively: list[Translation] = []
@@ -258,6 +261,7 @@ class BlockStore:
         laid, granules = self._arena.lay_out_group(translation, templates, where, wanted, self._table(translation))
         if wanted is group:
             translation.pages.setdefault(where, []).append(laid)
+            self.on_laid_out(translation, *where)
         self._note_granules(page // PAGE, laid, granules)
         self._translated += laid.count
         templates.used += laid.count

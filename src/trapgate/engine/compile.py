@@ -132,6 +132,13 @@ class CodeFolder:
         except OSError:
             return []
 
+    def listing(self) -> frozenset[str]:
+        """The names of all files, in no order."""
+        try:
+            return frozenset(os.listdir(self.folder))
+        except OSError:
+            return frozenset()
+
     def read(self, name: str) -> bytes | None:
         """A file's content, or None when it is missing or damaged."""
         try:

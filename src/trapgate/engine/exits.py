@@ -83,7 +83,9 @@ class Exits(NativeCore):
         block = self.blocks.block_at(uop)
         now = self.clock.now
         if now >= self._sample_at:
-            self._sample_at = now + SLICE
+            is_first, self._sample_at = not self._sample_at, now + SLICE
+            if is_first and self.hot is not None:
+                self._sample_at -= self.hot.phase(SLICE)
             self.run_profile.add(block, now)
         elif self.hot is None or not self.hot.always:
             return uop

@@ -1,9 +1,9 @@
 """What regions of earlier runs were made of: where all their blocks are found again, the code is used as it is.
 
-A recipe is kept for the block around which a region was formed, under a hash of its mode and rip. It names the file
-with the machine code, and says which blocks the region has, with their bytes and pages, where it can be entered, and
-what its table holds (engine/hot/context.py). So a second run of a guest neither forms nor writes nor compiles its
-regions, and has each with the first sample.
+A recipe is kept for the block around which a region was formed, in one file with the others of its page. It names the
+file with the machine code, and says which blocks the region has, with their bytes and pages, where it can be entered,
+and what its table holds (engine/hot/context.py). So a second run of a guest neither forms nor writes nor compiles its
+regions, and has those of a page as soon as code of the page runs.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trapgate.engine import record
-from trapgate.engine.block import Block
+from trapgate.engine.block import Block, Translation
 from trapgate.engine.blocks import BlockStore
 from trapgate.engine.compile import CodeFolder
 from trapgate.engine.hot.shape import Shape, can_hold, supported
 from trapgate.machine.memory import PAGE
 
-#: Recipes that are kept on disk, a few kilobytes each.
+#: Files that are kept on disk, a few kilobytes each, and recipes of one.
 MOST_KEPT = 4000
+MOST_OF_PAGE = 64
 #: Of the files: part of their names.
-FORMAT = 2
+FORMAT = 3
+PREFIX = "recipe-"
 #: What an entry of a region's table is: an address in the records of a block, the page of a block, or the handler that
 #: a block's first record had.
 _RECORD, _PAGE, _HANDLER = range(3)
@@ -39,8 +41,9 @@ class Recipe(NamedTuple):
     table: list[tuple[int, int, int]]
 
 
-def _file(seed: Block) -> str:
-    return f"recipe-{FORMAT}-" + hashlib.sha256(b"%x " % seed.rip + seed.translation.name).hexdigest()[:32]
+def file_of(translation: Translation, linear: int) -> str:
+    """The name of the file with the recipes of a page."""
+    return f"{PREFIX}{FORMAT}-" + hashlib.sha256(b"%x " % linear + translation.name).hexdigest()[:32]
 
 
 def write(folder: CodeFolder, store: BlockStore, name: str, shape: Shape, table: list[int]) -> None:
@@ -52,15 +55,21 @@ def write(folder: CodeFolder, store: BlockStore, name: str, shape: Shape, table:
         if entry is None:
             return
         entries.append(entry)
-    read = store.code_of
-    recipe = Recipe(
-        name,
-        [(block.rip, pages.index(block.page), read(block), supported(block)) for block in shape.blocks],
-        [shape.blocks.index(block) for block in shape.entries],
-        entries,
-    )
-    text = json.dumps([name, [(rip, page, code.hex(), most) for rip, page, code, most in recipe.blocks], *recipe[2:]])
-    folder.write(_file(shape.seed), text.encode())
+    blocks = [
+        (block.rip, pages.index(block.page), store.code_of(block).hex(), supported(block)) for block in shape.blocks
+    ]
+    file = file_of(shape.seed.translation, linear_page(shape.seed))
+    kept = _content(folder, file)
+    seed = str(shape.seed.rip)
+    kept.pop(seed, None)
+    kept[seed] = [name, blocks, [shape.blocks.index(block) for block in shape.entries], entries]
+    newest = list(kept.items())[-MOST_OF_PAGE:]
+    folder.write(file, json.dumps(dict(newest)).encode())
+
+
+def _content(folder: CodeFolder, file: str) -> dict[str, list[Any]]:
+    data = folder.read(file)
+    return json.loads(data) if data else {}
 
 
 def _describe(value: int, shape: Shape) -> tuple[int, int, int] | None:
@@ -74,13 +83,18 @@ def _describe(value: int, shape: Shape) -> tuple[int, int, int] | None:
     return None
 
 
-def read(folder: CodeFolder, seed: Block) -> Recipe | None:
-    """The recipe that is kept for a block."""
-    data = folder.read(_file(seed))
-    if data is None:
-        return None
-    name, blocks, entries, table = json.loads(data)
-    return Recipe(name, [(rip, page, bytes.fromhex(code), most) for rip, page, code, most in blocks], entries, table)
+def read(folder: CodeFolder, file: str) -> list[tuple[int, Recipe]]:
+    """The recipes of a page, with the rips of the blocks around which the regions were formed."""
+    return [
+        (int(seed), Recipe(name, [(rip, page, bytes.fromhex(code), most) for rip, page, code, most in blocks], *others))
+        for seed, (name, blocks, *others) in _content(folder, file).items()
+    ]
+
+
+def is_there(recipe: Recipe, store: BlockStore, translation: Translation, seed: int, page: int) -> bool:
+    """Whether the block around which the region was formed, on a guest-physical page, has the bytes that it had."""
+    code = next((code for rip, _, code, _ in recipe.blocks if rip == seed), b"")
+    return bool(code) and store.holds(page + (translation.mode.code_base + seed) % PAGE, code)
 
 
 def follow(
@@ -93,7 +107,7 @@ def follow(
     translation = seed.translation
     mode = translation.mode
     pages: dict[int, int] = {}
-    by_linear = {_linear(seed): seed.page}
+    by_linear = {linear_page(seed): seed.page}
     places: list[tuple[int, int]] = []
     for rip, number, code, _ in recipe.blocks:
         linear = mode.code_base + rip & mode.linear_mask
@@ -119,7 +133,8 @@ def follow(
     return shape, [_value(entry, blocks, shape.originals) for entry in recipe.table]
 
 
-def _linear(block: Block) -> int:
+def linear_page(block: Block) -> int:
+    """Linear address of the page on which a block begins."""
     mode = block.translation.mode
     return (mode.code_base + block.rip & mode.linear_mask) & ~(PAGE - 1)
 

@@ -25,6 +25,8 @@ FIRST_DUE = 2
 MOST = (1 << 32) - 1
 #: Key, samples, and with how many the block is to be considered.
 _ENTRY = struct.Struct("<8sII")
+#: The key of an entry that counts runs.
+_RUNS = bytes(8)
 
 
 class Samples:
@@ -40,6 +42,11 @@ class Samples:
         #: What this run has added, and put off.
         self._added: dict[bytes, int] = {}
         self._due: dict[bytes, int] = {}
+
+    @property
+    def runs(self) -> int:
+        """Earlier runs that have kept samples."""
+        return self._read().get(_RUNS, (0, 0))[0]
 
     def add(self, block: Block) -> int:
         """One more sample: how many there are of this run."""
@@ -104,5 +111,7 @@ class Samples:
             count, due = self._kept(key)
             kept[key] = min(count + added, MOST), self._due.get(key, due)
         self._added.clear()
+        runs = kept.pop(_RUNS, (0, 0))[0] + 1
         most = sorted(kept.items(), key=lambda item: item[1], reverse=True)[:MOST_KEPT]
-        self._folder.write(self._name, b"".join([_ENTRY.pack(key, *entry) for key, entry in most]))
+        entries = [(_RUNS, (runs & MOST, 0)), *most]
+        self._folder.write(self._name, b"".join([_ENTRY.pack(key, *entry) for key, entry in entries]))

@@ -11,12 +11,13 @@ import ctypes
 import os
 from collections import deque
 
-from trapgate.engine.block import Block
+from trapgate.engine.block import Block, Translation
 from trapgate.engine.blocks import BlockStore
 from trapgate.engine.compile import CodeFolder
 from trapgate.engine.hot import recipes
 from trapgate.engine.hot.compile import IMPOSSIBLE, UNNAMED, Compiled, Job, Workshop, named, workshop
 from trapgate.engine.hot.context import TABLE, RegionContext
+from trapgate.engine.hot.recipes import linear_page
 from trapgate.engine.hot.samples import FIRST_DUE, Samples
 from trapgate.engine.hot.shape import Former, Shape, can_hold
 from trapgate.engine.record import CODE_SIZE
@@ -28,6 +29,8 @@ SAMPLES_PER_INSTRUCTION = 0.2
 #: What a run may spend on regions that only its earlier runs make worth it: instructions for each sample. A sample
 #: stands for about a millisecond, an instruction takes 1.5 to generate and compile: 15 % of the run's time.
 SPARE = 0.1
+#: 1024 times the golden ratio's fraction: multiples of it are evenly spread.
+GOLDEN = 633
 #: More samples than there can be.
 NEVER = 1 << 60
 #: Regions at most that wait to be compiled.
@@ -70,6 +73,13 @@ class HotTier:
         self._spent = 0
         #: Regions installed so far, regions dropped, samples, and those in regions.
         self.installed = self.dropped = self.samples = self.samples_inside = 0
+        #: Pages that have code; those of them of which earlier runs have regions that are to be installed; all files.
+        self._pages: set[tuple[Translation, int, int]] = set()
+        self._new_pages: deque[tuple[Translation, int, int]] = deque()
+        self._files: frozenset[str] | None = None
+        self._wrote = False
+        if not self.always:
+            store.on_laid_out = self._laid_out
         store.on_gone = self._gone
         store.on_all_gone = self._all_gone
 
@@ -104,10 +114,18 @@ class HotTier:
         self.samples += 1
         if self._ready:
             self._install_ready()
+        generation = self._store.generation
+        if self._new_pages:
+            self._install_kept()
+            if self._store.generation != generation:
+                return
         if block.regions:
             self.samples_inside += 1
             return
-        if self._samples.add(block) == 1 and block.second_page is None and self._made_before(block):
+        if self._samples.add(block) == 1:
+            self._laid_out(block.translation, linear_page(block), block.page)
+            self._install_kept()
+        if block.regions or self._store.generation != generation:
             return
         total = self._samples.total(block)
         due = self._due.get(block) or self._samples.due(block)
@@ -117,20 +135,40 @@ class HotTier:
     def save(self) -> None:
         """Keep what was sampled for later runs."""
         self._samples.save()
+        if self._wrote:
+            self._folder.keep_newest(recipes.PREFIX, recipes.MOST_KEPT)
 
-    def _made_before(self, block: Block) -> bool:
-        """Install the region around a block that an earlier run has made, if there is one and its code is the same."""
-        recipe = recipes.read(self._folder, block)
-        if recipe is None or self._loaded >= self._size:
-            return False
-        followed = recipes.follow(recipe, self._store, block, self._original)
-        code = self._folder.read(recipe.name)
-        if followed is None or not code:
-            return False
-        shape, table = followed
-        job = Job("", recipe.name, self._folder, Region(shape, table, self._store.generation))
-        self._install(Compiled(code, job))
-        return True
+    def phase(self, distance: int) -> int:
+        """How far the samples of this run are shifted, of `distance` between them: others have seen other places."""
+        return self._samples.runs * GOLDEN % 1024 * distance >> 10
+
+    def _laid_out(self, translation: Translation, linear: int, page: int) -> None:
+        """Code of a page is there: regions that earlier runs have made of it will be, too."""
+        where = translation, linear, page
+        if where not in self._pages:
+            self._pages.add(where)
+            if self._files is None:
+                self._files = self._folder.listing()
+            if recipes.file_of(translation, linear) in self._files:
+                self._new_pages.append(where)
+
+    def _install_kept(self) -> None:
+        """Install the regions of new pages that earlier runs have made, where their code is the same."""
+        while self._new_pages:
+            translation, linear, page = self._new_pages.popleft()
+            for rip, recipe in recipes.read(self._folder, recipes.file_of(translation, linear)):
+                generation = self._store.generation
+                if self._loaded >= self._size or not recipes.is_there(recipe, self._store, translation, rip, page):
+                    continue
+                seed = self._store.find(translation, rip, page)
+                followed = recipes.follow(recipe, self._store, seed, self._original)
+                if self._store.generation != generation:
+                    return
+                code = self._folder.read(recipe.name) if followed is not None and not seed.regions else None
+                if followed is not None and code:
+                    shape, table = followed
+                    job = Job("", recipe.name, self._folder, Region(shape, table, generation))
+                    self._install(Compiled(code, job))
 
     def _consider(self, block: Block, total: int) -> None:
         """Have a region around a block compiled, if it is worth it.
@@ -141,7 +179,7 @@ class HotTier:
         | b | enough in this run and earlier ones | if little was spent so in this run |
         | c | not enough | no; not considered again until it has twice as many |
         """
-        self._due[block] = 2 * total
+        self._due[block] = total + self._samples.own(block)
         if self._waiting >= MOST_WAITING or self._loaded >= self._size:
             return
         can_spare = self._spent <= SPARE * self.samples
@@ -150,12 +188,12 @@ class HotTier:
             return
         shape = self._former.form(block)
         if shape is None:
-            samples.put_off(block, 2 * total)
+            self._put_off(block, 2 * total)
             return
         enough = SAMPLES_PER_INSTRUCTION * shape.instructions
         if sum(map(samples.own, shape.blocks)) < enough:  # else a
             if sum(map(samples.total, shape.blocks)) < enough:
-                samples.put_off(block, 2 * total)  # c
+                self._put_off(block, 2 * total)  # c
                 return
             if not can_spare:
                 return
@@ -170,6 +208,10 @@ class HotTier:
             for b in shape.blocks:
                 self._due[b] = NEVER
             self._workshop.give(job, self._ready)
+
+    def _put_off(self, block: Block, due: int) -> None:
+        self._due[block] = due
+        self._samples.put_off(block, due)
 
     def force(self, block: Block) -> None:
         """Where the tier is "always" used: have a region around a block, and another one when it has got links."""
@@ -202,6 +244,7 @@ class HotTier:
         region = job.customer
         assert isinstance(region, Region)
         recipes.write(self._folder, self._store, job.name, region.shape, list(region.table))
+        self._wrote = True
 
     def _original(self, block: Block) -> int:
         """The handler of a block's first record, behind any region."""
@@ -242,6 +285,7 @@ class HotTier:
         self._samples.forget(block)
         self._due.pop(block, None)
         self._originals.pop(block, None)
+        self._pages.discard((block.translation, linear_page(block), block.page))
 
     def _uninstall(self, region: Region) -> None:
         words, base = self._store.words, self._store.base
@@ -259,3 +303,5 @@ class HotTier:
         self._samples.clear()
         self._due.clear()
         self._originals.clear()
+        self._pages.clear()
+        self._new_pages.clear()
