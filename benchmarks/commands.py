@@ -25,7 +25,9 @@ def _check(run: Run) -> str | None:
 
 def main() -> None:
     """Run and report."""
-    options = parser(__doc__ or "", runs=3).parse_args()
+    arguments = parser(__doc__ or "", runs=3)
+    arguments.add_argument("--warmup", type=int, default=2, help="turns that do not count before them (default 2)")
+    options = arguments.parse_args()
     is_quiet = quiet()
     files = fetch_debian()
     commands = {}
@@ -38,7 +40,7 @@ def main() -> None:
             if QEMU:
                 commands[work, "qemu"] = qemu(files.kernel, initramfs)
         # Twice before it counts: code that one run has found worth compiling is there in the next.
-        times = in_turn(commands, options.runs, _check, warmup=2)
+        times = in_turn(commands, options.runs, _check, warmup=options.warmup)
     rows = {work: {who: times[work, who] for other, who in times if other == work} for work in WORKS}
     for work in WORKS:
         if work != BOOT:

@@ -14,6 +14,7 @@ from trapgate.engine import exits as exits_module
 from trapgate.engine.block import Block
 from trapgate.engine.compile import CodeFolder
 from trapgate.engine.handlers import HandlerStore
+from trapgate.engine.hot import recipes
 from trapgate.engine.hot import samples as samples_module
 from trapgate.engine.hot import tier as tier_module
 from trapgate.engine.hot.samples import Samples
@@ -132,16 +133,94 @@ def test_runs_that_are_too_short_each_have_their_region_after_some(
 def test_what_only_earlier_runs_make_worth_it_is_made_little_by_little(
     handlers: HandlerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that has spent its share leaves the region to the next one, which considers it at once."""
+    """A run that has spent its share leaves the region to a later one; when cold code has cost enough it is made."""
     monkeypatch.setattr(samples_module, "ENOUGH", 1)
     monkeypatch.setattr(tier_module, "SAMPLES_PER_INSTRUCTION", 4 / 3)
+    monkeypatch.setattr(tier_module, "PAID_PER_INSTRUCTION", 10 / 3)
+    for spent, made_in in (([1, 1, 1, 1, 0, 0], 5), ([1] * 20, 10)):
+        folder = CodeFolder(tmp_path / str(made_in))
+        for number, before in enumerate(spent, 1):
+            _, tier, block = _guest(handlers, folder)
+            tier._spent = before
+            tier.sample(block)
+            assert tier._waiting == (number == made_in)
+            tier.save()
+            if tier._waiting:
+                break
+        else:
+            pytest.fail("it was never made")
+
+
+def test_regions_are_there_when_code_of_their_page_is(
+    handlers: HandlerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two loops on a page, found again at once where their bytes are there, and a third that has changed."""
+    body = "\n".join(
+        f"""
+        b9 64 00 00 00  mov ecx, 100
+        body{i}:
+        83 c0 {i:02x}   add eax, {i}
+        ff c9           dec ecx
+        75 f9           jne body{i}
+        """
+        for i in range(3)
+    )
+    code = assemble(64, body + "f4  hlt")
+    monkeypatch.setattr(tier_module, "SAMPLES_PER_INSTRUCTION", 0)
     folder = CodeFolder(tmp_path)
-    for number in range(1, 8):
-        _, tier, block = _guest(handlers, folder)
-        tier._spent = 1 if number < 7 else 0
+
+    def guest() -> tuple[Guest, HotTier, list[Block]]:
+        g = Guest(handlers, hot="off").enter_long().load(code).set(rax=0)
+        g.run_to_halt()
+        store = g.processor.blocks
+        g.processor.hot = tier = HotTier(store, folder, "auto")
+        return g, tier, [next(b for b in store.valid_blocks() if b.rip == code[f"body{i}"]) for i in range(3)]
+
+    g, tier, blocks = guest()
+    for block in blocks:
         tier.sample(block)
-        assert tier._waiting == (number == 7)
-        tier.save()
+        tier.sample(block)
+    end = time.monotonic() + 60
+    while len(tier._ready) < 3:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    tier.sample(blocks[0])
+    assert tier.installed == 3
+    (file,) = [name for name in folder.names() if name.startswith(recipes.PREFIX)]
+
+    g, tier, blocks = guest()
+    g.memory.write(code["body2"] + 2, b"\x05")
+    g.processor.blocks.drop(code["body2"], 3)
+    g.go(CODE)
+    g.set(rax=0).run_to_halt()
+    g.processor.blocks.on_laid_out(blocks[0].translation, CODE & ~0xFFF, CODE & ~0xFFF)
+    tier.sample(next(b for b in g.processor.blocks.valid_blocks() if b.rip == CODE))
+    assert tier.installed == 2
+    assert {b.rip for b in g.processor.blocks.valid_blocks() if b.regions} >= {code["body0"], code["body1"]}
+    g.go(CODE)
+    g.set(rax=0).run_to_halt()
+    assert g["rax"] == 600
+    for damage in (b"", b"{}"):
+        folder.write(file, damage)
+        g, tier, blocks = guest()
+        tier.sample(blocks[0])
+        assert tier.installed == 0
+
+
+def test_a_page_keeps_its_newest_recipes(
+    handlers: HandlerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes, "MOST_OF_PAGE", 1)
+    monkeypatch.setattr(tier_module, "SAMPLES_PER_INSTRUCTION", 0)
+    folder = CodeFolder(tmp_path)
+    g, tier, block = _guest(handlers, folder)
+    other = next(b for b in g.processor.blocks.valid_blocks() if b.rip == CODE)
+    for seed in (other, block):
+        shape = tier._former.form(seed)
+        assert shape is not None
+        recipes.write(folder, g.processor.blocks, "name", shape, [])
+    kept = recipes.read(folder, recipes.file_of(block.translation, recipes.linear_page(block)))
+    assert [rip for rip, _ in kept] == [block.rip]
 
 
 def test_what_was_put_off_is_not_formed_again_in_the_next_run(

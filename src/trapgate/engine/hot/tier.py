@@ -18,7 +18,7 @@ from trapgate.engine.hot import recipes
 from trapgate.engine.hot.compile import IMPOSSIBLE, UNNAMED, Compiled, Job, Workshop, named, workshop
 from trapgate.engine.hot.context import TABLE, RegionContext
 from trapgate.engine.hot.recipes import linear_page
-from trapgate.engine.hot.samples import FIRST_DUE, Samples
+from trapgate.engine.hot.samples import Samples
 from trapgate.engine.hot.shape import Former, Shape, can_hold
 from trapgate.engine.record import CODE_SIZE
 from trapgate.machine.errors import UnknownTierSetting
@@ -26,8 +26,11 @@ from trapgate.machine.errors import UnknownTierSetting
 #: Samples for each instruction of a region that make it worth compiling: an instruction takes about as long to compile
 #: as half a million to two million executions of it save (docs/engine.md).
 SAMPLES_PER_INSTRUCTION = 0.2
-#: What a run may spend on regions that only its earlier runs make worth it: instructions for each sample. A sample
-#: stands for about a millisecond, an instruction takes 1.5 to generate and compile: 15 % of the run's time.
+#: Samples of all runs for each instruction with which a region is compiled in any case: one in cold code costs half a
+#: millisecond more than one in a region, and an instruction takes half a millisecond to generate and compile.
+PAID_PER_INSTRUCTION = 1
+#: What a run may spend on regions that only its earlier runs make worth it, before these are paid for: instructions
+#: for each sample, which stands for about a millisecond.
 SPARE = 0.1
 #: 1024 times the golden ratio's fraction: multiples of it are evenly spread.
 GOLDEN = 633
@@ -176,28 +179,30 @@ class HotTier:
         | | samples of the region's blocks | is compiled |
         |---|---|---|
         | a | enough in this run | yes |
-        | b | enough in this run and earlier ones | if little was spent so in this run |
-        | c | not enough | no; not considered again until it has twice as many |
+        | b | so many in all runs that cold code has cost what the region costs | yes |
+        | c | enough in all runs | if little was spent so in this run; else with a quarter more |
+        | d | not enough | no; not considered again until it has twice as many |
         """
         self._due[block] = total + self._samples.own(block)
         if self._waiting >= MOST_WAITING or self._loaded >= self._size:
             return
         can_spare = self._spent <= SPARE * self.samples
         samples = self._samples
-        if samples.own(block) < FIRST_DUE and not can_spare:
-            return
         shape = self._former.form(block)
         if shape is None:
             self._put_off(block, 2 * total)
             return
         enough = SAMPLES_PER_INSTRUCTION * shape.instructions
         if sum(map(samples.own, shape.blocks)) < enough:  # else a
-            if sum(map(samples.total, shape.blocks)) < enough:
-                self._put_off(block, 2 * total)  # c
+            weight = sum(map(samples.total, shape.blocks))
+            if weight < enough:
+                self._put_off(block, 2 * total)  # d
                 return
-            if not can_spare:
-                return
-            self._spent += shape.instructions  # b
+            if weight < PAID_PER_INSTRUCTION * shape.instructions:  # else b
+                if not can_spare:
+                    self._put_off(block, total + max(1, total // 4))
+                    return
+                self._spent += shape.instructions  # c
         job = self._generate(shape)
         code = self._workshop.kept(job)
         if code is not None:
