@@ -23,7 +23,8 @@ class Run:
 
     def __init__(self, handlers: HandlerStore, line: str = "bench=quicksort n=1", code_size: int | None = None) -> None:
         console = MemoryConsole()
-        machine = BareMachine(MachineConfig(memory_size=32 << 20, code_size=code_size), console, handlers)
+        config = MachineConfig(memory_size=32 << 20, code_size=code_size, hot="auto")
+        machine = BareMachine(config, console, handlers)
         blocks = machine.processor.blocks
         blocks.keeps_templates = True
         machine.load(MultibootImage(image("bench"), line))

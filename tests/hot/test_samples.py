@@ -10,7 +10,7 @@ import pytest
 
 from engine.assembly import assemble
 from engine.harness import CODE, Guest
-from trapgate.engine import exits as exits_module
+from trapgate.engine import native_core as core_module
 from trapgate.engine.block import Block
 from trapgate.engine.compile import CodeFolder
 from trapgate.engine.handlers import HandlerStore
@@ -249,23 +249,27 @@ def test_what_was_put_off_is_not_formed_again_in_the_next_run(
 def test_what_leaves_native_code_again_and_again_is_sampled_as_often(
     handlers: HandlerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A CPUID each 30 instructions, a sample each 500 cycles."""
-    monkeypatch.setattr(exits_module, "SLICE", 500)
-    body = "".join(f"01 c8  add eax, ecx ; {i}\n" for i in range(26))
+    """A CPUID each 625 instructions, a sample each 5000 cycles."""
+    monkeypatch.setattr(core_module, "SLICE", 5000)
     code = assemble(
         64,
-        f"""
+        """
         be f4 01 00 00  mov esi, 500
         body:
-        {body}
+        bf 9b 00 00 00  mov edi, 155
+        turn:
+        01 c8           add eax, ecx
+        83 c1 03        add ecx, 3
+        ff cf           dec edi
+        75 f7           jne turn
         0f a2           cpuid
         ff ce           dec esi
-        75 {0x100 - 26 * 2 - 6:02x}           jne body
+        75 ec           jne body
         f4              hlt
         """,
     )
     g = Guest(handlers, hot="auto").enter_long().load(code).set(rax=0)
-    g.run_to_halt()
+    assert g.run(1_000_000).reason == "halted"
     tier = g.processor.hot
     assert tier is not None
-    assert tier.samples == pytest.approx(g.clock.now / 530, rel=0.1)
+    assert tier.samples == pytest.approx(g.clock.now / 5150, rel=0.1)

@@ -21,7 +21,7 @@ from trapgate.cpu.lookup import NON_CANONICAL
 from trapgate.cpu.walk import NESTED_PAGE_FAULT
 from trapgate.engine import record
 from trapgate.engine.block import Block
-from trapgate.engine.native_core import SLICE, NativeCore
+from trapgate.engine.native_core import NativeCore
 from trapgate.isa.ir.value import signed
 
 _M64 = (1 << 64) - 1
@@ -83,9 +83,7 @@ class Exits(NativeCore):
         block = self.blocks.block_at(uop)
         now = self.clock.now
         if now >= self._sample_at:
-            is_first, self._sample_at = not self._sample_at, now + SLICE
-            if is_first and self.hot is not None:
-                self._sample_at -= self.hot.phase(SLICE)
+            self._next_sample(now)
             self.run_profile.add(block, now)
         elif self.hot is None or not self.hot.always:
             return uop

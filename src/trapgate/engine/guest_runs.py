@@ -120,7 +120,7 @@ class GuestRuns(Ports):
         clock.now += self.charged
         self.charged = 0
         now, deadline = clock.now, clock.deadline
-        zero = max(self._sample_at, now + 1)
+        zero = self._sample_at if self._sample_at > now else self._next_sample(now)
         if deadline is not None and deadline <= zero:
             if deadline <= now:
                 return 0

@@ -89,7 +89,7 @@ class NativeCore(GuestMode):
         self.idle_cycles = 0
         self.tsc_offset = 0
         self._zero = 0
-        #: The cycle of the next sample; one that is late is taken at the end of the next block.
+        #: The cycle of the next sample.
         self._sample_at = 0
         self._intr = False
         self._nmi = False
@@ -293,6 +293,13 @@ class NativeCore(GuestMode):
             self.q[layout.EXIT_BUDGET >> 3] = budget - (cycles << 32) & _M64
             # A RDTSC at the block's end must not see the budget jump.
             self.q[layout.TSC_AT_ZERO >> 3] = self.q[layout.TSC_AT_ZERO >> 3] - cycles & _M64
+
+    def _next_sample(self, now: int) -> int:
+        """The cycle of the next sample; one that was due while native code was left for something else is not taken."""
+        is_first, self._sample_at = not self._sample_at, now + SLICE
+        if is_first and self.hot is not None:
+            self._sample_at -= self.hot.phase(SLICE)
+        return self._sample_at
 
     def run_native(self, uop: int, zero: int, room: int) -> int:
         """Run native code from a record on, with a budget of `room` cycles that is used up at cycle `zero`.

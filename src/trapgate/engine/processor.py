@@ -156,7 +156,7 @@ class Processor(GuestRuns):
                 clock.now += self.charged
                 self.charged = 0
             now = clock.now
-            zero = max(self._sample_at, now + 1)
+            zero = self._sample_at if self._sample_at > now else self._next_sample(now)
             if deadline is not None and deadline <= zero:
                 # Native code is left at the first block's end at or behind the deadline, whatever else it is left for.
                 zero = deadline - 1
