@@ -162,6 +162,19 @@ def test_a_page_that_is_written_to_again_and_again_is_python_s(runs: Runs) -> No
     assert runs.asked > 100
 
 
+def test_what_is_dropped_is_looked_at_no_more(runs: Runs) -> None:
+    """Each turn native code lays out what is new: what has gone does not pile up."""
+    runs.learn(_program)
+    native = runs.guest(_program)
+    for _ in range(20):
+        native.go(CODE)
+        native.set(rax=0, rbx=0, rdi=5)
+        native.run_to_halt()
+        native.processor.blocks.drop(CODE, len(PROGRAM.data))
+    translations = native.processor.blocks._natively
+    assert not any(pages for translation in translations for pages in translation.pages.values())
+
+
 def test_breakpoints_are_seen_in_code_that_is_new(runs: Runs) -> None:
     runs.learn(_program)
     for wanted in (PROGRAM["f20"], PROGRAM["f39"]):

@@ -408,6 +408,8 @@ class BlockStore:
                     if block.left:
                         remaining.append(entry)
                         kept |= entry[1]
+                    else:
+                        self._forget_laid(block)
                     continue
                 assert type(block) is Block
                 if not block.valid:
@@ -432,6 +434,13 @@ class BlockStore:
                 self.dropped += 1
             elif block.valid:
                 self._invalidate(block)
+
+    @staticmethod
+    def _forget_laid(laid: LaidPage) -> None:
+        """Let a group of which nothing is left be looked at no more."""
+        pages = laid.translation.pages.get((laid.linear, laid.page), [])
+        if laid in pages:
+            pages.remove(laid)
 
     def _forget_address(self, translation: Translation, rip: int, address: int) -> None:
         """Let nothing lead to a header."""
