@@ -16,7 +16,7 @@ from trapgate.engine import page_code, templates
 from trapgate.engine.compile import CodeFolder
 from trapgate.engine.handler_keys import handler_keys
 from trapgate.engine.handlers import HandlerStore
-from trapgate.engine.patterns import ENTRY_SIZE, IS_FIXED, PATTERNS, place_of, shape_of
+from trapgate.engine.patterns import ENTRY_SIZE, IS_FIXED, LENGTH, PATTERNS, place_of, shape_of
 from trapgate.engine.templates import Row, Templates
 from trapgate.isa.decode import Decoder
 from trapgate.isa.processor import PYTHON_FORMS
@@ -216,13 +216,22 @@ def test_what_is_known_is_kept_for_later_runs(both: Both, tmp_path: Path, monkey
     assert again.compare(0)
 
 
+@pytest.mark.parametrize("code", ["4f 48 6b 00 9e  72 a9", "66 48 66 01 00  c3", "0f 1f 00  c3"])
+def test_cores_that_end_in_zeros(both: Both, code: str) -> None:
+    """Found by random code: a core that was taken for too short, filled up with zeros, was another one."""
+    both.memory[0:64] = bytes.fromhex(code).ljust(64, b"\x90")
+    both.learn(0)
+    both.memory[100:164] = both.memory[0:64]
+    both.compare(100)
+
+
 def test_a_full_table_learns_no_more(both: Both) -> None:
     """The places of a pattern are taken by others: Python goes on decoding it."""
     code = bytes.fromhex("83 c0 05")
     d = both.decoder.block(code, 1, True)[0][0]
     shape = shape_of(d, code)
     assert shape is not None
-    first = place_of(int.from_bytes(code[: shape.core], "little"), 0)
+    first = place_of(int.from_bytes(code[: shape.core], "little"), shape.core << LENGTH)
     table = both.templates._decoding.patterns._memory
     for number in range(first, first + 8):
         struct.pack_into("<Q52xI", table, number % PATTERNS * ENTRY_SIZE, IS_FIXED, 1)

@@ -91,11 +91,12 @@ class _Decode:
             core = self._core(word)
             loop.break_if(core.ugt(patterns.MOST_CORE))
             key = word & (e.constant(-1, 64) >> ((patterns.MOST_CORE - core) << 3))
-            found = self._look_up(key, e.constant(0, 64))
+            found = self._look_up(key, core << patterns.LENGTH)
             loop.break_if(found.get().eq(0))
             with e.when(self._flags(found.get(), patterns.FIXES_IMMEDIATE)):
                 fixed = e.load(8, e.offset(code, core + self._size(found.get(), patterns.DISPLACEMENT_SIZE)))
-                found.set(self._look_up(key, fixed.zext(64) | patterns.IS_FIXED).get())
+                fixed = fixed.zext(64) | patterns.IS_FIXED
+                found.set(self._look_up(key, fixed | (core << patterns.LENGTH)).get())
             loop.break_if(found.get().eq(0))
             length = self._constants(self._scratch(count.get()), found.get(), code, core)
             place.set(here + length)

@@ -2,8 +2,7 @@
 
 The bytes in front of an instruction's constants (prefixes, opcode, ModRM and SIB: its **core**) say what it does and
 how long the constants are. Python decodes the first instruction with a core; what it has found is put into a table, and
-from then on native code decodes all that have the same core. No core begins another one, so that it can be looked up
-by its bytes filled up with zeros.
+from then on native code decodes all that have the same core. No core begins another one.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ PROBES = 8
 #: Bytes of a core at most.
 MOST_CORE = 8
 
-#: An entry, in bytes: core, and the fixed immediate where that is part of the pattern; handlers for flags that somebody
-#: looks at and for flags that nobody does (0: not yet there), operand slots; the numbers of those handlers' keys, and
-#: of their texts; cycles, bytes of displacement and immediate, flags.
+#: An entry, in bytes: core, filled up with zeros; its length, and the fixed immediate where that is part of the
+#: pattern; handlers for flags that somebody looks at and for flags that nobody does (0: not yet there), operand slots;
+#: the numbers of those handlers' keys, and of their texts; cycles, bytes of displacement and immediate, flags.
 _ENTRY = struct.Struct("<QQQQ8sIIIIHBBI")
 ENTRY_SIZE = _ENTRY.size
 (
@@ -42,6 +41,8 @@ ENTRY_SIZE = _ENTRY.size
 assert ENTRY_SIZE == 64
 #: A fixed immediate is this much more than itself.
 IS_FIXED = 1 << 8
+#: The bit of the same field where the core's length begins.
+LENGTH = 16
 #: The bit of the flags where an immediate begins that is none of the instruction's bytes.
 IMPLIED = 24
 
@@ -65,13 +66,13 @@ _M64 = (1 << 64) - 1
 _PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3))
 #: Kinds of opcode bytes, and whether ModRM follows.
 PREFIX, MODRM, UNKNOWN = 1, 2, 4
-#: One-byte opcodes without ModRM; VEX, EVEX and XOP, which are not looked at; the opcode that leads to the second map.
+#: One-byte opcodes without ModRM; those that are not looked at: a second REX, VEX, EVEX and XOP, absolute addresses.
 _WITHOUT_MODRM = frozenset((
     *(base + i for base in range(0, 0x40, 8) for i in (4, 5)), *range(0x50, 0x60), 0x68, 0x6A, *range(0x6C, 0x80),
     *range(0x90, 0xC0), 0xC2, 0xC3, *range(0xC8, 0xD0), *range(0xD4, 0xD8), *range(0xE0, 0xF0), 0xF1, 0xF4, 0xF5,
     *range(0xF8, 0xFE),
 ))  # fmt: skip
-_UNKNOWN = frozenset((0x62, 0x8F, *range(0xA0, 0xA4), 0xC4, 0xC5))
+_UNKNOWN = frozenset((*range(0x40, 0x50), 0x62, 0x8F, *range(0xA0, 0xA4), 0xC4, 0xC5))
 #: The second map: opcodes without ModRM; 3DNow!, whose opcode comes last.
 _SECOND_WITHOUT_MODRM = frozenset((
     *range(0x05, 0x0D), 0x0E, *range(0x30, 0x38), 0x77, *range(0x80, 0x90), 0xA0, 0xA1, 0xA2, 0xA8, 0xA9, 0xAA,
@@ -218,7 +219,7 @@ class Patterns:
 
     def _enter(self, d: Decoded, code: bytes, shape: _Shape) -> int | None:
         """Where the entry of a pattern is, in bytes; it is made where there is none. None: there is no room."""
-        core, fixed = int.from_bytes(code[: shape.core], "little"), shape.fixed
+        core, fixed = int.from_bytes(code[: shape.core], "little"), shape.fixed | shape.core << LENGTH
         first = place_of(core, fixed)
         for number in range(first, first + PROBES):
             place = number % PATTERNS * ENTRY_SIZE
@@ -235,7 +236,7 @@ class Patterns:
         _ENTRY.pack_into(
             self._memory, place, core, fixed, 0, 0, d.body[:8], 0, 0, *texts, d.cycles, *sizes, shape.flags
         )
-        if fixed:
+        if shape.fixed:
             # What leads to it: an entry for the core alone that says to look again.
             self._enter(d, code, shape._replace(fixed=0))
         return place
