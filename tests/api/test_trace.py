@@ -123,26 +123,39 @@ PROTECTED = bytes.fromhex(
 LOADED = "0x00007c49:"
 
 
-@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="QEMU is not installed")
-def test_the_text_is_qemus(tmp_path: Path, command: Command) -> None:
-    """The same boot sector on QEMU's processor: every line of `-d in_asm,int,cpu` is the same."""
-    sector = tmp_path / "sector"
-    sector.write_bytes(PROTECTED.ljust(510, b"\0") + b"\x55\xaa")
-    log = tmp_path / "log"
+def _log_of_qemu(sector: Path, log: Path) -> str:
     subprocess.run(
         ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "phenom", "-display", "none",
          "-drive", f"file={sector},format=raw,if=floppy", "-singlestep", "-d", "in_asm,int,cpu,nochain", "-D", str(log),
          "-dfilter", "0x7c00..0x7e00", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"],
         timeout=60, check=False, capture_output=True,
     )  # fmt: skip
+    return log.read_text()
+
+
+def _lines(text: str) -> list[str]:
+    lines = text[text.index(LOADED) :].splitlines()
+    # The numbers count the BIOSes' interrupts too.
+    lines = [line[6:] if " v=" in line else line for line in lines]
+    # QEMU's lines about its own state: how it keeps flags, and whether an exception makes a double fault.
+    return [line for line in lines if not line.startswith(("CCS=", "check_exception "))]
+
+
+@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="QEMU is not installed")
+def test_the_text_is_qemus(tmp_path: Path, command: Command) -> None:
+    """The same boot sector on QEMU's processor: every line of `-d in_asm,int,cpu` is the same."""
+    sector = tmp_path / "sector"
+    sector.write_bytes(PROTECTED.ljust(510, b"\0") + b"\x55\xaa")
     answer = command("trace", str(sector), "-d", "in_asm,int,cpu")
     # isa-debug-exit's status for value 0.
     assert answer.status == 1
-    ours, theirs = (text[text.index(LOADED) :].splitlines() for text in (answer.output, log.read_text()))
-    # The numbers count the BIOSes' interrupts too.
-    ours, theirs = ([line[6:] if " v=" in line else line for line in lines] for lines in (ours, theirs))
-    # QEMU's lines about its own state: how it keeps flags, and whether an exception makes a double fault.
-    assert ours == [line for line in theirs if not line.startswith(("CCS=", "check_exception "))]
+    ours = _lines(answer.output)
+    # A block that QEMU leaves before it has begun, for its other threads, is in its log twice: a busy host.
+    for _ in range(5):
+        theirs = _lines(_log_of_qemu(sector, tmp_path / "log"))
+        if ours == theirs:
+            break
+    assert ours == theirs
     assert [line[2:6] for line in ours if " v=" in line] == ["v=03", "v=06", "v=0d"]
 
 
