@@ -39,7 +39,7 @@ def main() -> None:
             initramfs.write_bytes(build_initramfs(files.busybox.read_bytes(), command))
             if QEMU:
                 commands[work, "qemu"] = qemu(files.kernel, initramfs)
-        # Twice before it counts: code that one run has found worth compiling is there in the next.
+        # Some turns before it counts: code that one run has found worth compiling is there in the next.
         times = in_turn(commands, options.runs, _check, warmup=options.warmup)
     rows = {work: {who: times[work, who] for other, who in times if other == work} for work in WORKS}
     for work in WORKS:

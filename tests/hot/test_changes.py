@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from trapgate.engine.hot.compile import workshop
 from trapgate.engine.hot.tier import HotTier
 
 from .pair import Make, Pair
+from .waiting import wait_for
 
 Pairs = Callable[[Make], Pair]
 
@@ -369,14 +369,6 @@ def test_code_that_changes_while_its_region_is_compiled(
     assert tier.installed == 0
     both.run()
     assert both.hot.processor.halted
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Until another thread has made it true; a minute at most."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def test_a_damaged_region_on_disk(handlers: HandlerStore, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from trapgate.engine.hot.compile import IMPOSSIBLE, Compiled, Job, Workshop, nam
 
 from .programs import Program
 from .random_runs import Case, compare_case
+from .waiting import wait_for
 
 #: Bytes of registers written one after the other, in a loop: found by random programs (seed 3, case 246).
 BYTES = bytes.fromhex(
@@ -46,10 +47,7 @@ def _job(folder: Path, number: int) -> Job:
 
 
 def _wait(ready: deque[Compiled], count: int) -> list[Compiled]:
-    end = time.monotonic() + 120
-    while len(ready) < count:
-        assert time.monotonic() < end, "nothing was compiled"
-        time.sleep(0.01)
+    wait_for(lambda: len(ready) >= count)
     return list(ready)
 
 
@@ -130,10 +128,7 @@ def test_what_is_being_compiled_at_the_end_is_kept_if_that_takes_little(
     job, waits = _job(tmp_path, 6), _job(tmp_path, 7)
     shop.give(job, deque())
     shop.give(waits, deque())
-    end = time.monotonic() + 60
-    while shop._worker is None:
-        assert time.monotonic() < end
-        time.sleep(0.001)
+    wait_for(lambda: shop._worker is not None)
     begin = time.monotonic()
     shop.close()
     assert time.monotonic() - begin < 30

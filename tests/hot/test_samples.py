@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import struct
-import time
 from pathlib import Path
 
 import pytest
 
-from engine.assembly import assemble
+from engine.assembly import Code, assemble
 from engine.harness import CODE, Guest
 from trapgate.engine import native_core as core_module
 from trapgate.engine.block import Block
@@ -20,6 +19,8 @@ from trapgate.engine.hot import tier as tier_module
 from trapgate.engine.hot.samples import Samples
 from trapgate.engine.hot.shape import Former, Shape
 from trapgate.engine.hot.tier import HotTier
+
+from .waiting import wait_for
 
 LOOP = assemble(
     64,
@@ -34,13 +35,24 @@ LOOP = assemble(
 )
 
 
-def _guest(handlers: HandlerStore, folder: CodeFolder) -> tuple[Guest, HotTier, Block]:
-    """A guest that has run, its tier, and the block of its loop."""
-    g = Guest(handlers, hot="off").enter_long().load(LOOP).set(rax=0)
+@pytest.fixture
+def keeps_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run's samples are kept, however few."""
+    monkeypatch.setattr(samples_module, "ENOUGH", 1)
+
+
+def _block(g: Guest, rip: int) -> Block:
+    return next(block for block in g.processor.blocks.valid_blocks() if block.rip == rip)
+
+
+def _guest(
+    handlers: HandlerStore, folder: CodeFolder, code: Code = LOOP, label: str = "body"
+) -> tuple[Guest, HotTier, Block]:
+    """A guest that has run, its tier, and the block at a label."""
+    g = Guest(handlers, hot="off").enter_long().load(code).set(rax=0)
     g.run_to_halt()
-    store = g.processor.blocks
-    g.processor.hot = tier = HotTier(store, folder, "auto")
-    return g, tier, next(b for b in store.valid_blocks() if b.rip == LOOP["body"])
+    g.processor.hot = tier = HotTier(g.processor.blocks, folder, "auto")
+    return g, tier, _block(g, code[label])
 
 
 def test_earlier_runs_count(handlers: HandlerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +70,7 @@ def test_earlier_runs_count(handlers: HandlerStore, tmp_path: Path, monkeypatch:
     others[1].memory.write(LOOP["body"] + 1, b"\xc0")
     for g in others:
         g.set(rax=0).run_to_halt()
-        other = next(b for b in g.processor.blocks.valid_blocks() if b.rip == LOOP["body"])
+        other = _block(g, LOOP["body"])
         assert Samples(g.processor.blocks, folder).total(other) == 0
 
 
@@ -80,14 +92,14 @@ def test_a_file_that_is_none_counts_nothing(handlers: HandlerStore, tmp_path: Pa
     assert samples.total(block) == 1
 
 
+@pytest.mark.usefixtures("keeps_all")
 def test_the_file_keeps_those_with_the_most(
     handlers: HandlerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samples_module, "ENOUGH", 1)
     monkeypatch.setattr(samples_module, "MOST_KEPT", 1)
     folder = CodeFolder(tmp_path)
     g, _, block = _guest(handlers, folder)
-    other = next(b for b in g.processor.blocks.valid_blocks() if b.rip == CODE)
+    other = _block(g, CODE)
     samples = Samples(g.processor.blocks, folder)
     for one in (other, block, block):
         samples.add(one)
@@ -96,11 +108,11 @@ def test_the_file_keeps_those_with_the_most(
     assert (again.total(block), again.total(other)) == (2, 0)
 
 
+@pytest.mark.usefixtures("keeps_all")
 def test_runs_that_are_too_short_each_have_their_region_after_some(
     handlers: HandlerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One sample in each run, four wanted: the fourth run makes the region, the fifth finds it and forms none."""
-    monkeypatch.setattr(samples_module, "ENOUGH", 1)
     monkeypatch.setattr(tier_module, "SAMPLES_PER_INSTRUCTION", 4 / 3)
     folder = CodeFolder(tmp_path)
     for number in range(1, 5):
@@ -108,10 +120,7 @@ def test_runs_that_are_too_short_each_have_their_region_after_some(
         tier.sample(block)
         assert tier._waiting == (number == 4)
         tier.save()
-    end = time.monotonic() + 60
-    while not tier._ready:
-        assert time.monotonic() < end
-        time.sleep(0.001)
+    wait_for(lambda: bool(tier._ready))
     tier.sample(block)
     assert tier.installed == 1
 
@@ -130,11 +139,11 @@ def test_runs_that_are_too_short_each_have_their_region_after_some(
     assert g["rax"] == 5050
 
 
+@pytest.mark.usefixtures("keeps_all")
 def test_what_only_earlier_runs_make_worth_it_is_made_little_by_little(
     handlers: HandlerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that has spent its share leaves the region to a later one; when cold code has cost enough it is made."""
-    monkeypatch.setattr(samples_module, "ENOUGH", 1)
     monkeypatch.setattr(tier_module, "SAMPLES_PER_INSTRUCTION", 4 / 3)
     monkeypatch.setattr(tier_module, "PAID_PER_INSTRUCTION", 10 / 3)
     for spent, made_in in (([1, 1, 1, 1, 0, 0], 5), ([1] * 20, 10)):
@@ -169,32 +178,22 @@ def test_regions_are_there_when_code_of_their_page_is(
     monkeypatch.setattr(tier_module, "SAMPLES_PER_INSTRUCTION", 0)
     folder = CodeFolder(tmp_path)
 
-    def guest() -> tuple[Guest, HotTier, list[Block]]:
-        g = Guest(handlers, hot="off").enter_long().load(code).set(rax=0)
-        g.run_to_halt()
-        store = g.processor.blocks
-        g.processor.hot = tier = HotTier(store, folder, "auto")
-        return g, tier, [next(b for b in store.valid_blocks() if b.rip == code[f"body{i}"]) for i in range(3)]
-
-    g, tier, blocks = guest()
-    for block in blocks:
+    g, tier, first = _guest(handlers, folder, code, "body0")
+    for block in (first, _block(g, code["body1"]), _block(g, code["body2"])):
         tier.sample(block)
         tier.sample(block)
-    end = time.monotonic() + 60
-    while len(tier._ready) < 3:
-        assert time.monotonic() < end
-        time.sleep(0.001)
-    tier.sample(blocks[0])
+    wait_for(lambda: len(tier._ready) >= 3)
+    tier.sample(first)
     assert tier.installed == 3
     (file,) = [name for name in folder.names() if name.startswith(recipes.PREFIX)]
 
-    g, tier, blocks = guest()
+    g, tier, first = _guest(handlers, folder, code, "body0")
     g.memory.write(code["body2"] + 2, b"\x05")
     g.processor.blocks.drop(code["body2"], 3)
     g.go(CODE)
     g.set(rax=0).run_to_halt()
-    g.processor.blocks.on_laid_out(blocks[0].translation, CODE & ~0xFFF, CODE & ~0xFFF)
-    tier.sample(next(b for b in g.processor.blocks.valid_blocks() if b.rip == CODE))
+    g.processor.blocks.on_laid_out(first.translation, CODE & ~0xFFF, CODE & ~0xFFF)
+    tier.sample(_block(g, CODE))
     assert tier.installed == 2
     assert {b.rip for b in g.processor.blocks.valid_blocks() if b.regions} >= {code["body0"], code["body1"]}
     g.go(CODE)
@@ -202,8 +201,8 @@ def test_regions_are_there_when_code_of_their_page_is(
     assert g["rax"] == 600
     for damage in (b"", b"{}"):
         folder.write(file, damage)
-        g, tier, blocks = guest()
-        tier.sample(blocks[0])
+        _, tier, first = _guest(handlers, folder, code, "body0")
+        tier.sample(first)
         assert tier.installed == 0
 
 
@@ -214,7 +213,7 @@ def test_a_page_keeps_its_newest_recipes(
     monkeypatch.setattr(tier_module, "SAMPLES_PER_INSTRUCTION", 0)
     folder = CodeFolder(tmp_path)
     g, tier, block = _guest(handlers, folder)
-    other = next(b for b in g.processor.blocks.valid_blocks() if b.rip == CODE)
+    other = _block(g, CODE)
     for seed in (other, block):
         shape = tier._former.form(seed)
         assert shape is not None
@@ -223,11 +222,11 @@ def test_a_page_keeps_its_newest_recipes(
     assert [rip for rip, _ in kept] == [block.rip]
 
 
+@pytest.mark.usefixtures("keeps_all")
 def test_what_was_put_off_is_not_formed_again_in_the_next_run(
     handlers: HandlerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is considered with 2, 4, 8 and 16 samples, whichever runs they are of."""
-    monkeypatch.setattr(samples_module, "ENOUGH", 1)
     monkeypatch.setattr(tier_module, "SAMPLES_PER_INSTRUCTION", 1000)
     folder, seeds = CodeFolder(tmp_path), []
     right = Former.form

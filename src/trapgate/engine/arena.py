@@ -14,7 +14,7 @@ from trapgate.cpu.native_delivery import SIDE_INSTRUCTION, SIDE_PAGE_CHECK
 from trapgate.cpu.svm.intercepts import SIMPLE_EXITS
 from trapgate.cpu.svm.world_switch import simple_exit
 from trapgate.engine import page_code, record
-from trapgate.engine.block import MAX_INSTRUCTIONS, Block, Site, Translation
+from trapgate.engine.block import Block, Site, Translation
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.laid_page import LaidPage, fill
 from trapgate.engine.templates import MOST_MEMBERS, Row, Templates
@@ -25,14 +25,14 @@ from trapgate.machine.memory import PAGE
 #: One extra form ends blocks that no instruction ended.
 _END = Form("end_of_block").text()
 #: Bytes that the longest block takes, and some.
-_LONGEST = MAX_INSTRUCTIONS * record.RECORD_SIZE + 4096
+_LONGEST = record.MAX_INSTRUCTIONS * record.RECORD_SIZE + 4096
 
 
 class Arena:
     """`size` bytes of records. `ram` is the host address of guest-physical address 0."""
 
     def __init__(self, handlers: HandlerStore, ram: int, size: int) -> None:
-        self._handlers, self._ram, self._size = handlers, ram, size
+        self._handlers, self._ram = handlers, ram
         self._memory = mmap.mmap(-1, size)
         self._view = memoryview(self._memory)
         self.words = self._view.cast("Q")
@@ -46,10 +46,11 @@ class Arena:
         self.sites: list[Site] = []
         self._fixed = fixed = handlers.fixed
         self._header = struct.pack("<Q", fixed["page_check"])
-        self._stale_words = memoryview(array("Q", [fixed["stale"]] * (MAX_INSTRUCTIONS + 3)))
+        self._stale_words = memoryview(array("Q", [fixed["stale"]] * (record.MAX_INSTRUCTIONS + 3)))
         self._native_lay_out = ctypes.CFUNCTYPE(*[ctypes.c_uint64] * 3)(handlers.runtime["lay_out"])
         self._arguments = array("Q", bytes(8 * page_code.ARGUMENTS))
-        self._arguments_address = self._arguments.buffer_info()[0]
+        #: Host address of the arguments.
+        self.laying = self._arguments.buffer_info()[0]
         self._one_member = array("Q", [0])
         self._one_member_address = self._one_member.buffer_info()[0]
         results = array("Q", bytes(8 * page_code.RESULT * MOST_MEMBERS))
@@ -61,8 +62,6 @@ class Arena:
             (page_code.UNLINKED_NEXT, fixed["unlinked_next"]), (page_code.END_OF_BLOCK, handlers.address(_END)),
         ):  # fmt: skip
             self._arguments[number] = value
-        #: Host address of the arguments.
-        self.laying = self._arguments_address
         self._arguments[page_code.LIMIT] = self.base + size - _LONGEST
         self.clear()
         #: Called before blocks are looked at that native code has laid out by itself.
@@ -248,7 +247,7 @@ class Arena:
         a[page_code.POOL], a[page_code.INDICES] = templates.pool, templates.indices
         a[page_code.ROWS], a[page_code.CODE] = templates.rows, templates.code
         a[page_code.MEMBERS], a[page_code.COUNT], a[page_code.TABLE] = members, count, table
-        self._native_lay_out(0, self._arguments_address)
+        self._native_lay_out(0, self.laying)
         self._known = a[page_code.OUT]
 
 

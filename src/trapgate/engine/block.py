@@ -12,11 +12,10 @@ from trapgate.engine import block_table, record
 from trapgate.engine.templates import Templates
 from trapgate.isa.decode import Decoder
 from trapgate.isa.decoded import Decoded
+from trapgate.machine.memory import GRANULE, PAGE
 
 if TYPE_CHECKING:
     from trapgate.engine.laid_page import LaidPage
-
-MAX_INSTRUCTIONS = 64
 
 
 class Block:
@@ -57,7 +56,7 @@ class Block:
     def decoded(self) -> list[Decoded]:
         """Its instructions."""
         if not self._decoded:
-            self._decoded, _ = self.translation.decoder.block(self.code, MAX_INSTRUCTIONS, False)
+            self._decoded, _ = self.translation.decoder.block(self.code, record.MAX_INSTRUCTIONS, False)
         return self._decoded
 
     @decoded.setter
@@ -85,6 +84,21 @@ class Block:
         if not index:
             return 0
         return sum([d.cycles for d in self.decoded[:index]])
+
+    def granules(self, page: int) -> int:
+        """Which granules of a page, by its number, hold its code, as a mask."""
+        mode = self.translation.mode
+        offset = (mode.code_base + self.rip) & (PAGE - 1)
+        length = self.length
+        granules = 0
+        if self.page // PAGE == page:
+            first, last = offset, min(offset + length, PAGE) - 1
+            granules = (1 << (last // GRANULE + 1)) - (1 << (first // GRANULE))
+        if self.second_page is not None and self.second_page // PAGE == page:
+            # Both parts are on one page when two linear pages are mapped to it.
+            last = max(offset + length - PAGE - 1, 0)
+            granules |= (1 << (last // GRANULE + 1)) - 1
+        return granules
 
 
 class Site:

@@ -44,13 +44,13 @@ LOG_START = 16
 TARGET, NEXT, INDIRECT = 0, 1, 2
 KIND_MASK = 7
 
-_FACTOR = 0x9E37_79B9_7F4A_7C15  # 2^64 over the golden ratio: Fibonacci hashing
+FACTOR = 0x9E37_79B9_7F4A_7C15  # 2^64 over the golden ratio: Fibonacci hashing
 _SHIFT = 40
 
 
 def bucket_of(rip: int) -> int:
     """Number of the bucket that may hold a rip."""
-    return (rip * _FACTOR & (1 << 64) - 1) >> _SHIFT & BUCKETS - 1
+    return (rip * FACTOR & (1 << 64) - 1) >> _SHIFT & BUCKETS - 1
 
 
 def enter(words: memoryview, rip: int, address: int) -> None:
@@ -95,7 +95,7 @@ def emit_enter(e: Emitter, cache: Value, rip: Value, address: Value) -> None:
 
 def _bucket(rip: Value, mask: Value) -> Value:
     """Bytes from the start of the jump cache to the bucket that may hold a rip."""
-    number = (rip * rip.emit.constant(_FACTOR - (1 << 64), 64)) >> _SHIFT
+    number = (rip * rip.emit.constant(FACTOR - (1 << 64), 64)) >> _SHIFT
     return (number & mask) * BUCKET + FIRST_BUCKET
 
 

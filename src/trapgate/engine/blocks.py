@@ -13,7 +13,7 @@ from collections.abc import Callable
 from trapgate.cpu.mode import Mode
 from trapgate.engine import native_translate, record
 from trapgate.engine.arena import Arena
-from trapgate.engine.block import MAX_INSTRUCTIONS, Block, Translation
+from trapgate.engine.block import Block, Translation
 from trapgate.engine.breakpoints import Breakpoints
 from trapgate.engine.handler_keys import handler_keys
 from trapgate.engine.handlers import HandlerStore
@@ -212,7 +212,7 @@ class BlockStore:
         templates."""
         mode = translation.mode
         block = Block(translation, rip, page)
-        decoded, _ = translation.decoder.block(code, MAX_INSTRUCTIONS, single)
+        decoded, _ = translation.decoder.block(code, record.MAX_INSTRUCTIONS, single)
         if not decoded:
             decoded = self._crossing(block, linear, code)
         if mode.breakpoints and not single:
@@ -360,7 +360,7 @@ class BlockStore:
         for start in (block.page, block.second_page):
             if start is not None and start >= 0:
                 page = start // PAGE
-                self._note_granules(page, block, self._granules(block, page))
+                self._note_granules(page, block, block.granules(page))
 
     def _note_granules(self, page: int, laid: LaidPage | Block, granules: int) -> None:
         """Mark the granules that a group or a block covers as code."""
@@ -446,22 +446,6 @@ class BlockStore:
         """Let nothing lead to a header."""
         self._links.unlink(address)
         translation.remove(rip, address)
-
-    @staticmethod
-    def _granules(block: Block, page: int) -> int:
-        """Which granules of a page hold the block's code."""
-        mode = block.translation.mode
-        offset = (mode.code_base + block.rip) & (PAGE - 1)
-        length = block.length
-        granules = 0
-        if block.page // PAGE == page:
-            first, last = offset, min(offset + length, PAGE) - 1
-            granules = (1 << (last // GRANULE + 1)) - (1 << (first // GRANULE))
-        if block.second_page is not None and block.second_page // PAGE == page:
-            # Both parts are on one page when two linear pages are mapped to it.
-            last = max(offset + length - PAGE - 1, 0)
-            granules |= (1 << (last // GRANULE + 1)) - 1
-        return granules
 
     def _invalidate(self, block: Block) -> None:
         block.valid = False

@@ -16,18 +16,17 @@ from trapgate.arch.costs import DEFAULT_COSTS, Costs
 from trapgate.arch.costs import profile as cost_profile
 from trapgate.arch.cpuid import CpuProfile
 from trapgate.arch.paging import PF_I
-from trapgate.arch.registers import CR4_TSD, CS
+from trapgate.arch.registers import CR4_TSD
 from trapgate.cpu import tlb, walk_memory
 from trapgate.cpu.access import MXCSR_MASKS
 from trapgate.cpu.faults import Fault, Unimplemented, VmExit
 from trapgate.cpu.lookup import NON_CANONICAL
 from trapgate.cpu.mode import KeptMode, Mode
-from trapgate.cpu.peek import peek
-from trapgate.cpu.svm.guest_mode import GuestMode
 from trapgate.cpu.walk import NESTED_PAGE_FAULT
 from trapgate.engine import native_calls
 from trapgate.engine.block import Block, Translation
 from trapgate.engine.blocks import BlockStore
+from trapgate.engine.code_peek import CodePeek
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.hot.tier import HotTier
 from trapgate.engine.profile import RunProfile
@@ -51,7 +50,7 @@ MOST_TRANSLATIONS = 256
 RECENT_EXCEPTIONS = 8
 
 
-class NativeCore(GuestMode):
+class NativeCore(CodePeek):
     """The processor connected to its native code. `acknowledge` gives the vector when INTR is taken.
 
     `hot` is when the hot tier is used (engine/hot/tier.py: HotTier.chosen).
@@ -472,25 +471,6 @@ class NativeCore(GuestMode):
             raise Unimplemented("execution outside RAM", f"rip {self.rip:#x}, guest-physical {physical:#x}")
         return physical & ~0xFFF
 
-    def _peek_page(self, linear: int) -> int | None:
-        """Physical page of a linear address, without counting, filling or setting anything."""
-        physical = peek(self.q, linear, self._peek_entry)
-        return None if physical is None else self._ram_page(physical)
-
-    def peek_code(self, size: int) -> bytes:
-        """Up to `size` bytes at rip without side effects; fewer where the next page cannot be had or CS ends."""
-        if self.bits != 64:
-            size = min(size, self.segments[CS].limit - self.rip + 1)
-        linear = self.rip if self.bits == 64 else self.segments[CS].base + self.rip & 0xFFFF_FFFF
-        code = b""
-        while len(code) < size:
-            page = self._peek_page(linear + len(code))
-            if page is None:
-                break
-            offset = linear + len(code) & 0xFFF
-            code += bytes(self.ram[page + offset : page + min(4096, offset + size - len(code))])
-        return code
-
     def instructions_done(self) -> int:
         """Instructions so far."""
         return self.instructions
@@ -500,16 +480,3 @@ class NativeCore(GuestMode):
         self.blocks.save_templates()
         if self.hot is not None:
             self.hot.save()
-
-    def _ram_page(self, physical: int) -> int | None:
-        page = physical & ~0xFFF & self._a20_mask()
-        return page if self.memory.is_ram(page) else None
-
-    def _peek_entry(self, physical: int, size: int) -> int:
-        physical &= self._a20_mask()
-        if not self.memory.is_ram(physical, size):
-            return 0
-        return int.from_bytes(self.ram[physical : physical + size], "little")
-
-    def _a20_mask(self) -> int:
-        return _M64 if self.q[layout.NESTED >> 3] else self.q[layout.A20_MASK >> 3]

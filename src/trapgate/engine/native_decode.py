@@ -8,22 +8,24 @@ makes nothing, and Python decodes the block.
 from __future__ import annotations
 
 from trapgate.cpu.walk import NativeFunction
-from trapgate.engine import page_code, patterns
+from trapgate.engine import page_code, patterns, record
+from trapgate.engine.block_table import FACTOR
 from trapgate.isa.ir import Value, Variable
 
 #: Words (u64) of the arguments of `@decode`, host addresses but where something else is said. BYTES: the page's
 #: content. PLACE: where on it the block begins. TABLE, PAIRS, KINDS: engine/patterns.py. POOL, INDICES, ROWS, CODE,
 #: HEADS: of the templates; the _COUNT and _SIZE behind them (instructions, indices, rows, bytes) grow. POOL_INDEX: the
 #: pool's hash table, of POOL_INDEX_SIZE numbers (u32, from 1 on); INDEXED: how many instructions of the pool it has.
-#: SCRATCH: MOST times SCRATCH_SIZE bytes. HEAD_INDEX, HEADS_INDEXED: the same for the heads of rows. ROW_LIMIT: rows
-#: for which there is room. NEW_HEAD: not 0 where a block is to be decoded only if no row has its head.
+#: SCRATCH: SCRATCH_SIZE bytes for each instruction of a block. HEAD_INDEX, HEADS_INDEXED: as those of the pool, for the
+#: heads of rows. ROW_LIMIT: rows for which there is room. NEW_HEAD: not 0 where a block is to be decoded only if no row
+#: has its head.
 (
     BYTES, PLACE, TABLE, PAIRS, KINDS, POOL, POOL_COUNT, INDICES, INDEX_COUNT, ROWS, ROW_COUNT, CODE, CODE_SIZE, HEADS,
     POOL_INDEX, INDEXED, SCRATCH, HEAD_INDEX, HEADS_INDEXED, ROW_LIMIT, NEW_HEAD,
 ) = range(21)  # fmt: skip
 ARGUMENTS = 21
-#: Instructions of a block at most (engine/block.py).
-MOST = 64
+#: Bytes of a row's head: what blocks are looked for by.
+HEAD = 16
 #: An instruction, in bytes: its pattern, displacement and immediate, 64-bit immediate, what is relative to rip, the
 #: branch's target, length; handler, numbers of its key and of its text.
 SCRATCH_SIZE = 72
@@ -101,7 +103,9 @@ class _Decode:
             length = self._constants(self._scratch(count.get()), found.get(), code, core)
             place.set(here + length)
             count.set(count.get() + 1)
-            ended.set((self._flags(found.get(), patterns.ENDS_BLOCK) | count.get().eq(MOST)).zext(64))
+            ended.set(
+                (self._flags(found.get(), patterns.ENDS_BLOCK) | count.get().eq(record.MAX_INSTRUCTIONS)).zext(64)
+            )
             loop.break_if(ended.get().ne(0))
         return count, place, ended
 
@@ -138,7 +142,7 @@ class _Decode:
         """The address of the entry of a pattern, or 0."""
         e = self._e
         table = self._pointer(TABLE)
-        hashed = (key * e.constant(patterns.FACTOR, 64)) ^ (fixed * e.constant(patterns.FIXED_FACTOR, 64))
+        hashed = (key * e.constant(FACTOR, 64)) ^ (fixed * e.constant(patterns.FIXED_FACTOR, 64))
         number, left, found = e.variable(hashed >> patterns.SHIFT), e.variable(patterns.PROBES), e.variable(0)
         with e.loop() as loop:
             loop.break_if(left.get().eq(0))
@@ -229,7 +233,7 @@ class _Decode:
             with e.when(is_jump & can):
                 texts = [e.load(64, e.offset(place, _TEXT)) for place in (before, jump)]
                 pair = (texts[0] << 32) | texts[1]
-                first = (pair * e.constant(patterns.FACTOR, 64)) >> patterns.PAIR_SHIFT
+                first = (pair * e.constant(FACTOR, 64)) >> patterns.PAIR_SHIFT
                 handler, key = e.variable(0), e.variable(0)
                 for probe in range(patterns.PROBES):
                     number = (first + probe) & (patterns.PAIRS - 1)
@@ -322,7 +326,7 @@ class _Decode:
         words = [e.load(64, e.offset(new, offset)) for offset in range(0, 48, 8)]
         hashed = words[0]
         for word in words[1:]:
-            hashed = (hashed ^ word) * e.constant(patterns.FACTOR, 64)
+            hashed = (hashed ^ word) * e.constant(FACTOR, 64)
             hashed = hashed ^ (hashed >> 29)
         place, found = e.variable(hashed), e.variable(number)
         with e.loop() as loop:
@@ -352,12 +356,12 @@ class _Decode:
     # -- heads
 
     def _head(self, row: Value) -> Value:
-        return self._e.offset(self._pointer(HEADS), row << 4)
+        return self._e.offset(self._pointer(HEADS), row * HEAD)
 
     def _head_place(self, head: Value) -> Variable:
         e = self._e
         words = [e.load(64, e.offset(head, offset), 1) for offset in (0, 8)]
-        mixed = (words[0] * e.constant(patterns.FACTOR, 64)) ^ (words[1] * e.constant(patterns.FIXED_FACTOR, 64))
+        mixed = (words[0] * e.constant(FACTOR, 64)) ^ (words[1] * e.constant(patterns.FIXED_FACTOR, 64))
         return e.variable(mixed ^ (mixed >> 31))
 
     def _slot(self, place: Variable) -> Value:

@@ -7,7 +7,7 @@ import mmap
 from array import array
 from collections.abc import Sequence
 
-from trapgate.engine import native_decode, page_code
+from trapgate.engine import native_decode, page_code, record
 from trapgate.engine.growing import Growing
 from trapgate.engine.handlers import HandlerStore
 from trapgate.engine.patterns import Patterns
@@ -20,7 +20,6 @@ _COUNTS = (native_decode.POOL_COUNT, native_decode.INDEX_COUNT, native_decode.RO
 _ADDRESSES = (
     native_decode.POOL, native_decode.INDICES, native_decode.ROWS, native_decode.CODE, native_decode.HEADS
 )  # fmt: skip
-_HEAD = 16
 
 
 class NativeDecoding:
@@ -29,7 +28,7 @@ class NativeDecoding:
     def __init__(self, handlers: HandlerStore) -> None:
         self.patterns = Patterns()
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-        scratch = native_decode.MOST * native_decode.SCRATCH_SIZE
+        scratch = record.MAX_INSTRUCTIONS * native_decode.SCRATCH_SIZE
         indices = 4 * (native_decode.POOL_INDEX_SIZE + native_decode.HEAD_INDEX_SIZE)
         self._memory = mmap.mmap(-1, indices + scratch, flags=flags)
         base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
@@ -62,7 +61,7 @@ class NativeDecoding:
         for number, part, unit in zip(_COUNTS, self._parts, _UNITS, strict=False):
             part.size = self._arguments[number] * unit
         rows: int = self._arguments[native_decode.ROW_COUNT]
-        self._parts[-1].size = rows * _HEAD
+        self._parts[-1].size = rows * native_decode.HEAD
         return rows
 
     def room(self) -> int:

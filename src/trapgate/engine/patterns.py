@@ -18,6 +18,7 @@ from typing import NamedTuple
 import iced_x86 as iced
 from iced_x86 import OpKind, Register
 
+from trapgate.engine.block_table import FACTOR
 from trapgate.engine.handler_keys import FUSIBLE
 from trapgate.isa.decode import OPTIONS
 from trapgate.isa.decoded import Decoded
@@ -59,7 +60,6 @@ PAIR, PAIR_HANDLER, PAIR_KEY = 0, 8, 16
 _SIGN_EXTENDED = frozenset(
     (OpKind.IMMEDIATE8TO16, OpKind.IMMEDIATE8TO32, OpKind.IMMEDIATE8TO64, OpKind.IMMEDIATE32TO64)
 )
-FACTOR = 0x9E37_79B9_7F4A_7C15  # 2^64 over the golden ratio: Fibonacci hashing
 SHIFT, PAIR_SHIFT = 49, 52
 FIXED_FACTOR = 0xC2B2_AE3D_27D4_EB4F
 _M64 = (1 << 64) - 1

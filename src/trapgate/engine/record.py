@@ -28,6 +28,8 @@ PAGE_LINEAR, PAGE_PHYSICAL = 8, 16
 UNLINKED_TARGET, UNLINKED_NEXT, NEXT_LINK, NEXT_IP, COST, TARGET_IP, HEADER = 32, 40, 48, 56, 64, 80, 88
 RECORD_SIZE = 32
 END_SIZE = 96
+#: Instructions of a block at most.
+MAX_INSTRUCTIONS = 64
 #: Bytes of records at most, and of regions' machine code, where nothing else is asked for.
 CODE_SIZE = 64 << 20
 

@@ -16,17 +16,17 @@ import struct
 from array import array
 from typing import NamedTuple
 
-from trapgate.engine import page_code
+from trapgate.engine import page_code, record
 from trapgate.engine.compile import CodeFolder
 from trapgate.engine.growing import Growing
 from trapgate.engine.handlers import HandlerStore
+from trapgate.engine.native_decode import HEAD
 from trapgate.engine.native_decoding import NativeDecoding
 from trapgate.isa.decoded import Decoded
+from trapgate.isa.length import MAX_LENGTH
 
 #: Of the files: part of their names.
 FORMAT = 4
-#: Bytes by which blocks are looked for.
-HEAD = 16
 #: Blocks that are kept for a mode; when there are more, the next run starts over.
 MOST_BLOCKS = 200_000
 #: Blocks at most that a run adds.
@@ -77,8 +77,9 @@ class Templates:
         self._addresses: list[int] = []
         # Room that hardly any guest fills (there are five instructions to a block); what is not used takes no memory.
         rows = MOST_BLOCKS + MOST_NEW
-        self._pool = Growing(rows * 5 * _INSTRUCTION.size, 64 * _INSTRUCTION.size)
-        self._indices, self._code = Growing(rows * 16 * 4, 64 * 4), Growing(rows * 64, 64 * 15)
+        most = record.MAX_INSTRUCTIONS
+        self._pool = Growing(rows * 5 * _INSTRUCTION.size, most * _INSTRUCTION.size)
+        self._indices, self._code = Growing(rows * 16 * 4, most * 4), Growing(rows * 64, most * MAX_LENGTH)
         self._rows, self._heads = Growing(rows * _ROW.size, _ROW.size), Growing(rows * HEAD, HEAD)
         #: Host addresses of what native code looks at.
         self.pool, self.indices, self.rows, self.code = (
@@ -193,7 +194,7 @@ class Templates:
             return None
         if last.target is not None and last.target_mask != _M64:
             return None
-        if not last.ends_block and (len(decoded) < 64 or length == len(code)):
+        if not last.ends_block and (len(decoded) < record.MAX_INSTRUCTIONS or length == len(code)):
             return None
         if not self._decoding.room():
             return None

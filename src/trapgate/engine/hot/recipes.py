@@ -91,23 +91,17 @@ def read(folder: CodeFolder, file: str) -> list[tuple[int, Recipe]]:
     ]
 
 
-def is_there(recipe: Recipe, store: BlockStore, translation: Translation, seed: int, page: int) -> bool:
-    """Whether the block around which the region was formed, on a guest-physical page, has the bytes that it had."""
-    code = next((code for rip, _, code, _ in recipe.blocks if rip == seed), b"")
-    return bool(code) and store.holds(page + (translation.mode.code_base + seed) % PAGE, code)
-
-
 def follow(
-    recipe: Recipe, store: BlockStore, seed: Block, original: Callable[[Block], int]
+    recipe: Recipe, store: BlockStore, translation: Translation, seed: tuple[int, int], original: Callable[[Block], int]
 ) -> tuple[Shape, list[int]] | None:
-    """The region's shape and table here, or None where its code is not what it was.
+    """The region's shape and table here, or None where its code is not what it was; `seed` is the rip and the page of
+    the block around which it was formed.
 
     Its edges are not known: they are in the code alone.
     """
-    translation = seed.translation
     mode = translation.mode
     pages: dict[int, int] = {}
-    by_linear = {linear_page(seed): seed.page}
+    by_linear = {(mode.code_base + seed[0] & mode.linear_mask) & ~(PAGE - 1): seed[1]}
     places: list[tuple[int, int]] = []
     for rip, number, code, _ in recipe.blocks:
         linear = mode.code_base + rip & mode.linear_mask
@@ -128,7 +122,7 @@ def follow(
         block.supported = most  # the same bytes in the same mode: they need not be decoded to know it
     if not all(map(can_hold, blocks)):
         return None
-    shape = Shape(blocks, [blocks[number] for number in recipe.entries], seed)
+    shape = Shape(blocks, [blocks[number] for number in recipe.entries], blocks[places.index(seed)])
     shape.originals = {block: original(block) for block in shape.entries}
     return shape, [_value(entry, blocks, shape.originals) for entry in recipe.table]
 

@@ -23,8 +23,8 @@ from trapgate.engine.hot.shape import Former, Shape, can_hold
 from trapgate.engine.record import CODE_SIZE
 from trapgate.machine.errors import UnknownTierSetting
 
-#: Samples for each instruction of a region that make it worth compiling: an instruction takes about as long to compile
-#: as half a million to two million executions of it save (docs/engine.md).
+#: Samples for each instruction of a region that make it worth compiling, as later runs have it for nothing
+#: (docs/engine.md).
 SAMPLES_PER_INSTRUCTION = 0.2
 #: Samples of all runs for each instruction with which a region is compiled in any case: one in cold code costs half a
 #: millisecond more than one in a region, and an instruction takes half a millisecond to generate and compile.
@@ -161,15 +161,16 @@ class HotTier:
             translation, linear, page = self._new_pages.popleft()
             for rip, recipe in recipes.read(self._folder, recipes.file_of(translation, linear)):
                 generation = self._store.generation
-                if self._loaded >= self._size or not recipes.is_there(recipe, self._store, translation, rip, page):
-                    continue
-                seed = self._store.find(translation, rip, page)
-                followed = recipes.follow(recipe, self._store, seed, self._original)
+                if self._loaded >= self._size:
+                    return
+                followed = recipes.follow(recipe, self._store, translation, (rip, page), self._original)
                 if self._store.generation != generation:
                     return
-                code = self._folder.read(recipe.name) if followed is not None and not seed.regions else None
-                if followed is not None and code:
-                    shape, table = followed
+                if followed is None or followed[0].seed.regions:
+                    continue
+                shape, table = followed
+                code = self._folder.read(recipe.name)
+                if code:
                     job = Job("", recipe.name, self._folder, Region(shape, table, generation))
                     self._install(Compiled(code, job))
 
@@ -186,7 +187,6 @@ class HotTier:
         self._due[block] = total + self._samples.own(block)
         if self._waiting >= MOST_WAITING or self._loaded >= self._size:
             return
-        can_spare = self._spent <= SPARE * self.samples
         samples = self._samples
         shape = self._former.form(block)
         if shape is None:
@@ -199,7 +199,7 @@ class HotTier:
                 self._put_off(block, 2 * total)  # d
                 return
             if weight < PAID_PER_INSTRUCTION * shape.instructions:  # else b
-                if not can_spare:
+                if self._spent > SPARE * self.samples:
                     self._put_off(block, total + max(1, total // 4))
                     return
                 self._spent += shape.instructions  # c
